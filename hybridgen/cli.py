@@ -1,0 +1,334 @@
+"""The command `hybridgen`: pictures and folders of hybrids, transfer rates, splits, timings.
+
+What a command needs is imported when it runs, so that help and version come at once.
+"""
+
+import io
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import tyro
+
+from hybridgen import __version__
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from hybridgen.data.datasets import Dataset
+    from hybridgen.hybridizer import Hybridizer
+
+
+class Command(Protocol):
+    """The fields are the command's options."""
+
+    def run(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitImages:
+    """Draw which training images are labelled, unlabelled and for validation, and keep that in a file."""
+
+    labels: int
+    """Labelled images; as many of every class as divides."""
+    out: Path
+    """JSON file to write. An existing one is never overwritten."""
+    seed: int = 0
+    """Seed of the draw."""
+    validation: int = 0
+    """Labelled images set aside for validation."""
+    data: str = "digits-m"
+    """Data set: digits-m, cifar10, svhn, ..., folder:PATH or npz:PATH."""
+    image_size: int | None = None
+    """Side to which images are brought; needed for folders of unequal images."""
+    data_root: str = "data"
+    """Where data sets lie or are downloaded to."""
+    download: bool = False
+    """Download the data set if it is missing."""
+
+    def run(self) -> None:
+        from hybridgen.data.datasets import load_dataset
+        from hybridgen.data.splits import make_split
+
+        dataset = load_dataset(self.data, image_size=self.image_size, data_root=self.data_root, download=self.download)
+        split = make_split(dataset, labels=self.labels, seed=self.seed, validation=self.validation)
+        split.save(self.out)
+        counts = {role: len(getattr(split, role)) for role in ("labelled", "unlabelled", "validation")}
+        print(f"{self.out}: {', '.join(f'{count} {role}' for role, count in counts.items())}; hash {split.hash}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hybridize:
+    """Make hybrids: a grid with the parents along its edges, or (with --count) a folder of images and a CSV.
+
+    A folder is written in parallel under `accelerate launch -m hybridgen.cli hybridize ...`; the same command
+    continues one that was interrupted.
+    """
+
+    out: Path
+    """The grid's .png file; with --count, the folder."""
+    hybridizer: str | None = None
+    """Folder or hub id of a hybridizer; the one that comes with the repository unless given."""
+    data: str | None = None
+    """Data set to hybridize: digits-m (unless given), cifar10, svhn, ..., folder:PATH or npz:PATH."""
+    semantic: tuple[Path, ...] = ()
+    """Image files, instead of --data, whose class the hybrids take."""
+    nonsemantic: tuple[Path, ...] = ()
+    """Image files that give everything else."""
+    rows: int | None = None
+    """Semantic parents of the grid, drawn from the data set; 10 unless given."""
+    columns: int | None = None
+    """Non-semantic parents of the grid; 10 unless given."""
+    count: int | None = None
+    """How many hybrids to write into the folder."""
+    part: Literal["train", "test"] | None = None
+    """Whose images to take: test for a grid, train for a folder unless given."""
+    seed: int = 0
+    """From which the parents are drawn."""
+    data_root: str = "data"
+    """Where data sets lie or are downloaded to."""
+    download: bool = False
+    """Download the data set if it is missing."""
+
+    def run(self) -> None:
+        self._check()
+        from hybridgen.training.engine import make_accelerator
+
+        accelerator = make_accelerator()
+        hybridizer = _hybridizer(self.hybridizer, accelerator)
+        if self.count is not None:
+            self._folder(hybridizer, accelerator)
+        elif accelerator.is_main_process:
+            self._grid(hybridizer, accelerator)
+
+    def _check(self) -> None:
+        from hybridgen.types import InputError
+
+        if bool(self.semantic) != bool(self.nonsemantic):
+            given, missing = sorted(("semantic", "nonsemantic"), key=lambda role: not getattr(self, role))
+            raise InputError(f"--{given}: needs --{missing}; a hybrid has two parents")
+        if self.semantic and (self.data is not None or self.part is not None):
+            raise InputError("--semantic and --nonsemantic stand instead of --data and --part; give one or the other")
+        for field in ("rows", "columns", "count"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise InputError(f"--{field} {value}: must be at least 1")
+        sized = self.rows is not None or self.columns is not None
+        if self.count is not None and sized:
+            raise InputError("--rows and --columns are of a grid, --count of a folder; give one or the other")
+        if self.semantic and sized:
+            raise InputError("--rows and --columns choose from a data set; of files, all that are given are shown")
+        if self.count is None and self.out.suffix.lower() != ".png":
+            raise InputError(f"--out {self.out}: a grid is a .png file; a folder of hybrids needs --count")
+        if self.count is not None and self.out.suffix.lower() == ".png":
+            raise InputError(f"--out {self.out}: with --count a folder is written, and this names a .png file")
+
+    def _dataset(self, hybridizer: "Hybridizer") -> "Dataset":
+        return _dataset(self.data or "digits-m", hybridizer, self.data_root, self.download)
+
+    def _grid(self, hybridizer: "Hybridizer", accelerator: "Accelerator") -> None:
+        import torch
+
+        from hybridgen.data.datasets import Files
+        from hybridgen.evaluation.grid import choose_parents, hybrid_grid, save_grid
+
+        if self.semantic:
+            size = hybridizer.image_size
+            parents = [Files(paths, size) for paths in (self.semantic, self.nonsemantic)]
+            parents = [files.gather(torch.arange(len(files))) for files in parents]
+        else:
+            dataset = self._dataset(hybridizer)
+            part = dataset.train if self.part == "train" else dataset.test
+            chosen = choose_parents(part, self.rows or 10, self.columns or 10, self.seed)
+            parents = [part.images.gather(indices) for indices in chosen]
+        grid = hybrid_grid(hybridizer, *(images.to(accelerator.device).float() / 255 for images in parents))
+        save_grid(grid, self.out)
+        print(f"{self.out}: {len(parents[0])} semantic parents (left) by {len(parents[1])} non-semantic (top)")
+
+    def _folder(self, hybridizer: "Hybridizer", accelerator: "Accelerator") -> None:
+        from hybridgen.export import Parents, write_hybrids
+
+        if self.semantic:
+            parents = Parents.of_files(self.semantic, self.nonsemantic, hybridizer)
+        else:
+            dataset, name = self._dataset(hybridizer), self.part or "train"
+            part = dataset.test if name == "test" else dataset.train
+            parents = Parents(part, part, dataset.classes, f"{dataset.fingerprint} {name}")
+        done = write_hybrids(hybridizer, parents, self.out, accelerator, count=self.count, seed=self.seed)
+        if accelerator.is_main_process:
+            print(f"{self.out}: {done}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure what hybrids take from their parents: the class of one, the context of the other.
+
+    The class is judged by an oracle. Over pairs of test images, beside MixUp, FDA and unrelated images; with 95 %
+    intervals.
+    """
+
+    hybridizer: str | None = None
+    """Folder or hub id of a hybridizer; the one that comes with the repository unless given."""
+    data: str = "digits-m"
+    """Data set: digits-m, cifar10, svhn, ..., folder:PATH or npz:PATH."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    repeats: int = 4
+    """Non-semantic parents for every test image."""
+    seed: int = 0
+    """From which they are drawn."""
+    fda_beta: float = 0.1
+    """Part of the spectrum that FDA takes from the non-semantic parent."""
+    oracle: Path | None = None
+    """Folder of an oracle; unless given, one is trained on all training labels and kept in the user's cache."""
+    oracle_steps: int | None = None
+    """Training steps of the oracle; by the size of the data set unless given."""
+    oracle_depth: int | None = None
+    """Depth of the oracle's wide residual network; by the size of the data set unless given."""
+    oracle_width: int | None = None
+    """Its width."""
+    image_size: int | None = None
+    """Must be the hybridizer's, which it is unless given."""
+    data_root: str = "data"
+    """Where data sets lie or are downloaded to."""
+    download: bool = False
+    """Download the data set if it is missing."""
+
+    def run(self) -> None:
+        from hybridgen.evaluation.oracle import load_or_train_oracle, load_oracle, settings_for
+        from hybridgen.evaluation.transfer import transfer_rates
+        from hybridgen.training.engine import make_accelerator
+        from hybridgen.types import InputError
+
+        training = {
+            name: getattr(self, f"oracle_{name}")
+            for name in ("steps", "depth", "width")
+            if getattr(self, f"oracle_{name}") is not None
+        }
+        if self.oracle is not None and training:
+            raise InputError(f"--oracle-{next(iter(training))} is for training an oracle, --oracle gives a trained one")
+        accelerator = make_accelerator()
+        hybridizer = _hybridizer(self.hybridizer, accelerator)
+        if self.image_size not in (None, hybridizer.image_size):
+            raise InputError(f"--image-size {self.image_size}: this hybridizer takes {hybridizer.image_size}")
+        dataset = _dataset(self.data, hybridizer, self.data_root, self.download)
+        if self.oracle is not None:
+            oracle = load_oracle(self.oracle, dataset).to(accelerator.device)
+        else:
+            oracle, _ = load_or_train_oracle(dataset, accelerator, settings=settings_for(dataset, **training))
+        rates = transfer_rates(
+            hybridizer,
+            dataset,
+            oracle,
+            accelerator,
+            repeats=self.repeats,
+            seed=self.seed,
+            fda_beta=self.fda_beta,
+        )
+        if not accelerator.is_main_process:
+            return
+        if self.json:
+            print(json.dumps({"data": self.data} | rates.to_dict(), indent=2))
+            return
+        print(rates.table())
+        print(
+            f"\noracle accuracy {rates.oracle_accuracy:.1%} on the test images of {self.data}; "
+            f"{rates.semantic_parents} semantic parents, {rates.repeats} partners each"
+            "\n95 % intervals by the number of semantic parents"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Time the parts, each against its floor: images a second and peak memory."""
+
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def run(self) -> None:
+        from hybridgen import bench
+
+        bench.run(json=self.json)
+
+
+COMMANDS: dict[str, type[Command]] = {
+    "hybridize": Hybridize,
+    "evaluate": Evaluate,
+    "split": SplitImages,
+    "bench": Bench,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; bad input is one line on standard error and exit code 2."""
+    name, *rest = list(sys.argv[1:] if arguments is None else arguments) or [""]
+    if name in ("-h", "--help"):
+        print(_overview())
+        return
+    if name == "--version":
+        print(f"hybridgen {__version__}")
+        return
+    if name in COMMANDS and {"-h", "--help"} & set(rest):
+        _tyro(COMMANDS[name], name, ["--help"])
+
+    from hybridgen.configuration import exit_codes
+    from hybridgen.types import InputError
+
+    with exit_codes():
+        if name not in COMMANDS:
+            said = f"unknown command {name!r}" if name else "a command is missing"
+            raise InputError(f"{said}; there are {', '.join(COMMANDS)}; see hybridgen --help")
+        _parsed(name, rest).run()
+
+
+def _overview() -> str:
+    lines = [
+        "usage: hybridgen COMMAND [OPTIONS]",
+        "",
+        "Semi-supervised generative augmentation of images.",
+        "",
+    ]
+    for name, command in COMMANDS.items():
+        lines.append(f"  {name:<11}{(command.__doc__ or '').splitlines()[0]}")
+    return "\n".join(
+        [*lines, "", "hybridgen COMMAND --help lists a command's options; hybridgen --version the version."]
+    )
+
+
+def _parsed(name: str, arguments: Sequence[str]) -> Command:
+    """tyro, with its framed errors folded into one line."""
+    from hybridgen.configuration import _folded
+    from hybridgen.types import InputError
+
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said), redirect_stdout(said):
+            return _tyro(COMMANDS[name], name, arguments)
+    except SystemExit as stop:
+        raise InputError(_folded(said.getvalue()).replace("see --help", f"see hybridgen {name} --help")) from stop
+
+
+def _tyro(kind: Callable[..., Command], name: str, arguments: Sequence[str]) -> Command:
+    return tyro.cli(kind, prog=f"hybridgen {name}", args=arguments)
+
+
+def _hybridizer(source: str | None, accelerator: "Accelerator") -> "Hybridizer":
+    from hybridgen.assets import bundled
+    from hybridgen.hybridizer import Hybridizer
+
+    return Hybridizer.from_pretrained(bundled() if source is None else source).to(accelerator.device)
+
+
+def _dataset(name: str, hybridizer: "Hybridizer", data_root: str, download: bool) -> "Dataset":
+    """At the hybridizer's image size."""
+    from hybridgen.data.datasets import load_dataset
+
+    return load_dataset(name, image_size=hybridizer.image_size, data_root=data_root, download=download)
+
+
+if __name__ == "__main__":
+    main()

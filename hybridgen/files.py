@@ -1,0 +1,37 @@
+"""Writing files so that a reader never meets half of one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hybridgen.types import InputError
+
+
+@contextmanager
+def written_aside(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it when the block ends and removed if the block fails.
+
+    A process killed at any moment leaves the old file or the new one. Raises InputError, naming the file, where it
+    cannot be written: a missing permission, a full disk.
+    """
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    except RuntimeError as error:  # torch.save and its zip writer wrap what the system said
+        raise InputError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a whole text file or nothing."""
+    with written_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")

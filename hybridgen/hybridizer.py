@@ -1,0 +1,231 @@
+"""The frozen hybridizer: the only door between stage 1 and stage 2."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Float, Shaped
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+import hybridgen
+from hybridgen.data.datasets import Dataset
+from hybridgen.data.splits import Split
+from hybridgen.files import write_text, written_aside
+from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
+from hybridgen.types import Images, InputError, Labels
+
+FORMAT = "hybridgen-hybridizer"
+VERSION = 1
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a hybridizer comes from: what a classifier has to know before it trusts it."""
+
+    dataset: str
+    fingerprint: str
+    """Of the data set it was trained on."""
+    split_hash: str
+    classes: tuple[str, ...]
+    training: dict[str, Any] = field(default_factory=dict)
+    """The configuration of the run that trained it."""
+    method: str = "scimix"
+
+
+class Hybridizer(nn.Module):
+    """Puts the semantic content of one image into the non-semantic context of another.
+
+    Images `[b, 3, size, size]` in [0, 1] in and out; standardisation is inside. Always in evaluation mode, and its
+    parameters never receive a gradient; inputs may.
+    """
+
+    def __init__(self, autoencoder: SemanticAutoencoder, origin: Origin) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder.requires_grad_(False)
+        self.origin = origin
+        self.train(False)
+
+    @property
+    def image_size(self) -> int:
+        return self.autoencoder.architecture.image_size
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in evaluation mode."""
+        return super().train(False)
+
+    def forward(self, images: Images) -> Images:
+        """Reconstruct."""
+        return self.hybridize(semantic=images, nonsemantic=images)
+
+    def encode_semantic(self, images: Images) -> Float[Tensor, "batch *semantic"]:
+        """z_c."""
+        return self.encode_and_classify(images)[0]
+
+    def encode_nonsemantic(self, images: Images) -> Float[Tensor, "batch *nonsemantic"]:
+        """z_r."""
+        self._check(images)
+        return self.autoencoder.nonsemantic_encoder(images)
+
+    def classify(self, images: Images) -> Float[Tensor, "batch classes"]:
+        """Logits of the classifier that guided the training."""
+        return self.encode_and_classify(images)[1]
+
+    def encode_and_classify(
+        self, images: Images
+    ) -> tuple[Float[Tensor, "batch *semantic"], Float[Tensor, "batch classes"]]:
+        """z_c and the logits, in one pass."""
+        self._check(images)
+        return self.autoencoder.classifier(images)[:2]
+
+    def decode(
+        self, semantic: Float[Tensor, "batch *semantic"], nonsemantic: Float[Tensor, "batch *nonsemantic"]
+    ) -> Images:
+        """The image of a pair of codes."""
+        return self.autoencoder.decode(semantic, nonsemantic)
+
+    def hybridize(
+        self, *, semantic: Float[Tensor, "batch 3 size size"], nonsemantic: Float[Tensor, "batch 3 size size"]
+    ) -> Images:
+        """Hybrids G(E_c(semantic), E_r(nonsemantic)), one for each pair (algorithm A.4)."""
+        return self.decode(self.encode_semantic(semantic), self.encode_nonsemantic(nonsemantic))
+
+    def _check(self, images: Tensor) -> None:
+        if tuple(images.shape[1:]) != (3, self.image_size, self.image_size):
+            shape = "×".join(map(str, images.shape[1:]))
+            raise InputError(
+                f"images: {shape}, but this hybridizer takes 3×{self.image_size}×{self.image_size}; "
+                f"use --image-size {self.image_size} or another hybridizer"
+            )
+
+    def check_split(self, dataset: Dataset, split: Split, *, allow_other_split: bool = False) -> None:
+        """InputError if it does not fit the data set, or was trained on another split of it: labels would leak."""
+        if dataset.image_size != self.image_size:
+            raise InputError(
+                f"hybridizer: made for images of {self.image_size}×{self.image_size}, "
+                f"{dataset.name} has {dataset.image_size}×{dataset.image_size}"
+            )
+        if dataset.fingerprint != self.origin.fingerprint or allow_other_split:
+            return
+        if split.hash != self.origin.split_hash:
+            raise InputError(
+                f"hybridizer: trained on split {self.origin.split_hash} of {dataset.name}, not on {split.hash}: its "
+                "labels would leak into this run; train one on this split, or pass --allow-other-split"
+            )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights (safetensors) and description (JSON) into a folder; each file whole or not at all."""
+        folder = Path(folder)
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in self.autoencoder.state_dict().items()}
+        weights = save_tensors(tensors)
+        config = {
+            "format": FORMAT,
+            "version": VERSION,
+            "hybridgen": hybridgen.__version__,
+            "architecture": self.autoencoder.architecture.to_dict(),
+            **asdict(self.origin),
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        }
+        with written_aside(folder / WEIGHTS) as aside:
+            aside.write_bytes(weights)
+        write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, backend: str = "hybridgen") -> "Hybridizer":
+        """Read a folder, or a repository of the Hugging Face hub by its id. Executes nothing that it reads.
+
+        Raises InputError, naming the file, for one that is missing, damaged, tampered with, of another program or
+        of a version that this one does not read.
+        """
+        folder = _fetched(source)
+        path = folder / CONFIG
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be read ({error.strerror}); a hybridizer has {CONFIG} and {WEIGHTS}"
+            ) from error
+        except ValueError as error:
+            raise InputError(f"{path}: damaged JSON ({error})") from error
+        if not isinstance(config, dict) or config.get("format") != FORMAT:
+            raise InputError(f"{path}: not the description of a hybridizer (format {FORMAT!r})")
+        if config.get("version") != VERSION:
+            raise InputError(f"{path}: version {config.get('version')}; this hybridgen reads version {VERSION}")
+        try:
+            architecture = Architecture(**{k: _tupled(v) for k, v in config["architecture"].items()})
+            origin = Origin(**{f.name: _tupled(config[f.name]) for f in fields(Origin)})
+            digest = config["weights_sha256"]
+            autoencoder = SemanticAutoencoder(architecture, backend=backend)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            if isinstance(error, InputError) and str(error).startswith("backend"):
+                raise
+            raise InputError(f"{path}: damaged description ({type(error).__name__}: {error})") from error
+
+        path = folder / WEIGHTS
+        try:
+            weights = path.read_bytes()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        if hashlib.sha256(weights).hexdigest() != digest:
+            raise InputError(f"{path}: truncated or changed: its SHA-256 is not the one that {CONFIG} records")
+        try:
+            autoencoder.load_state_dict(load_tensors(weights))
+        except (SafetensorError, RuntimeError) as error:
+            raise InputError(f"{path}: does not fit its description ({str(error).splitlines()[0]})") from error
+        return cls(autoencoder, origin)
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _fetched(source: str | Path) -> Path:
+    """The folder, downloaded first if `source` is a hub id."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    name = str(source)
+    if isinstance(source, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise InputError(f"hybridizer: {source} is neither a folder nor a hub id (owner/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"hybridizer: {source} is no folder, and the hub does not give it ({reason})") from error
+
+
+class Hybridize(nn.Module):
+    """A batch transform for anyone's training loop, called like `torchvision.transforms.v2.MixUp`.
+
+    `images` `[b, 3, size, size]` (uint8 or float in [0, 1]) and `labels` `[b]` in; hybrids (float) and soft labels
+    `[b, classes]` out. Each image is the semantic parent of the hybrid in its place, whose label is α of its own class
+    and 1 - α of that of its non-semantic parent, a random other place of the batch (as in equation 2.13).
+    """
+
+    def __init__(self, hybridizer: Hybridizer, *, alpha: float = 0.9) -> None:
+        super().__init__()
+        if not 0.5 < alpha <= 1:
+            raise InputError(f"alpha: {alpha} is outside (0.5, 1]: a hybrid has mostly its semantic parent's class")
+        self.hybridizer, self.alpha = hybridizer, alpha
+
+    @torch.no_grad()
+    def forward(
+        self, images: Shaped[Tensor, "batch 3 height width"], labels: Labels
+    ) -> tuple[Images, Float[Tensor, "batch classes"]]:
+        if not images.is_floating_point():
+            images = images.float() / 255
+        classes = len(self.hybridizer.origin.classes)
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise InputError(f"labels: outside 0..{classes - 1}, the classes of this hybridizer")
+        partner = torch.randperm(len(images), device=images.device)
+        hybrids = self.hybridizer.hybridize(semantic=images, nonsemantic=images[partner])
+        hard = nn.functional.one_hot(labels, classes).to(hybrids.dtype)
+        return hybrids, self.alpha * hard + (1 - self.alpha) * hard[partner]

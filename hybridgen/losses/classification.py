@@ -1,0 +1,37 @@
+"""Cross-entropies on true labels and on pseudo-labels."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+
+def cross_entropy(
+    logits: Float[Tensor, "labelled classes"], labels: Int64[Tensor, " labelled"], *, over: int | None = None
+) -> Float[Tensor, ""]:
+    """Cross-entropy of labelled images, summed and divided by `over`: their number unless given.
+
+    Mean Teacher divides by the whole mini-batch, labelled and unlabelled together (Tarvainen and Valpola 2017).
+    """
+    return F.cross_entropy(logits, labels, reduction="sum") / (over or len(labels))
+
+
+def confident(
+    logits: Float[Tensor, "batch classes"], threshold: float
+) -> tuple[Int64[Tensor, " batch"], Bool[Tensor, " batch"]]:
+    """Most probable class, and whether its probability reaches `threshold` (>=). No gradient."""
+    probability, label = logits.detach().softmax(dim=-1).max(dim=-1)
+    return label, probability >= threshold
+
+
+def pseudo_label(
+    weak: Float[Tensor, "batch classes"], strong: Float[Tensor, "batch classes"], *, threshold: float = 0.95
+) -> Float[Tensor, ""]:
+    """FixMatch's unsupervised loss (Sohn et al. 2020, equation 4; thesis equation 2.3).
+
+    Cross-entropy of the strong view's logits with the weak view's hard label, zero where the weak view is less
+    confident than `threshold`, averaged over *all* images. Gradient reaches `strong` only.
+    """
+    label, mask = confident(weak, threshold)
+    losses = F.cross_entropy(strong, label, reduction="none")
+    return torch.where(mask, losses, 0.0).mean()

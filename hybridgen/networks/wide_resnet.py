@@ -1,0 +1,225 @@
+"""Wide residual networks (Zagoruyko and Komodakis 2016) and SciMix's encoders and classifier built on them.
+
+Source: thesis, tables A.5 and A.7 to A.9. All networks take images in [0, 1] and standardise them themselves.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hybridgen.types import Images, InputError
+
+
+class Normalize(nn.Module):
+    """Standardise images in [0, 1] channel by channel.
+
+    `mean` and `std` are the data's statistics, three values each. Raises `InputError` for another number of
+    values and for a deviation that is not positive.
+    """
+
+    mean: Float[Tensor, "1 3 1 1"]
+    std: Float[Tensor, "1 3 1 1"]
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        for field, values in (("mean", mean), ("std", std)):
+            if len(values) != 3:
+                raise InputError(f"{field}: {len(values)} values; one for each of the 3 channels is needed")
+        if min(std) <= 0:
+            raise InputError(f"std: {min(std)} is not above 0")
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.get_default_dtype()).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.get_default_dtype()).view(1, 3, 1, 1))
+
+    def forward(self, images: Images) -> Float[Tensor, "batch 3 height width"]:
+        return (images - self.mean) / self.std
+
+    def inverse(self, standardised: Float[Tensor, "batch 3 height width"]) -> Images:
+        return standardised * self.std + self.mean
+
+
+class WideResBlock(nn.Module):
+    """Table A.5: BN, LeakyReLU, 3×3 conv, BN, LeakyReLU, 3×3 conv, added to the input.
+
+    Where the number of channels changes, a 1×1 convolution takes the raw input, as the table has it
+    (FixMatch's own code lets it take the activated input in the first block of the network).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, *, slope: float, momentum: float):
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(in_channels, momentum=momentum)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels, momentum=momentum)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.shortcut = (
+            nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            if in_channels != out_channels
+            else nn.Identity()
+        )
+        self.slope = slope
+
+    def forward(
+        self, x: Float[Tensor, "batch in_channels height width"]
+    ) -> Float[Tensor, "batch out_channels out_height out_width"]:
+        residual = self.conv1(F.leaky_relu(self.norm1(x), self.slope, inplace=True))
+        residual = self.conv2(F.leaky_relu(self.norm2(residual), self.slope, inplace=True))
+        return self.shortcut(x) + residual
+
+
+class WideResNet(nn.Module):
+    """The trunk: standardisation, 3×3 stem, three groups of `(depth - 4) / 6` blocks with strides 1, 2, 2.
+
+    Gives the map `[b, 64·width, ⌈h/4⌉, ⌈w/4⌉]` before the final batch-norm; `channels` is `64·width`.
+    `stem` is the stem's number of filters, `slope` that of the LeakyReLUs, `momentum` batch-norm's in
+    torch's sense (0.001 in FixMatch). Initialisation is FixMatch's: normal, variance 2 / fan-out. Raises
+    `InputError` for a depth that is not 6n + 4 and for a width or stem below 1.
+    """
+
+    def __init__(
+        self,
+        depth: int = 28,
+        width: int = 2,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        stem: int = 16,
+        slope: float = 0.1,
+        momentum: float = 0.1,
+    ):
+        super().__init__()
+        if depth < 10 or depth % 6 != 4:
+            below = max(10, depth - (depth - 4) % 6)
+            nearest = f"{below} and {below + 6}" if depth > 10 else "10"
+            raise InputError(f"depth: {depth} is not 6n + 4 (n ≥ 1); nearest: {nearest}")
+        for field, value in (("width", width), ("stem", stem)):
+            if value < 1:
+                raise InputError(f"{field}: {value} is below 1")
+
+        blocks = []
+        channels = stem
+        for filters, stride in ((16 * width, 1), (32 * width, 2), (64 * width, 2)):
+            for block in range((depth - 4) // 6):
+                first = block == 0
+                blocks.append(WideResBlock(channels, filters, stride if first else 1, slope=slope, momentum=momentum))
+                channels = filters
+
+        self.channels = channels
+        self.normalize = Normalize(mean, std)
+        self.stem = nn.Conv2d(3, stem, 3, padding=1, bias=False)
+        self.blocks = nn.Sequential(*blocks)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="leaky_relu")
+
+    def forward(self, images: Images) -> Float[Tensor, "batch channels rows columns"]:
+        return self.blocks(self.stem(self.normalize(images)))
+
+
+class SemanticEncoder(nn.Module):
+    """E_c, table A.8: trunk, batch-norm, LeakyReLU, global average: images to z_c `[b, 64·width]`.
+
+    `features` gives the map before the average, for the variant whose z_c is structural (table A.14).
+    """
+
+    def __init__(
+        self,
+        depth: int = 28,
+        width: int = 2,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        stem: int = 16,
+        slope: float = 0.1,
+        momentum: float = 0.1,
+    ):
+        super().__init__()
+        self.trunk = WideResNet(depth, width, mean=mean, std=std, stem=stem, slope=slope, momentum=momentum)
+        self.channels = self.trunk.channels
+        self.norm = nn.BatchNorm2d(self.channels, momentum=momentum)
+        self.slope = slope
+
+    def features(self, images: Images) -> Float[Tensor, "batch channels rows columns"]:
+        return F.leaky_relu(self.norm(self.trunk(images)), self.slope, inplace=True)
+
+    def forward(self, images: Images) -> Float[Tensor, "batch channels"]:
+        return self.features(images).mean((2, 3))
+
+
+class NonSemanticEncoder(nn.Module):
+    """E_r, table A.9: trunk and 1×1 convolution: images to z_r `[b, channels, h/4, w/4]`.
+
+    Raises `InputError` for images whose height or width is not a multiple of 4: the generator could not
+    make them.
+    """
+
+    def __init__(
+        self,
+        depth: int = 28,
+        width: int = 2,
+        channels: int = 8,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        stem: int = 16,
+        slope: float = 0.1,
+        momentum: float = 0.1,
+    ):
+        super().__init__()
+        self.trunk = WideResNet(depth, width, mean=mean, std=std, stem=stem, slope=slope, momentum=momentum)
+        self.channels = channels
+        self.projection = nn.Conv2d(self.trunk.channels, channels, 1)
+
+    def forward(self, images: Images) -> Float[Tensor, "batch channels rows columns"]:
+        height, width = images.shape[2:]
+        if height % 4 or width % 4:
+            raise InputError(
+                f"image size: {height}×{width} is a size that the generator cannot make; multiples of 4 are needed"
+            )
+        return self.projection(self.trunk(images))
+
+
+def _linear(features: int, classes: int) -> nn.Linear:
+    """A linear layer initialised as FixMatch's: Glorot normal, no bias at first."""
+    layer = nn.Linear(features, classes)
+    nn.init.xavier_normal_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class ClassifierHeads(nn.Module):
+    """C, table A.7: z_c to the logits of two heads, predictions and consistency ("stability output")."""
+
+    def __init__(self, features: int, classes: int):
+        super().__init__()
+        self.predictions = _linear(features, classes)
+        self.consistency = _linear(features, classes)
+
+    def forward(
+        self, semantic: Float[Tensor, "batch features"]
+    ) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch classes"]]:
+        return self.predictions(semantic), self.consistency(semantic)
+
+
+class WideResNetClassifier(nn.Module):
+    """E_c and one linear layer: images to logits `[b, classes]`, the classifier of FixMatch and MixMatch."""
+
+    def __init__(
+        self,
+        depth: int,
+        width: int,
+        classes: int,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        stem: int = 16,
+        slope: float = 0.1,
+        momentum: float = 0.1,
+    ):
+        super().__init__()
+        self.encoder = SemanticEncoder(depth, width, mean=mean, std=std, stem=stem, slope=slope, momentum=momentum)
+        self.head = _linear(self.encoder.channels, classes)
+
+    def forward(self, images: Images) -> Float[Tensor, "batch classes"]:
+        return self.head(self.encoder(images))

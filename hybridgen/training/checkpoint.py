@@ -1,0 +1,90 @@
+"""Checkpoints that are whole or absent, and resuming that equals never stopping."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hybridgen.files import written_aside
+from hybridgen.training.schedules import Clock
+from hybridgen.types import InputError
+
+FORMAT = 1
+
+
+class Checkpoints:
+    """The last few checkpoints of a run: `step-00000500.pt` in a folder.
+
+    A checkpoint holds the states of `modules` and `optimizers`, the step, and `identity`: what a run has to have in
+    common with the one that wrote it (configuration, split hash). Draws are functions of the step and schedules of
+    the clock, so nothing else is state.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        modules: Mapping[str, nn.Module],
+        optimizers: Mapping[str, torch.optim.Optimizer],
+        identity: Mapping[str, Any],
+        *,
+        keep: int = 3,
+    ) -> None:
+        self.folder, self.modules, self.optimizers = folder, modules, optimizers
+        self.identity, self.keep = dict(identity), keep
+
+    def paths(self) -> list[Path]:
+        """All checkpoints, oldest first."""
+        return sorted(p for p in self.folder.glob("step-*.pt") if re.fullmatch(r"step-\d{8}\.pt", p.name))
+
+    def save(self, clock: Clock) -> Path:
+        """Write the checkpoint of this step aside, rename it, drop the oldest.
+
+        Raises InputError where it cannot be written, FloatingPointError for parameters that are not finite: the
+        checkpoints that are there stay good.
+        """
+        tensors = [p for module in self.modules.values() for p in module.parameters()]
+        if not all(torch.isfinite(norm) for norm in torch._foreach_norm(tensors)):
+            raise FloatingPointError(f"parameters are not finite at step {clock.step}")
+        path = self.folder / f"step-{clock.step:08d}.pt"
+        state = {
+            "format": FORMAT,
+            "step": clock.step,
+            "identity": self.identity,
+            "modules": {name: module.state_dict() for name, module in self.modules.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+        }
+        with written_aside(path) as aside:
+            torch.save(state, aside)
+        for old in self.paths()[: -self.keep]:
+            old.unlink()
+        return path
+
+    def resume(self, clock: Clock, device: torch.device) -> Path:
+        """Continue from the newest checkpoint: states and clock.
+
+        Raises InputError where there is none, where it is damaged, and where it belongs to another configuration or
+        split, naming the first field that differs.
+        """
+        if not self.paths():
+            raise InputError(f"resume: no checkpoint in {self.folder}; start without --resume in a new folder")
+        path = self.paths()[-1]
+        try:
+            state = torch.load(path, map_location=device, weights_only=True)
+            version, identity = state["format"], state["identity"]
+        except Exception as error:
+            raise InputError(f"{path}: damaged checkpoint ({type(error).__name__})") from error
+        if version != FORMAT:
+            raise InputError(f"{path}: format {version}; this version reads format {FORMAT}")
+        for field in sorted(identity.keys() | self.identity.keys()):
+            then, now = identity.get(field), self.identity.get(field)
+            if then != now:
+                raise InputError(f"{path}: checkpoint of another run: {field} was {then!r}, is {now!r}")
+        for name, module in self.modules.items():
+            module.load_state_dict(state["modules"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        clock.step = state["step"]
+        return path

@@ -1,0 +1,78 @@
+"""What one optimizer minimises."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hybridgen.training.schedules import Clock, Schedule, Weight, value
+from hybridgen.types import InputError, Losses
+
+
+class Outcome(NamedTuple):
+    """What the forward of an objective returns.
+
+    An objective is an `nn.Module` with `forward(batch, clock, *handed) -> Outcome` as its whole computation, so that
+    data-parallel gradients, mixed precision and compilation work on it as on any model.
+    """
+
+    losses: Losses
+    """Named, unweighted scalars."""
+    rates: dict[str, Tensor] = {}  # noqa: RUF012 - never written to
+    """Scalars to record that nobody minimises, detached."""
+    handed: tuple[Tensor, ...] = ()
+    """What the next objective of the same step takes: a generator hands its images to the discriminator."""
+
+
+@dataclass
+class Task:
+    """An objective with the weights of its losses and the optimizer that minimises their sum."""
+
+    objective: nn.Module
+    weights: Mapping[str, Weight]
+    optimizer: torch.optim.Optimizer
+    rate: Schedule
+    """Learning rate over time."""
+    clip: float | None = None
+    """Largest norm of the gradient; None leaves it alone."""
+    parameters: list[nn.Parameter] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+
+
+def weighted(losses: Losses, weights: Mapping[str, Weight], clock: Clock) -> Losses:
+    """Each loss times its weight at this time.
+
+    Raises InputError for a loss without a weight and for a weight without a loss.
+    """
+    if losses.keys() != weights.keys():
+        raise InputError(
+            f"weights: losses without a weight: {sorted(losses.keys() - weights.keys())}; "
+            f"weights without a loss: {sorted(weights.keys() - losses.keys())}"
+        )
+    return {name: loss * value(weights[name], clock) for name, loss in losses.items()}
+
+
+def sgd(module: nn.Module, *, momentum: float = 0.9, decay: float = 5e-4, decay_all: bool = True) -> torch.optim.SGD:
+    """Nesterov SGD over the parameters that learn; the rate is set by the schedule at every step.
+
+    `decay_all=False` decays kernels only (tensors of two dimensions or more), as FixMatch does.
+    """
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    if decay_all:
+        groups = [{"params": parameters, "weight_decay": decay}]
+    else:
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+    return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0, foreach=True)
+
+
+def adam(module: nn.Module, *, betas: tuple[float, float] = (0.0, 0.99), decay: float = 0.0) -> torch.optim.AdamW:
+    """Adam with StyleGAN2's momenta over the parameters that learn; the rate is set by the schedule at every step."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    return torch.optim.AdamW(parameters, lr=0.0, betas=betas, weight_decay=decay, foreach=True)

@@ -1,0 +1,83 @@
+"""Time, and what depends on it: weights and learning rates are functions of the clock."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass
+class Clock:
+    """How far training is. Only the training loop moves it."""
+
+    steps: int
+    """Steps of the whole run."""
+    steps_per_epoch: int
+    """Steps in which the unlabelled images are seen once."""
+    step: int = 0
+    """Steps done."""
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done, with their fraction."""
+        return self.step / self.steps_per_epoch
+
+    @property
+    def progress(self) -> float:
+        """Part of the run that is done, from 0 to 1."""
+        return self.step / self.steps
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.steps
+
+    def every(self, interval: int) -> bool:
+        """Whether an event of this interval (in steps) is due after the step just done; the last step always is."""
+        return self.step % interval == 0 or self.done
+
+
+Schedule = Callable[[Clock], float]
+"""A weight or a rate as a function of the clock."""
+
+Weight = float | Schedule
+
+
+def value(weight: Weight, clock: Clock) -> float:
+    """The weight at this time."""
+    return weight(clock) if callable(weight) else weight
+
+
+def within(clock: Clock, start: float, stop: float) -> bool:
+    """Whether the current epoch lies in [start, stop)."""
+    return start <= clock.epoch < stop
+
+
+def window(weight: float, start: float = 0.0, stop: float = math.inf, *, ramp: float = 0.0) -> Schedule:
+    """`weight` in the epochs [start, stop), zero elsewhere; grows linearly over the first `ramp` epochs."""
+
+    def schedule(clock: Clock) -> float:
+        if not within(clock, start, stop):
+            return 0.0
+        return weight if ramp == 0 else weight * min(1.0, (clock.epoch - start) / ramp)
+
+    return schedule
+
+
+def sigmoid_ramp(weight: float, epochs: float) -> Schedule:
+    """weight · exp(-5 (1 - t)²), t the part of `epochs` that is done (Tarvainen and Valpola 2017)."""
+
+    def schedule(clock: Clock) -> float:
+        t = min(1.0, clock.epoch / epochs) if epochs > 0 else 1.0
+        return weight * math.exp(-5 * (1 - t) ** 2)
+
+    return schedule
+
+
+def cosine(rate: float, epochs: float) -> Schedule:
+    """rate · (1 + cos(π · epoch / epochs)) / 2: "set to fully decrease over 350 epochs" of 300 (thesis A.1.2.2)."""
+    return lambda clock: rate * 0.5 * (1 + math.cos(math.pi * min(1.0, clock.epoch / epochs)))
+
+
+def fixmatch_cosine(rate: float) -> Schedule:
+    """rate · cos(7π/16 · progress) (Sohn et al. 2020)."""
+    return lambda clock: rate * math.cos(7 * math.pi / 16 * clock.progress)

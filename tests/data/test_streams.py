@@ -1,0 +1,245 @@
+from itertools import chain, islice
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hybridgen.data.datasets import Files, InMemory, Part
+from hybridgen.data.splits import Split
+from hybridgen.data.streams import Stream, batches, derive_seed
+from hybridgen.types import InputError
+
+GOLDEN_SEED = 215183960303368750
+
+COUNT = 50
+SPLIT = Split(
+    dataset="toy",
+    fingerprint="f",
+    seed=0,
+    labelled=tuple(range(0, 10)),
+    unlabelled=tuple(range(10, 43)),
+    validation=tuple(range(43, COUNT)),
+)
+
+
+def numbered() -> torch.Tensor:
+    """Images that carry their own index in every pixel."""
+    return torch.arange(COUNT, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 4, 4).contiguous()
+
+
+def in_memory() -> Part:
+    return Part(InMemory(numbered()), torch.arange(COUNT) % 5)
+
+
+@pytest.fixture(scope="module")
+def on_disk(tmp_path_factory) -> Part:
+    folder = tmp_path_factory.mktemp("images")
+    for i, image in enumerate(numbered()):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i}.png")
+    return Part(Files([folder / f"{i}.png" for i in range(COUNT)], 4), torch.arange(COUNT) % 5)
+
+
+def plain(images, generator):
+    return images
+
+
+def noisy(images, generator):
+    return images + torch.rand(images.shape, generator=generator, device=images.device)
+
+
+def stream(part: Part | None = None, split: Split = SPLIT, **changes) -> Stream:
+    options = dict(labelled=4, unlabelled=8, labelled_views=(plain,), unlabelled_views=(plain,), seed=0)
+    return Stream(part or in_memory(), split, **(options | changes))
+
+
+def numbers(images: torch.Tensor) -> list[int]:
+    return (images[:, 0, 0, 0] * 255).round().long().tolist()
+
+
+def assert_equal(first, second) -> None:
+    for ours, theirs in zip(first, second, strict=True):
+        assert torch.equal(ours.labels, theirs.labels)
+        for mine, other in zip(ours.labelled + ours.unlabelled, theirs.labelled + theirs.unlabelled, strict=True):
+            assert torch.equal(mine, other)
+
+
+def test_batches_have_the_views_labels_and_values_that_were_asked_for():
+    batch = next(stream(labelled_views=(plain, noisy), unlabelled_views=(plain, noisy, noisy)).from_step(0))
+    assert [len(view) for view in batch.labelled] == [4, 4]
+    assert [len(view) for view in batch.unlabelled] == [8, 8, 8]
+    indices = numbers(batch.labelled[0])
+    assert batch.labels.tolist() == [i % 5 for i in indices]
+    expected = torch.tensor(indices, dtype=torch.float32) / 255
+    torch.testing.assert_close(batch.labelled[0], expected.view(-1, 1, 1, 1).expand(-1, 3, 4, 4))
+    assert not torch.equal(batch.unlabelled[1], batch.unlabelled[2])
+    noise = batch.unlabelled[1] - batch.unlabelled[0]
+    assert len(noise[:, 0, 0, 0].unique()) == 8
+
+
+def test_an_epoch_visits_the_pool_once_and_leaves_out_another_remainder_each_time():
+    flow = stream()
+    assert flow.steps_per_epoch == 43 // 8
+    steps = flow.from_step(0)
+    remainders, orders = set(), set()
+    for _ in range(12):
+        seen = list(chain.from_iterable(numbers(next(steps).unlabelled[0]) for _ in range(flow.steps_per_epoch)))
+        assert len(set(seen)) == len(seen) == 40 and set(seen) <= set(range(43))
+        remainders.add(frozenset(set(range(43)) - set(seen)))
+        orders.add(tuple(seen))
+    assert len(remainders) > 6 and len(orders) == 12
+    assert frozenset.intersection(*remainders) == frozenset()  # so every image of the pool is visited
+
+
+def test_labelled_images_come_equally_often_with_batches_across_epochs():
+    steps = stream().from_step(0)
+    seen = list(chain.from_iterable(numbers(batch.labelled[0]) for batch in islice(steps, 25)))
+    for epoch in range(10):
+        assert sorted(seen[10 * epoch : 10 * epoch + 10]) == list(range(10))
+    assert seen[:10] != seen[10:20]
+
+
+@pytest.mark.parametrize("start", [1, 4, 5, 17])
+def test_a_stream_from_step_k_is_the_uninterrupted_one(start):
+    options = dict(labelled_views=(noisy,), unlabelled_views=(noisy, noisy))
+    uninterrupted = islice(stream(**options).from_step(0), start, start + 7)
+    torch.manual_seed(start)  # the global generator must not matter
+    assert_equal(islice(stream(**options).from_step(start), 7), uninterrupted)
+
+
+def test_iterators_of_one_stream_do_not_disturb_each_other():
+    flow = stream(labelled_views=(noisy,))
+    first, second = flow.from_step(0), flow.from_step(30)
+    interleaved = [(next(first), next(second)) for _ in range(6)]
+    assert_equal([ours for ours, _ in interleaved], islice(stream(labelled_views=(noisy,)).from_step(0), 6))
+    assert_equal([ours for _, ours in interleaved], islice(stream(labelled_views=(noisy,)).from_step(30), 6))
+
+
+def test_another_seed_gives_other_orders_and_other_noise():
+    ours, theirs = (next(stream(seed=seed, unlabelled_views=(plain, noisy)).from_step(0)) for seed in (0, 1))
+    assert numbers(ours.unlabelled[0]) != numbers(theirs.unlabelled[0])
+    assert numbers(ours.labelled[0]) != numbers(theirs.labelled[0])
+    noise = [batch.unlabelled[1] - batch.unlabelled[0] for batch in (ours, theirs)]
+    assert not torch.allclose(*noise)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_share_out_the_global_batch_and_draw_noise_of_their_own(world):
+    alone = islice(stream().from_step(0), 11)
+    views = (plain, noisy)
+    flows = [stream(rank=rank, world=world, unlabelled_views=views).from_step(0) for rank in range(world)]
+    for whole in alone:
+        shares = [next(flow) for flow in flows]
+        assert list(chain.from_iterable(numbers(share.labelled[0]) for share in shares)) == numbers(whole.labelled[0])
+        assert list(chain.from_iterable(numbers(share.unlabelled[0]) for share in shares)) == numbers(
+            whole.unlabelled[0]
+        )
+        assert torch.equal(torch.cat([share.labels for share in shares]), whole.labels)
+        noise = [share.unlabelled[1] - share.unlabelled[0] for share in shares]
+        assert not torch.allclose(noise[0], noise[1])
+    assert stream(rank=0, world=world).steps_per_epoch == stream().steps_per_epoch
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_files_give_the_batches_of_memory(on_disk, workers):
+    options = dict(labelled_views=(noisy,), unlabelled_views=(plain, noisy))
+    state = torch.get_rng_state()
+    from_files = list(islice(stream(on_disk, workers=workers, **options).from_step(3), 8))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert_equal(from_files, islice(stream(**options).from_step(3), 8))
+
+
+def test_streaming_files_keeps_no_pixels(on_disk):
+    flow = stream(on_disk)
+    held = {id(value) for value in vars(on_disk.images).values()}
+    for _ in islice(flow.from_step(0), 3 * flow.steps_per_epoch):
+        pass
+    assert {id(value) for value in vars(on_disk.images).values()} == held
+    assert set(vars(on_disk.images)) == {"paths", "image_size"}
+    kept = [value for value in vars(flow).values() if isinstance(value, torch.Tensor)]
+    assert all(value.ndim == 1 for value in kept)
+    for draws in (flow._labelled, flow._unlabelled):
+        assert len(draws._known) <= 2  # two orders, however long it runs
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_breaks_meanwhile_is_named_in_one_line(tmp_path, workers):
+    for i, image in enumerate(numbered()):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{i}.png")
+    part = Part(Files([tmp_path / f"{i}.png" for i in range(COUNT)], 4), torch.arange(COUNT) % 5)
+    for i in range(COUNT):
+        (tmp_path / f"{i}.png").write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"\.png: not a readable image") as caught:
+        next(stream(part, workers=workers).from_step(0))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"labelled": 0}, "labelled = 0"),
+        ({"unlabelled": 0}, "unlabelled = 0"),
+        ({"unlabelled": -8}, "unlabelled = -8"),
+        ({"labelled": 11}, "labelled = 11: .* 10 labelled"),
+        ({"unlabelled": 44}, "unlabelled = 44: .* 43 unlabelled"),
+        ({"labelled": 3, "world": 2}, "labelled = 3: .* 2 processes"),
+        ({"unlabelled": 7, "world": 2}, "unlabelled = 7: .* 2 processes"),
+        ({"rank": 1}, "rank = 1"),
+        ({"workers": -1}, "workers = -1"),
+    ],
+)
+def test_impossible_batches_are_refused(changes, words):
+    with pytest.raises(InputError, match=words):
+        stream(**changes)
+
+
+def test_a_split_of_more_images_than_there_are_is_refused():
+    with pytest.raises(InputError, match="index 50 of 50"):
+        stream(split=Split("toy", "f", 0, SPLIT.labelled, (*SPLIT.unlabelled, COUNT), ()))
+
+
+def test_negative_steps_are_refused_at_once():
+    with pytest.raises(InputError, match="step = -1"):
+        stream().from_step(-1)
+
+
+def test_a_batch_may_be_all_there_is():
+    batch = next(stream(labelled=10, unlabelled=43).from_step(7))
+    assert sorted(numbers(batch.labelled[0])) == list(range(10))
+    assert sorted(numbers(batch.unlabelled[0])) == list(range(43))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("place", ["memory", "disk"])
+def test_evaluation_batches_keep_the_order_and_end_short(on_disk, place, workers):
+    part = in_memory() if place == "memory" else on_disk
+    indices = torch.from_numpy(np.random.default_rng(0).permutation(COUNT)[:23])
+    parts = list(batches(part, indices, 10, "cpu", workers))
+    assert [len(images) for images, _ in parts] == [10, 10, 3]
+    assert list(chain.from_iterable(numbers(images) for images, _ in parts)) == indices.tolist()
+    assert torch.equal(torch.cat([labels for _, labels in parts]), indices % 5)
+    assert parts[0][0].dtype == torch.float32
+    assert list(batches(part, [], 10)) == []
+    assert numbers(next(batches(part, SPLIT.validation, 3))[0]) == [43, 44, 45]
+    with pytest.raises(InputError, match="batch_size = 0"):
+        next(batches(part, indices, 0))
+
+
+def test_seeds_are_mixed_and_the_same_everywhere():
+    assert derive_seed(0, "views", 1, 2) == GOLDEN_SEED
+    seeds = {derive_seed(seed, rank, step) for seed in range(10) for rank in range(10) for step in range(10)}
+    assert len(seeds) == 1000 and all(0 <= seed < 2**63 for seed in seeds)
+    assert derive_seed(1, 23) != derive_seed(12, 3) and derive_seed("1") != derive_seed(1)
+    ones = torch.tensor([bin(seed).count("1") for seed in seeds]).double()
+    assert abs(ones.mean() - 31.5) < 0.5  # of 63 bits
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_images_move_once_and_batches_are_the_same(on_disk):
+    alone = list(islice(stream().from_step(0), 6))
+    for part in (in_memory(), on_disk):
+        flow = stream(part, device="cuda", workers=1)
+        for ours, theirs in zip(flow.from_step(0), alone, strict=False):
+            assert ours.unlabelled[0].is_cuda and ours.labels.is_cuda
+            assert torch.equal(ours.unlabelled[0].cpu(), theirs.unlabelled[0])
+            assert torch.equal(ours.labels.cpu(), theirs.labels)
