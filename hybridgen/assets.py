@@ -18,7 +18,7 @@ def bundled(name: str = HYBRIDIZER) -> Path:
     folder = Path(hybridgen.__file__).parent.parent / "assets" / "hybridizers" / name
     if not folder.is_dir():
         raise InputError(
-            f"hybridizer: this installation does not carry {name}, which lies in "
-            "the repository's assets/hybridizers; install from there (pip install -e .) or give a hybridizer (--hybridizer)"
+            f"hybridizer: this installation does not carry {name}, which lies in the repository's assets/hybridizers;"
+            " install from there (pip install -e .) or give a hybridizer (--hybridizer)"
         )
     return folder

@@ -6,27 +6,21 @@ What a command needs is imported when it runs, so that help and version come at 
 import io
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from hybridgen import __version__
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    import accelerate
 
-    from hybridgen.data.datasets import Dataset
-    from hybridgen.hybridizer import Hybridizer
-
-
-class Command(Protocol):
-    """The fields are the command's options."""
-
-    def run(self) -> None: ...
+    import hybridgen.data.datasets
+    import hybridgen.hybridizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +87,14 @@ class Hybridize:
     """Where data sets lie or are downloaded to."""
     download: bool = False
     """Download the data set if it is missing."""
+    threads: int | None = None
+    """CPU threads a process; all cores divided among the processes unless given."""
 
     def run(self) -> None:
         self._check()
         from hybridgen.training.engine import make_accelerator
 
-        accelerator = make_accelerator()
+        accelerator = make_accelerator(threads=self.threads)
         hybridizer = _hybridizer(self.hybridizer, accelerator)
         if self.count is not None:
             self._folder(hybridizer, accelerator)
@@ -113,7 +109,7 @@ class Hybridize:
             raise InputError(f"--{given}: needs --{missing}; a hybrid has two parents")
         if self.semantic and (self.data is not None or self.part is not None):
             raise InputError("--semantic and --nonsemantic stand instead of --data and --part; give one or the other")
-        for field in ("rows", "columns", "count"):
+        for field in ("rows", "columns", "count", "threads"):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise InputError(f"--{field} {value}: must be at least 1")
@@ -127,10 +123,10 @@ class Hybridize:
         if self.count is not None and self.out.suffix.lower() == ".png":
             raise InputError(f"--out {self.out}: with --count a folder is written, and this names a .png file")
 
-    def _dataset(self, hybridizer: "Hybridizer") -> "Dataset":
+    def _dataset(self, hybridizer: "hybridgen.hybridizer.Hybridizer") -> "hybridgen.data.datasets.Dataset":
         return _dataset(self.data or "digits-m", hybridizer, self.data_root, self.download)
 
-    def _grid(self, hybridizer: "Hybridizer", accelerator: "Accelerator") -> None:
+    def _grid(self, hybridizer: "hybridgen.hybridizer.Hybridizer", accelerator: "accelerate.Accelerator") -> None:
         import torch
 
         from hybridgen.data.datasets import Files
@@ -149,7 +145,7 @@ class Hybridize:
         save_grid(grid, self.out)
         print(f"{self.out}: {len(parents[0])} semantic parents (left) by {len(parents[1])} non-semantic (top)")
 
-    def _folder(self, hybridizer: "Hybridizer", accelerator: "Accelerator") -> None:
+    def _folder(self, hybridizer: "hybridgen.hybridizer.Hybridizer", accelerator: "accelerate.Accelerator") -> None:
         from hybridgen.export import Parents, write_hybrids
 
         if self.semantic:
@@ -197,6 +193,8 @@ class Evaluate:
     """Where data sets lie or are downloaded to."""
     download: bool = False
     """Download the data set if it is missing."""
+    threads: int | None = None
+    """CPU threads a process; all cores divided among the processes unless given."""
 
     def run(self) -> None:
         from hybridgen.evaluation.oracle import load_or_train_oracle, load_oracle, settings_for
@@ -211,7 +209,7 @@ class Evaluate:
         }
         if self.oracle is not None and training:
             raise InputError(f"--oracle-{next(iter(training))} is for training an oracle, --oracle gives a trained one")
-        accelerator = make_accelerator()
+        accelerator = make_accelerator(threads=self.threads)
         hybridizer = _hybridizer(self.hybridizer, accelerator)
         if self.image_size not in (None, hybridizer.image_size):
             raise InputError(f"--image-size {self.image_size}: this hybridizer takes {hybridizer.image_size}")
@@ -254,6 +252,9 @@ class Bench:
 
         bench.run(json=self.json)
 
+
+Command = SplitImages | Hybridize | Evaluate | Bench
+"""The fields are a command's options, `run` is what it does."""
 
 COMMANDS: dict[str, type[Command]] = {
     "hybridize": Hybridize,
@@ -312,18 +313,20 @@ def _parsed(name: str, arguments: Sequence[str]) -> Command:
         raise InputError(_folded(said.getvalue()).replace("see --help", f"see hybridgen {name} --help")) from stop
 
 
-def _tyro(kind: Callable[..., Command], name: str, arguments: Sequence[str]) -> Command:
+def _tyro(kind: type[Command], name: str, arguments: Sequence[str]) -> Command:
     return tyro.cli(kind, prog=f"hybridgen {name}", args=arguments)
 
 
-def _hybridizer(source: str | None, accelerator: "Accelerator") -> "Hybridizer":
+def _hybridizer(source: str | None, accelerator: "accelerate.Accelerator") -> "hybridgen.hybridizer.Hybridizer":
     from hybridgen.assets import bundled
     from hybridgen.hybridizer import Hybridizer
 
     return Hybridizer.from_pretrained(bundled() if source is None else source).to(accelerator.device)
 
 
-def _dataset(name: str, hybridizer: "Hybridizer", data_root: str, download: bool) -> "Dataset":
+def _dataset(
+    name: str, hybridizer: "hybridgen.hybridizer.Hybridizer", data_root: str, download: bool
+) -> "hybridgen.data.datasets.Dataset":
     """At the hybridizer's image size."""
     from hybridgen.data.datasets import load_dataset
 

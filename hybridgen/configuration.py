@@ -48,6 +48,19 @@ def save(config: Any, path: Path) -> None:
     write_text(path, yaml.safe_dump(to_plain(config), sort_keys=False))
 
 
+def load(path: Path) -> dict[str, Any]:
+    """The fields of a configuration file. InputError, naming the file, where it cannot be read or is none."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: a configuration is a mapping of fields to values")
+    return content
+
+
 def to_plain(config: Any) -> dict[str, Any]:
     """The configuration in JSON's and YAML's types."""
 
@@ -96,14 +109,7 @@ def _taken(flag: str, arguments: list[str]) -> tuple[str | None, list[str]]:
 
 def _file_arguments(kind: type, path: Path) -> list[str]:
     """A YAML file as command-line arguments, so that one parser checks both."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: a configuration is a mapping of fields to values")
+    content = load(path)
     known = [field.name for field in fields(kind)]
     arguments = []
     for name, value in content.items():

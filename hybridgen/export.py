@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ class Parents:
     """Tells these images from others."""
 
     @classmethod
-    def of_files(cls, semantic: Sequence[Path], nonsemantic: Sequence[Path], hybridizer: Hybridizer) -> Self:
+    def of_files(cls, semantic: Sequence[Path], nonsemantic: Sequence[Path], hybridizer: Hybridizer) -> "Parents":
         """Image files, whose classes are not known."""
         digest = hashlib.sha256()
         parts = []

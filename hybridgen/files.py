@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hybridgen.types import InputError
@@ -17,18 +17,29 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield aside
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+        finally:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """What the system says against writing in this block becomes an InputError that names the file."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield aside
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+        yield
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    except RuntimeError as error:  # torch.save and its zip writer wrap what the system said
-        raise InputError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error
-    finally:
-        aside.unlink(missing_ok=True)
+    except RuntimeError as error:  # torch.save's zip writer fails once more over what the system said
+        said = error.__context__
+        reason = said.strerror if isinstance(said, OSError) else str(error).splitlines()[0]
+        raise InputError(f"{path}: cannot be written: {reason}") from error
 
 
 def write_text(path: str | Path, text: str) -> None:

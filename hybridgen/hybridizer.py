@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import hybridgen
 from hybridgen.data.datasets import Dataset
 from hybridgen.data.splits import Split
-from hybridgen.files import write_text, written_aside
+from hybridgen.files import written_aside
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
 from hybridgen.types import Images, InputError, Labels
 
@@ -56,7 +56,7 @@ class Hybridizer(nn.Module):
     def image_size(self) -> int:
         return self.autoencoder.architecture.image_size
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "Hybridizer":
         """Stays in evaluation mode."""
         return super().train(False)
 
@@ -120,7 +120,10 @@ class Hybridizer(nn.Module):
             )
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write weights (safetensors) and description (JSON) into a folder; each file whole or not at all."""
+        """Write weights (safetensors) and description (JSON) into a folder, both or neither.
+
+        Neither takes its place before both are written: a full disk leaves an older artefact as it was.
+        """
         folder = Path(folder)
         tensors = {name: tensor.contiguous().cpu() for name, tensor in self.autoencoder.state_dict().items()}
         weights = save_tensors(tensors)
@@ -132,9 +135,10 @@ class Hybridizer(nn.Module):
             **asdict(self.origin),
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
         }
-        with written_aside(folder / WEIGHTS) as aside:
-            aside.write_bytes(weights)
-        write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+        with written_aside(folder / CONFIG) as description:
+            description.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+            with written_aside(folder / WEIGHTS) as aside:
+                aside.write_bytes(weights)
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, backend: str = "hybridgen") -> "Hybridizer":
@@ -151,7 +155,7 @@ class Hybridizer(nn.Module):
             raise InputError(
                 f"{path}: cannot be read ({error.strerror}); a hybridizer has {CONFIG} and {WEIGHTS}"
             ) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: damaged JSON ({error})") from error
         if not isinstance(config, dict) or config.get("format") != FORMAT:
             raise InputError(f"{path}: not the description of a hybridizer (format {FORMAT!r})")
@@ -161,11 +165,14 @@ class Hybridizer(nn.Module):
             architecture = Architecture(**{k: _tupled(v) for k, v in config["architecture"].items()})
             origin = Origin(**{f.name: _tupled(config[f.name]) for f in fields(Origin)})
             digest = config["weights_sha256"]
+            if len(origin.classes) != architecture.classes or not all(isinstance(n, str) for n in origin.classes):
+                raise InputError(f"classes: {architecture.classes} names are needed")
             autoencoder = SemanticAutoencoder(architecture, backend=backend)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:  # Runtime: sizes beyond memory
             if isinstance(error, InputError) and str(error).startswith("backend"):
                 raise
-            raise InputError(f"{path}: damaged description ({type(error).__name__}: {error})") from error
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path}: damaged description ({type(error).__name__}: {reason})") from error
 
         path = folder / WEIGHTS
         try:
@@ -198,7 +205,7 @@ def _fetched(source: str | Path) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"hybridizer: {source} is no folder, and the hub does not give it ({reason})") from error
 
 

@@ -23,7 +23,7 @@ from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
 from hybridgen.networks.discriminator import Discriminator
 from hybridgen.training.ema import EMA
-from hybridgen.training.engine import make_accelerator
+from hybridgen.training.engine import laid_out, make_accelerator
 from hybridgen.training.fit import fit
 from hybridgen.training.objective import Task, adam, sgd
 from hybridgen.training.record import Run, claim, write_result
@@ -82,6 +82,10 @@ class Config:
 
     channels_last: bool = True
     """Memory layout of the convolutions; faster on CPUs and with bf16 on GPUs."""
+    compiled: bool = False
+    """Compile the networks with torch.compile."""
+    sync_batchnorm: bool = False
+    """Batch-norm statistics over all processes (GPUs only)."""
     depth: int = 28
     """Depth of both wide residual networks."""
     width: int = 2
@@ -214,9 +218,8 @@ def main(config: Config) -> dict[str, Any]:
     discriminator = Discriminator(
         dataset.image_size, width=config.discriminator_width, mean=dataset.mean, std=dataset.std
     )
-    if config.channels_last:
-        autoencoder.to(memory_format=torch.channels_last)
-        discriminator.to(memory_format=torch.channels_last)
+    layout = dict(channels_last=config.channels_last, compiled=config.compiled, synchronized=config.sync_batchnorm)
+    autoencoder, discriminator = (laid_out(network, accelerator, **layout) for network in (autoencoder, discriminator))
 
     # Objectives
     guide = {

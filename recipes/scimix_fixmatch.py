@@ -29,7 +29,7 @@ from hybridgen.networks.wide_resnet import WideResNetClassifier
 from hybridgen.semi.fixmatch import FixMatch
 from hybridgen.semi.hybrids import HybridUse
 from hybridgen.training.ema import EMA
-from hybridgen.training.engine import make_accelerator
+from hybridgen.training.engine import laid_out, make_accelerator
 from hybridgen.training.fit import fit
 from hybridgen.training.objective import Task, sgd
 from hybridgen.training.record import Run, claim, read_result, save_picture, write_result
@@ -100,6 +100,10 @@ class Config:
     """Batch-norm's share of the newest batch in its running statistics."""
     channels_last: bool = True
     """Memory layout of the convolutions; faster on CPUs and with bf16 on GPUs."""
+    compiled: bool = False
+    """Compile the networks with torch.compile."""
+    sync_batchnorm: bool = False
+    """Batch-norm statistics over all processes (GPUs only)."""
     cutout: int = 8
     """Side of the square that strong augmentation cuts out."""
 
@@ -189,8 +193,13 @@ def train(
         std=dataset.std,
         momentum=config.momentum,
     )
-    if config.channels_last:
-        classifier.to(memory_format=torch.channels_last)
+    classifier = laid_out(
+        classifier,
+        accelerator,
+        channels_last=config.channels_last,
+        compiled=config.compiled,
+        synchronized=config.sync_batchnorm,
+    )
     how = HybridUse(
         use=config.use,
         alpha=config.alpha,

@@ -255,7 +255,7 @@ def _digits_m(request: _Request) -> Dataset:
         boxes = []
         for band in random.choice(len(widths), size=len(indices), p=widths / widths.sum()):
             photograph, left, right = bands[part][band]
-            side = random.randint(24, 97)
+            side = random.randint(16, 33)
             x = random.randint(left, right - side + 1)
             y = random.randint(photographs.images[photograph].shape[0] - side + 1)
             boxes.append((photograph, x, y, side))

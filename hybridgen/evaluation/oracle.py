@@ -94,7 +94,7 @@ def train_oracle(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        oracle = _network(dataset, settings).to(memory_format=torch.channels_last)
+        oracle = _network(dataset, settings)
     optimizer = torch.optim.AdamW(
         oracle.parameters(), lr=settings.rate, weight_decay=settings.weight_decay, foreach=True
     )
@@ -208,9 +208,10 @@ def load_oracle(folder: Path, dataset: Dataset) -> WideResNetClassifier:
 
 
 def _network(dataset: Dataset, settings: Settings) -> WideResNetClassifier:
-    return WideResNetClassifier(
+    network = WideResNetClassifier(
         settings.depth, settings.width, len(dataset.classes), mean=dataset.mean, std=dataset.std
     )
+    return network.to(memory_format=torch.channels_last)
 
 
 def _description(dataset: Dataset, settings: Settings) -> dict[str, Any]:

@@ -38,6 +38,8 @@ class Architecture:
             )
         if len(self.generator_channels) < 2:
             raise InputError(f"generator_channels: {self.generator_channels} has fewer than two blocks")
+        if min(self.generator_channels) < 1:
+            raise InputError(f"generator_channels: {self.generator_channels} has a block without filters")
         for field in ("classes", "nonsemantic_channels"):
             if getattr(self, field) < 1:
                 raise InputError(f"{field}: {getattr(self, field)} is below 1")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import nn
@@ -56,8 +57,8 @@ class Checkpoints:
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
         }
-        with written_aside(path) as aside:
-            torch.save(state, aside)
+        with written_aside(path) as aside, aside.open("wb") as file:
+            torch.save(state, file)  # opened here: by its name, torch would not tell why it failed
         for old in self.paths()[: -self.keep]:
             old.unlink()
         return path
@@ -72,6 +73,9 @@ class Checkpoints:
             raise InputError(f"resume: no checkpoint in {self.folder}; start without --resume in a new folder")
         path = self.paths()[-1]
         try:
+            with ZipFile(path) as archive:  # torch reads past a flipped bit without a word
+                if (part := archive.testzip()) is not None:
+                    raise BadZipFile(part)
             state = torch.load(path, map_location=device, weights_only=True)
             version, identity = state["format"], state["identity"]
         except Exception as error:
@@ -82,9 +86,13 @@ class Checkpoints:
             then, now = identity.get(field), self.identity.get(field)
             if then != now:
                 raise InputError(f"{path}: checkpoint of another run: {field} was {then!r}, is {now!r}")
-        for name, module in self.modules.items():
-            module.load_state_dict(state["modules"][name])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        clock.step = state["step"]
+        try:
+            for name, module in self.modules.items():
+                module.load_state_dict(state["modules"][name])
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][name])
+            clock.step = state["step"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{path}: does not fit this run ({type(error).__name__}: {reason})") from error
         return path

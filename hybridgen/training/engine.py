@@ -6,6 +6,9 @@ import sys
 
 import torch
 from accelerate import Accelerator
+from torch import nn
+
+from hybridgen.types import InputError
 
 
 def make_accelerator(*, threads: int | None = None) -> Accelerator:
@@ -14,12 +17,36 @@ def make_accelerator(*, threads: int | None = None) -> Accelerator:
     On CPUs the cores are divided among this machine's processes, `threads` each if given: `accelerate launch` alone
     would leave one thread to a single process.
     """
-    accelerator = Accelerator()
+    # Without `cpu`, the processes of torchrun on a machine without GPUs would each take themselves for the only one.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     if accelerator.device.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
         keep_freed_memory()
     return accelerator
+
+
+def laid_out(
+    network: nn.Module,
+    accelerator: Accelerator,
+    *,
+    channels_last: bool = False,
+    compiled: bool = False,
+    synchronized: bool = False,
+) -> nn.Module:
+    """The network in another memory layout, compiled at its first call, or with batch-norm over all processes.
+
+    Raises InputError for synchronised batch-norm on CPUs, which torch does not have.
+    """
+    if synchronized:
+        if accelerator.device.type == "cpu":
+            raise InputError("sync_batchnorm: needs GPUs; torch synchronises batch-norm statistics on GPUs only")
+        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    if channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    if compiled:
+        network.compile()
+    return network
 
 
 def keep_freed_memory() -> None:

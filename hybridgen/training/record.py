@@ -5,6 +5,8 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +19,7 @@ from torchvision.utils import save_image
 from tqdm import tqdm
 
 from hybridgen import configuration
-from hybridgen.files import write_text, written_aside
+from hybridgen.files import write_text, writing, written_aside
 from hybridgen.training.checkpoint import Checkpoints
 from hybridgen.training.fit import Diverged
 from hybridgen.training.schedules import Clock
@@ -39,14 +41,13 @@ def claim(folder: Path, config: Any, accelerator: Accelerator, *, resume: bool) 
     if resume and not path.exists():
         raise InputError(f"resume: no run in {folder} ({path.name} is missing); start it without --resume")
     if resume:
-        then = configuration.yaml.safe_load(path.read_text(encoding="utf-8"))
-        now = identity(config)
+        then, now = configuration.load(path), identity(config)
         for field in now:
             if then.get(field) != now[field]:
                 raise InputError(f"resume: {folder} has {field} = {then.get(field)!r}, this run {now[field]!r}")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        configuration.save(config, path)
+        configuration.save(replace(config, resume=False) if resume else config, path)
     accelerator.wait_for_everyone()
 
 
@@ -80,16 +81,15 @@ class Run:
     ) -> None:
         self.folder, self.accelerator, self.clock, self.config = folder, accelerator, clock, config
         self.record_every, self.save_every = record_every, save_every
+        self._means = Means()
         self.checkpoints = Checkpoints(
             folder / "checkpoints",
-            modules,
+            {**modules, "means": self._means},
             optimizers,
             identity(config) | {"split_hash": split_hash},
             keep=keep,
         )
         self.resume, self.split_hash = resume, split_hash
-        self._sums: dict[str, Tensor] = {}
-        self._summed = 0
         self._signal = 0
 
     def __enter__(self) -> Self:
@@ -118,12 +118,15 @@ class Run:
             signal.signal(number, handler)
         self._bar.close()
         if self.accelerator.is_main_process:
-            self._metrics.close()
-            self._tensorboard.finish()
-            draw_curves(self.folder)
+            for finish in (self._metrics.close, self._tensorboard.finish, lambda: draw_curves(self.folder)):
+                # What ended the run is what the user has to read, not what it brought about
+                with suppress(OSError, InputError) if error else writing(self.folder):
+                    finish()
         if isinstance(error, Diverged):
             paths = self.checkpoints.paths()
             raise FloatingPointError(f"{error}; the last good checkpoint is {paths[-1]}") from error
+        if self._signal and error is None:  # it came after the last step
+            sys.exit(128 + self._signal)
 
     @property
     def seconds(self) -> float:
@@ -132,39 +135,37 @@ class Run:
 
     def step(self, scalars: Mapping[str, Tensor]) -> None:
         """After every training step."""
-        if self._sums:
-            torch._foreach_add_(list(self._sums.values()), [scalars[name].double() for name in self._sums])
-        else:
-            self._sums = {name: scalar.double().clone() for name, scalar in scalars.items()}
-        self._summed += 1
+        self._means.add(scalars)
         self._bar.update()
         if self.clock.every(self.record_every):
-            means = (torch.stack(list(self._sums.values())) / self._summed).tolist()
-            self.log(**dict(zip(self._sums, means, strict=True)))
-            self._sums, self._summed = {}, 0
+            self.log(**self._means.taken())
         stop = self._agreed_signal()
         if self.clock.every(self.save_every) or stop:
             if self.accelerator.is_main_process:
                 path = self.checkpoints.save(self.clock)
+                if stop and not self.clock.done:
+                    print(f"\nstopped by signal {stop} after {path}; --resume continues", file=sys.stderr)
             self.accelerator.wait_for_everyone()
             if stop and not self.clock.done:
-                self.accelerator.print(f"\nstopped by signal {stop} after {path}; --resume continues", file=sys.stderr)
                 sys.exit(128 + stop)
 
     def log(self, **values: float) -> None:
         """Record values at this step."""
         if self.accelerator.is_main_process:
             row = {"step": self.clock.step, "epoch": round(self.clock.epoch, 4)} | values
-            self._metrics.write(json.dumps(row) + "\n")
-            self._metrics.flush()
-            self._tensorboard.log(values, step=self.clock.step)
+            with writing(self.folder / "metrics.jsonl"):
+                self._metrics.write(json.dumps(row) + "\n")
+                self._metrics.flush()
+            with writing(self.folder / "tensorboard"):
+                self._tensorboard.log(values, step=self.clock.step)
 
     def picture(self, name: str, grid: Float[Tensor, "3 height width"]) -> None:
         """Write NAME.png and show it in TensorBoard."""
         if self.accelerator.is_main_process:
             save_picture(self.folder / f"{name}.png", grid)
             images = {name: grid.clamp(0, 1)[None].cpu().numpy()}
-            self._tensorboard.log_images(images, step=self.clock.step, dataformats="NCHW")
+            with writing(self.folder / "tensorboard"):
+                self._tensorboard.log_images(images, step=self.clock.step, dataformats="NCHW")
 
     def _interrupt(self, number: int, frame: Any) -> None:
         self._signal = number
@@ -177,6 +178,37 @@ class Run:
             return 0
         got = torch.tensor(self._signal, device=self.accelerator.device)
         return int(self.accelerator.gather(got).max())
+
+
+class Means(nn.Module):
+    """Sums of scalars since the last record. A part of checkpoints: a run that is stopped between two records and
+    resumed records what one that never stopped would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, scalars: Mapping[str, Tensor]) -> None:
+        """One step's scalars: always the same names."""
+        if self._sums:
+            torch._foreach_add_(list(self._sums.values()), [scalars[name].double() for name in self._sums])
+        else:
+            self._sums = {name: scalar.double().clone() for name, scalar in scalars.items()}
+        self._count += 1
+
+    def taken(self) -> dict[str, float]:
+        """The means, and a new beginning."""
+        means = (torch.stack(list(self._sums.values())) / self._count).tolist()
+        named = dict(zip(self._sums, means, strict=True))
+        self._sums, self._count = {}, 0
+        return named
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"sums": self._sums, "count": self._count}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self._sums, self._count = dict(state["sums"]), state["count"]
 
 
 def save_picture(path: Path, image: Float[Tensor, "3 height width"]) -> None:

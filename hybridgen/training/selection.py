@@ -1,5 +1,6 @@
 """The best network so far by a score on the validation part: never on the test set."""
 
+import math
 from copy import deepcopy
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Selected(nn.Module):
-    """A copy of the network that had the highest validation score; of equals, the latest."""
+    """A copy of the network that had the highest validation score; of equals, and without scores (nan), the latest."""
 
     score: Tensor
     step: Tensor
@@ -19,8 +20,8 @@ class Selected(nn.Module):
         self.register_buffer("step", torch.tensor(0))
 
     def offer(self, network: nn.Module, score: float, step: int) -> None:
-        """Keep `network` if its score is at least the best one."""
-        if score >= float(self.score):
+        """Keep `network` if its score is at least the best one, or nan: there is no validation image."""
+        if math.isnan(score) or score >= float(self.score):
             self.network.load_state_dict(network.state_dict())
             self.score.fill_(score)
             self.step.fill_(step)

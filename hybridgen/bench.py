@@ -1,0 +1,504 @@
+"""Timings of the parts, each against its floor: the bare networks on the same images, or the form it replaces.
+
+A case and its floor take turns within one process, so that whatever else the machine does slows both; the ratio is
+that of the medians. Every case has a process of its own, whose peak memory is read before the floor first runs.
+Nothing that a training step would do anew is done before the clock starts.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from json import dumps, loads
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import nn
+
+from hybridgen.data.augment import strong, weak
+from hybridgen.data.datasets import InMemory, Part
+from hybridgen.data.pillow_policy import pillow_strong
+from hybridgen.data.splits import Split
+from hybridgen.data.streams import Stream, View
+from hybridgen.generators.scimix import SciMixDiscriminator, SciMixGenerator
+from hybridgen.hybridizer import Hybridizer, Origin
+from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
+from hybridgen.networks.discriminator import Discriminator
+from hybridgen.networks.stylegan2 import ModulatedConv2d, grouped_modulated_conv2d
+from hybridgen.networks.wide_resnet import WideResNetClassifier
+from hybridgen.semi.fixmatch import FixMatch
+from hybridgen.semi.hybrids import HybridUse
+from hybridgen.training.ema import EMA
+from hybridgen.training.engine import make_accelerator
+from hybridgen.training.fit import fit
+from hybridgen.training.objective import Task, sgd
+from hybridgen.training.schedules import Clock
+from hybridgen.types import InputError
+
+SIZE, CLASSES = 32, 10
+STATISTICS: dict[str, Any] = dict(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+RATE = 1e-3
+"""Learning rate of the timed steps; small, so that random images and labels let no loss diverge."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the cases are. Batches are labelled and unlabelled images."""
+
+    depth: int = 28
+    width: int = 2
+    generator_channels: tuple[int, ...] = (32, 64, 128, 64, 32)
+    discriminator_width: float = 1.0
+    stage1: tuple[int, int] = (16, 48)
+    hybridization: int = 128
+    fixmatch: tuple[int, int] = (64, 448)
+    fixmatch_hybrids: tuple[int, int] = (16, 112)
+    strong: int = 448
+    convolution: tuple[int, int, int] = (256, 128, 8)
+    """Batch, channels, side."""
+
+
+ON_CPU = Sizes()
+ON_GPU = Sizes(stage1=(60, 196), hybridization=1024, fixmatch_hybrids=(64, 448))
+QUICK = Sizes(
+    depth=10,
+    width=1,
+    generator_channels=(8, 8, 8),
+    discriminator_width=0.25,
+    stage1=(2, 6),
+    hybridization=8,
+    fixmatch=(2, 14),
+    fixmatch_hybrids=(2, 6),
+    strong=32,
+    convolution=(8, 16, 8),
+)
+
+
+class Case(NamedTuple):
+    """What is timed, ready to run."""
+
+    what: str
+    floor_is: str
+    """What the floor does, on the same images."""
+    images: int
+    """Of the data set, a step."""
+    step: Callable[[], object]
+    floor: Callable[[], object]
+
+
+# --- The cases ----------------------------------------------------------------------------------------------
+
+
+def stage_1(sizes: Sizes, accelerator: Accelerator) -> Case:
+    """SciMix's generator and discriminator, Mean Teacher as guide, as recipes/scimix.py trains them."""
+    weakly = partial(weak, flip=True, shift=SIZE // 8)
+    stream = _stream(sizes.stage1, (weakly, weakly), (weakly, weakly), accelerator)
+    autoencoder = _autoencoder(sizes).to(memory_format=torch.channels_last)
+    discriminator = Discriminator(SIZE, width=sizes.discriminator_width, **STATISTICS)
+    discriminator.to(memory_format=torch.channels_last)
+    generator = SciMixGenerator(autoencoder, discriminator)
+    critic = SciMixDiscriminator(discriminator)
+    hybridization = [f"{kind}_{way}" for kind in ("semantic", "nonsemantic") for way in ("attraction", "repulsion")]
+    guide = ("supervised", "consistency", "logit_distance")
+    adversarial = ("adversarial_reconstruction", "adversarial_hybrid")
+    weights = dict.fromkeys(["reconstruction", *adversarial, *hybridization, *guide], 1.0)
+    critic_weights = dict.fromkeys(["real", "reconstruction", "hybrid"], 1.0)
+    tasks = {
+        "generator": _task(generator, weights, accelerator),
+        "discriminator": _task(critic, critic_weights, accelerator),
+    }
+    average = EMA(autoencoder, 0.999, buffers="average")
+    steps = fit(tasks, stream.from_step(0), _clock(stream), accelerator, seed=0)
+
+    def step() -> None:
+        next(steps)
+        average.update(autoencoder)
+        generator.teacher.update(autoencoder.classifier)
+
+    # Floor: every network on the images it sees in a step, and back
+    batch = next(stream.from_step(0))
+    images, others = (torch.cat([batch.labelled[view], batch.unlabelled[view]]) for view in (0, 1))
+    teacher, criterion, judge = (
+        deepcopy(module).requires_grad_(False) for module in (autoencoder.classifier, autoencoder, discriminator)
+    )
+
+    def floor() -> None:
+        with torch.no_grad():
+            teacher(others)
+        codes = autoencoder(images)
+        decoded = autoencoder.decode(torch.cat([codes.semantic] * 2), torch.cat([codes.nonsemantic] * 2))
+        judged, seen = judge(decoded), criterion(decoded[len(images) :])
+        _backward(autoencoder, judged, seen.predictions, seen.nonsemantic, codes.predictions, codes.consistency)
+        _backward(discriminator, discriminator(torch.cat([images, decoded.detach()])))
+
+    return Case(
+        f"SciMix stage-1 step, {_shown(sizes.stage1)}",
+        "bare forward and backward of E_c, C, E_r, G, D, the teacher and the frozen criteria",
+        sum(sizes.stage1),
+        step,
+        floor,
+    )
+
+
+def hybridization(sizes: Sizes, accelerator: Accelerator) -> Case:
+    hybridizer = _hybridizer(sizes, accelerator)
+    autoencoder = hybridizer.autoencoder
+    encode_semantic, encode_nonsemantic = autoencoder.classifier.encoder, autoencoder.nonsemantic_encoder
+    semantic, nonsemantic = (
+        images.float() / 255 for images in _pixels(2 * sizes.hybridization).to(accelerator.device).chunk(2)
+    )
+
+    @torch.no_grad()
+    def step() -> None:
+        hybridizer.hybridize(semantic=semantic, nonsemantic=nonsemantic)
+
+    @torch.no_grad()
+    def floor() -> None:
+        autoencoder.generator(encode_nonsemantic(nonsemantic), encode_semantic(semantic))
+
+    return Case(
+        f"hybridization, {sizes.hybridization} hybrids",
+        "bare forward of E_c, E_r and G",
+        sizes.hybridization,
+        step,
+        floor,
+    )
+
+
+def fixmatch(sizes: Sizes, accelerator: Accelerator) -> Case:
+    """As recipes/scimix_fixmatch.py trains it: batch, augmentation, losses, optimizer and average."""
+    step, batch, classifier = _fixmatch_step(sizes, sizes.fixmatch, None, accelerator)
+
+    def floor() -> None:
+        _backward(classifier, classifier(batch))
+
+    return Case(
+        f"FixMatch step, {_shown(sizes.fixmatch)}",
+        f"bare forward and backward of the same {len(batch)} images through the classifier",
+        sum(sizes.fixmatch),
+        step,
+        floor,
+    )
+
+
+def fixmatch_hybrids(sizes: Sizes, accelerator: Accelerator) -> Case:
+    """The same with hybrids; the hybrids' images and those who make and check them are in the floor too."""
+    hybridizer = _hybridizer(sizes, accelerator)
+    autoencoder, copies = hybridizer.autoencoder, HybridUse().copies
+    step, batch, classifier = _fixmatch_step(sizes, sizes.fixmatch_hybrids, hybridizer, accelerator)
+    parents = batch[: sum(sizes.fixmatch_hybrids)]
+
+    def floor() -> None:
+        with torch.no_grad():
+            semantic, nonsemantic = autoencoder.classifier.encoder(parents), autoencoder.nonsemantic_encoder(parents)
+            hybrids = autoencoder.generator(torch.cat([nonsemantic] * copies), torch.cat([semantic] * copies))
+            autoencoder.classifier(hybrids)
+        _backward(classifier, classifier(batch), classifier(hybrids))
+
+    return Case(
+        f"FixMatch step with {copies} hybrids an image, {_shown(sizes.fixmatch_hybrids)}",
+        f"bare forward and backward of the same {len(batch)} images and {copies * len(parents)} hybrids through the "
+        "classifier; bare forward of E_c, E_r and G to make the hybrids, of E_c and C to check them",
+        sum(sizes.fixmatch_hybrids),
+        step,
+        floor,
+    )
+
+
+def strong_augmentation(sizes: Sizes, accelerator: Accelerator) -> Case:
+    """From 8-bit images to float; Pillow's images are at hand as such and stay such."""
+    torch.set_num_threads(1)
+    pixels = _pixels(sizes.strong).to(accelerator.device)
+    generator = torch.Generator(accelerator.device).manual_seed(0)
+    pictures = [Image.fromarray(image.permute(1, 2, 0).cpu().numpy()) for image in pixels]
+    rng = np.random.default_rng(0)
+
+    def step() -> None:
+        strong(pixels.float().div_(255), generator, flip=True, shift=SIZE // 8)
+
+    def floor() -> None:
+        for picture in pictures:
+            pillow_strong(picture, rng, flip=True, shift=SIZE // 8)
+
+    return Case(
+        f"strong augmentation, {sizes.strong} images, one CPU thread", "the policy in Pillow", sizes.strong, step, floor
+    )
+
+
+def modulated_convolution(sizes: Sizes, accelerator: Accelerator) -> Case:
+    """Both forms in the layout that suits them: channels last, which the generator trains in, and contiguous."""
+    batch, channels, side = sizes.convolution
+    device = accelerator.device
+    grouped = ModulatedConv2d(channels, channels, 3).to(device)
+    module = deepcopy(grouped).to(memory_format=torch.channels_last)
+    x, gradient = torch.randn(2, batch, channels, side, side, device=device)
+    style = torch.randn(batch, channels, device=device, requires_grad=True)
+    x_last, gradient_last = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
+    for tensor in (x, x_last):
+        tensor.requires_grad_()
+
+    def step() -> None:
+        x_last.grad = style.grad = module.weight.grad = None
+        module(x_last, style).backward(gradient_last)
+
+    def floor() -> None:
+        x.grad = style.grad = grouped.weight.grad = None
+        grouped_modulated_conv2d(x, style, grouped.weight).backward(gradient)
+
+    return Case(
+        f"modulated convolution, forward and backward, {batch}×{channels}×{side}×{side}",
+        "the grouped form: a kernel for every sample",
+        batch,
+        step,
+        floor,
+    )
+
+
+class Entry(NamedTuple):
+    """A case of the table."""
+
+    make: Callable[[Sizes, Accelerator], Case]
+    goal: float | None
+    """Largest ratio of its time to the floor's that is wanted."""
+    rounds: int
+
+
+CASES: dict[str, Entry] = {
+    "stage-1": Entry(stage_1, None, 5),
+    "hybridization": Entry(hybridization, 1.1, 9),
+    "fixmatch": Entry(fixmatch, 1.25, 3),
+    "fixmatch-hybrids": Entry(fixmatch_hybrids, 1.25, 3),
+    "strong-augmentation": Entry(strong_augmentation, 1 / 4, 31),
+    "modulated-convolution": Entry(modulated_convolution, 1 / 10, 9),
+}
+
+
+# --- Measuring ----------------------------------------------------------------------------------------------
+
+
+def measure(name: str, *, quick: bool = False, rounds: int | None = None, threads: int | None = None) -> dict[str, Any]:
+    """Time one case in this process: device, threads, and the case's figures as they stand in the JSON."""
+    accelerator = make_accelerator(threads=threads)
+    device = accelerator.device
+    torch.manual_seed(0)
+    sizes = QUICK if quick else ON_CPU if device.type == "cpu" else ON_GPU
+    entry = CASES[name]
+    used = torch.get_num_threads()
+
+    # Peak memory, and a first step that is not timed
+    before = _peak_memory(device)
+    case = entry.make(sizes, accelerator)
+    case.step()
+    memory = _peak_memory(device) - before
+    case.floor()
+
+    # Times
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(rounds or (2 if quick else entry.rounds)):
+        for run_once, taken in zip((case.step, case.floor), times, strict=True):
+            _wait(device)
+            start = perf_counter()
+            run_once()
+            _wait(device)
+            taken.append(1000 * (perf_counter() - start))
+    milliseconds, floor_milliseconds = map(median, times)
+    figures = {
+        "what": case.what,
+        "images_per_second": 1000 * case.images / milliseconds,
+        "milliseconds": milliseconds,
+        "milliseconds_min": min(times[0]),
+        "floor": case.floor_is,
+        "floor_milliseconds": floor_milliseconds,
+        "floor_milliseconds_min": min(times[1]),
+        "ratio": milliseconds / floor_milliseconds,
+        "goal": entry.goal,
+        "rounds": len(times[0]),
+        "peak_memory_mib": memory / 2**20,
+    }
+    where = "cpu" if device.type == "cpu" else f"{device.type} ({torch.cuda.get_device_name(device)})"
+    return {"device": where, "threads": used, "case": figures}
+
+
+def run(
+    json: bool = False,
+    *,
+    only: Sequence[str] = (),
+    rounds: int | None = None,
+    threads: int | None = None,
+    quick: bool = False,
+) -> None:
+    """Measure and print: a table, row by row, or JSON and nothing else on standard output.
+
+    `only` names cases; `rounds` is how often each and its floor are timed, unless given as many as the case needs;
+    `threads` of the CPU, all cores unless given; `quick` takes small networks and batches, whose figures say nothing
+    about the real ones. Raises InputError for an unknown case and for numbers below 1.
+    """
+    for name in only:
+        if name not in CASES:
+            raise InputError(f"--only: unknown case {name!r}; there are {', '.join(CASES)}")
+    for field, number in (("rounds", rounds), ("threads", threads)):
+        if number is not None and number < 1:
+            raise InputError(f"--{field} {number}: must be at least 1")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError("bench: measures one process; start it without accelerate launch")
+
+    cases: dict[str, dict[str, Any]] = {}
+    head: dict[str, Any] = {}
+    for name in only or CASES:
+        result = _in_fresh_process(name, {"quick": quick, "rounds": rounds, "threads": threads})
+        cases[name] = result.pop("case")
+        if not json and not head:
+            print(f"{result['device']}, {result['threads']} threads, torch {torch.__version__}; medians")
+            print(f"{'':21} {'images/s':>9} {'ms':>9} {'floor ms':>9} {'ratio':>7} {'goal':>7} {'peak MiB':>9}")
+        head = result
+        if not json:
+            print(_row(name, cases[name]), flush=True)
+    if json:
+        print(dumps(head | {"torch": torch.__version__, "quick": quick, "cases": cases}, indent=2))
+        return
+    print()
+    for name, figures in cases.items():
+        print(f"{name}: {figures['what']}; floor: {figures['floor']}")
+    if quick:
+        print("\n--quick: small networks and batches; not the figures to report")
+
+
+def _in_fresh_process(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "hybridgen.bench", dumps({"name": name} | options)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode < 0:
+        raise InputError(f"bench: {name} was ended by signal {-done.returncode}; 9 is mostly a lack of memory")
+    if done.returncode:
+        raise RuntimeError(f"bench: {name} failed; its error stands above")
+    return loads(done.stdout.splitlines()[-1])
+
+
+def _row(name: str, figures: dict[str, Any]) -> str:
+    goal = "" if figures["goal"] is None else f"≤ {figures['goal']:.2f}"
+    return (
+        f"{name:21} {figures['images_per_second']:>9.1f} {figures['milliseconds']:>9.1f} "
+        f"{figures['floor_milliseconds']:>9.1f} {figures['ratio']:>7.3f} {goal:>7} {figures['peak_memory_mib']:>9.0f}"
+    )
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: the device's, or this process's largest resident size.
+
+    Not `ru_maxrss`, which starts at the size of the process that started this one.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists():
+        (peak,) = (line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(peak)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+# --- What the cases are made of -----------------------------------------------------------------------------
+
+
+def _pixels(count: int) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, SIZE, SIZE), dtype=torch.uint8)
+
+
+def _stream(
+    batch: tuple[int, int],
+    labelled_views: Sequence[View],
+    unlabelled_views: Sequence[View],
+    accelerator: Accelerator,
+) -> Stream:
+    """Random 8-bit images in memory, eight steps an epoch."""
+    labelled, unlabelled = batch
+    count = 8 * unlabelled
+    part = Part(InMemory(_pixels(count)), torch.arange(count) % CLASSES)
+    split = Split("random", "random", 0, tuple(range(labelled)), tuple(range(labelled, count)), ())
+    return Stream(
+        part,
+        split,
+        labelled=labelled,
+        unlabelled=unlabelled,
+        labelled_views=labelled_views,
+        unlabelled_views=unlabelled_views,
+        seed=0,
+        device=accelerator.device,
+    )
+
+
+def _clock(stream: Stream) -> Clock:
+    return Clock(steps=10**9, steps_per_epoch=stream.steps_per_epoch)
+
+
+def _task(objective: nn.Module, weights: dict[str, float], accelerator: Accelerator, **options: Any) -> Task:
+    prepared, optimizer = accelerator.prepare(objective, sgd(objective, **options))
+    return Task(prepared, weights, optimizer, lambda clock: RATE)
+
+
+def _autoencoder(sizes: Sizes) -> SemanticAutoencoder:
+    architecture = Architecture(
+        image_size=SIZE,
+        classes=CLASSES,
+        depth=sizes.depth,
+        width=sizes.width,
+        generator_channels=sizes.generator_channels,
+        **STATISTICS,
+    )
+    return SemanticAutoencoder(architecture)
+
+
+def _hybridizer(sizes: Sizes, accelerator: Accelerator) -> Hybridizer:
+    origin = Origin("random", "random", "random", tuple(map(str, range(CLASSES))))
+    return Hybridizer(_autoencoder(sizes), origin).to(accelerator.device)
+
+
+def _fixmatch_step(
+    sizes: Sizes, batch: tuple[int, int], hybridizer: Hybridizer | None, accelerator: Accelerator
+) -> tuple[Callable[[], None], torch.Tensor, nn.Module]:
+    """The step, images like those that its classifier sees in it, and the classifier."""
+    weakly = partial(weak, flip=True, shift=SIZE // 8)
+    strongly = partial(strong, flip=True, shift=SIZE // 8)
+    stream = _stream(batch, (weakly,), (weakly, strongly), accelerator)
+    classifier = WideResNetClassifier(sizes.depth, sizes.width, CLASSES, momentum=0.001, **STATISTICS)
+    classifier.to(memory_format=torch.channels_last)
+    weights = dict.fromkeys(["supervised", "unsupervised", *(["hybrids"] if hybridizer else [])], 1.0)
+    task = _task(FixMatch(classifier, hybridizer=hybridizer), weights, accelerator, decay_all=False)
+    average = EMA(classifier, 0.999, linear_start=False)
+    steps = fit({"classifier": task}, stream.from_step(0), _clock(stream), accelerator, seed=0)
+
+    def step() -> None:
+        next(steps)
+        average.update(classifier)
+
+    first = next(stream.from_step(0))
+    return step, torch.cat([*first.labelled, *first.unlabelled]), classifier
+
+
+def _backward(network: nn.Module, *outputs: torch.Tensor) -> None:
+    """Gradients of all the outputs' sum, afresh."""
+    network.zero_grad(set_to_none=True)
+    torch.stack([output.sum() for output in outputs]).sum().backward()
+
+
+def _shown(batch: tuple[int, int]) -> str:
+    return f"{batch[0]} labelled and {batch[1]} unlabelled images"
+
+
+if __name__ == "__main__":
+    order = loads(sys.argv[1])
+    print(dumps(measure(order.pop("name"), **order)))

@@ -1,0 +1,62 @@
+"""Consistency of predictions against plain numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+from hybridgen.losses.consistency import logit_distance, mean_squared, teacher_consistency
+
+
+@pytest.fixture
+def logits():
+    g = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(5, 4, dtype=torch.float64, generator=g).requires_grad_() for _ in range(2))
+
+
+def probabilities(logits):
+    exponentials = np.exp(logits.detach().numpy())
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(("reduction", "count"), [("mean", 5 * 4), ("sum", 5)])
+def test_squared_error_of_probabilities_over_batch_and_classes(logits, reduction, count):
+    """The mean is Tarvainen and Valpola's: the sum over all, divided by classes times batch."""
+    student, teacher = logits
+    expected = ((probabilities(student) - probabilities(teacher)) ** 2).sum() / count
+    assert teacher_consistency(student, teacher, reduction=reduction).item() == pytest.approx(expected, rel=1e-12)
+    assert mean_squared(student, teacher, reduction=reduction).item() == pytest.approx(
+        ((student - teacher).detach().numpy() ** 2).sum() / count, rel=1e-12
+    )
+
+
+def test_default_is_the_mean_over_classes(logits):
+    assert torch.equal(teacher_consistency(*logits), teacher_consistency(*logits, reduction="mean"))
+    assert torch.equal(mean_squared(*logits), mean_squared(*logits, reduction="mean"))
+
+
+def test_consistency_teaches_the_student_and_never_the_teacher(logits):
+    student, teacher = logits
+    teacher_consistency(student, teacher).backward()
+    p, q = probabilities(student), probabilities(teacher)
+    slope = 2 * (p - q) / p.size
+    expected = p * (slope - (slope * p).sum(axis=1, keepdims=True))  # through the softmax
+    np.testing.assert_allclose(student.grad.numpy(), expected, rtol=1e-10, atol=1e-15)
+    assert teacher.grad is None
+
+
+def test_squared_error_teaches_the_prediction_and_never_the_target(logits):
+    prediction, target = logits
+    mean_squared(prediction, target, reduction="sum").backward()
+    np.testing.assert_allclose(prediction.grad.numpy(), 2 * (prediction - target).detach().numpy() / 5, rtol=1e-12)
+    assert target.grad is None
+
+
+def test_logit_distance_teaches_both_heads(logits):
+    """Σ (z1 - z2)² / (C·B), on the logits themselves."""
+    first, second = logits
+    loss = logit_distance(first, second)
+    loss.backward()
+    difference = (first - second).detach().numpy()
+    assert loss.item() == pytest.approx((difference**2).mean(), rel=1e-12)
+    np.testing.assert_allclose(first.grad.numpy(), 2 * difference / difference.size, rtol=1e-12)
+    np.testing.assert_allclose(second.grad.numpy(), -2 * difference / difference.size, rtol=1e-12)

@@ -1,0 +1,199 @@
+"""The loss on hybrids: the four uses of table A.15 against references, and how hybrids are drawn."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hybridgen.hybridizer import Hybridizer, Origin
+from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
+from hybridgen.semi.hybrids import HybridUse, draw_hybrids, hybrid_loss
+from hybridgen.training.schedules import Clock
+from hybridgen.types import InputError
+
+BATCH, LABELLED, COPIES, CLASSES = 7, 3, 2, 4
+
+
+def draw(*shape, seed):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def softmax(rows):
+    exponentials = np.exp(rows)
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+@pytest.fixture
+def arguments():
+    """Logits on the hybrids, targets and labels of the batch, partners and what is kept: some of each kind."""
+    g = torch.Generator().manual_seed(3)
+    kept = torch.tensor([1, 0, 1, 1, 1, 0, 1, 0, 1, 1, 1, 1, 1, 0], dtype=torch.bool)
+    return {
+        "logits": draw(BATCH * COPIES, CLASSES, seed=0).requires_grad_(),
+        "targets": (2 * draw(BATCH, CLASSES, seed=1)).softmax(1).requires_grad_(),
+        "labels": torch.tensor([2, 0, 3]),
+        "partner": torch.cat([torch.randperm(BATCH, generator=g) for _ in range(COPIES)]),
+        "kept": kept,
+    }
+
+
+def reference(use, alpha, reduction, threshold, *, logits, targets, labels, partner, kept):
+    """Hybrid by hybrid: copy k of image i is row k · batch + i."""
+    logits, targets = logits.detach().numpy(), targets.detach().numpy()
+    total = 0.0
+    for row in range(BATCH * COPIES):
+        own, other = row % BATCH, int(partner[row])
+        p = softmax(logits[row])
+        if not kept[row]:
+            continue
+        if use in ("contradict", "consistency"):
+            share = alpha if use == "contradict" else 1.0
+            squared = (p - share * targets[own] - (1 - share) * targets[other]) ** 2
+            total += squared.sum() if reduction == "sum" else squared.mean()
+        elif use == "pseudo-label" and targets[own].max() >= threshold:
+            total -= np.log(p[targets[own].argmax()])
+        elif use == "labelled" and own < LABELLED:
+            total -= np.log(p[int(labels[own])])
+    return total / (COPIES * (LABELLED if use == "labelled" else BATCH))
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("use", ["contradict", "consistency", "pseudo-label", "labelled"])
+def test_four_uses_against_a_reference(arguments, use, reduction):
+    threshold = arguments["targets"].max(dim=1).values.median().item()  # reached by some, by one exactly
+    how = HybridUse(use=use, alpha=0.8, copies=COPIES, reduction=reduction, threshold=threshold)
+    loss = hybrid_loss(**arguments, how=how)
+    assert loss.item() == pytest.approx(reference(use, 0.8, reduction, threshold, **arguments), rel=1e-12)
+    assert loss > 0
+
+
+def test_uses_differ(arguments):
+    values = [
+        hybrid_loss(**arguments, how=HybridUse(use=use, alpha=0.8, copies=COPIES, threshold=0.5)).item()
+        for use in ("contradict", "consistency", "pseudo-label", "labelled")
+    ]
+    assert len({round(value, 6) for value in values}) == 4
+
+
+def test_alpha_one_is_consistency(arguments):
+    contradict = hybrid_loss(**arguments, how=HybridUse(alpha=1.0, copies=COPIES))
+    assert torch.equal(contradict, hybrid_loss(**arguments, how=HybridUse(use="consistency", copies=COPIES)))
+
+
+@pytest.mark.parametrize("use", ["contradict", "consistency", "pseudo-label", "labelled"])
+def test_gradient_to_the_logits_of_hybrids_that_count_and_to_no_target(arguments, use):
+    hybrid_loss(**arguments, how=HybridUse(use=use, copies=COPIES, threshold=0.5)).backward()
+    counts = arguments["kept"].clone()
+    if use == "pseudo-label":
+        counts &= (arguments["targets"].max(dim=1).values >= 0.5).repeat(COPIES)
+    if use == "labelled":
+        counts &= (torch.arange(BATCH) < LABELLED).repeat(COPIES)
+    assert 0 < counts.sum() < len(counts)
+    assert torch.equal(arguments["logits"].grad.any(dim=1), counts)
+    assert arguments["targets"].grad is None
+
+
+def test_gradient_of_equation_2_13_by_the_formula(arguments):
+    how = HybridUse(alpha=0.7, copies=COPIES)
+    hybrid_loss(**arguments, how=how).backward()
+    p = softmax(arguments["logits"].detach().numpy())
+    targets = arguments["targets"].detach().numpy()
+    mixed = 0.7 * np.tile(targets, (COPIES, 1)) + 0.3 * targets[arguments["partner"].numpy()]
+    slope = 2 * (p - mixed) * arguments["kept"].numpy()[:, None] / len(p)
+    expected = p * (slope - (slope * p).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(arguments["logits"].grad.numpy(), expected, rtol=1e-9, atol=1e-15)
+
+
+def test_without_any_kept_hybrid_the_loss_is_zero(arguments):
+    arguments["kept"] = torch.zeros_like(arguments["kept"])
+    for use in ("contradict", "consistency", "pseudo-label", "labelled"):
+        assert hybrid_loss(**arguments, how=HybridUse(use=use, copies=COPIES)).item() == 0
+
+
+# --- drawing --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hybridizer():
+    torch.manual_seed(0)
+    architecture = Architecture(
+        image_size=16, classes=CLASSES, depth=10, width=1, stem=4, nonsemantic_channels=2, generator_channels=(4, 4)
+    )
+    autoencoder = SemanticAutoencoder(architecture).double().eval()
+    with torch.no_grad():  # each class is as probable as another, so that images differ in theirs
+        codes = autoencoder(torch.rand(50, 3, 16, 16, dtype=torch.float64))
+        autoencoder.classifier.heads.predictions.bias -= codes.predictions.mean(0)
+    return Hybridizer(autoencoder, Origin("none", "f" * 64, "0" * 16, ("a", "b", "c", "d")))
+
+
+@pytest.fixture
+def images():
+    return torch.rand(BATCH, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def test_copy_k_of_image_i_is_row_k_times_batch_plus_i(hybridizer, images):
+    torch.manual_seed(5)
+    hybrids = draw_hybrids(hybridizer, images, copies=3, keep_consistent=False)
+    torch.manual_seed(5)
+    partner = [torch.randperm(BATCH) for _ in range(3)]
+    assert hybrids.partner.tolist() == torch.cat(partner).tolist()
+    for row in range(3 * BATCH):
+        own, other = images[row % BATCH][None], images[hybrids.partner[row]][None]
+        expected = hybridizer.hybridize(semantic=own, nonsemantic=other)[0]
+        torch.testing.assert_close(hybrids.images[row], expected, rtol=1e-10, atol=1e-12)
+    assert hybrids.kept.all() and len(hybrids.kept) == 3 * BATCH
+
+
+def test_every_image_is_once_a_parent_of_each_kind_in_each_copy(hybridizer, images):
+    hybrids = draw_hybrids(hybridizer, images, copies=3, keep_consistent=True)
+    for copy in hybrids.partner.chunk(3):
+        assert sorted(copy.tolist()) == list(range(BATCH))
+    assert len({tuple(copy.tolist()) for copy in hybrids.partner.chunk(3)}) == 3
+
+
+def test_keep_consistent_keeps_what_the_hybridizer_sees_as_its_semantic_parents_class(hybridizer, images):
+    hybrids = draw_hybrids(hybridizer, images, copies=3, keep_consistent=True)
+    parent = hybridizer.classify(images).argmax(1)
+    expected = [
+        bool(hybridizer.classify(hybrids.images[row][None]).argmax() == parent[row % BATCH]) for row in range(3 * BATCH)
+    ]
+    assert hybrids.kept.tolist() == expected
+    assert 0 < sum(expected) < len(expected)
+
+
+def test_hybrids_carry_no_gradient(hybridizer, images):
+    hybrids = draw_hybrids(hybridizer, images.requires_grad_(), copies=1, keep_consistent=True)
+    assert not hybrids.images.requires_grad
+
+
+# --- how and when ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.0, -0.1, 1.01, math.nan])
+def test_alpha_outside_its_range(alpha):
+    with pytest.raises(InputError, match=rf"^alpha: {alpha} is outside \(0\.5, 1\]"):
+        HybridUse(alpha=alpha)
+
+
+def test_alpha_inside_its_range():
+    assert HybridUse(alpha=0.501).alpha == 0.501 and HybridUse(alpha=1.0).alpha == 1.0
+
+
+def test_other_bad_input():
+    with pytest.raises(InputError, match=r"^copies: 0"):
+        HybridUse(copies=0)
+    with pytest.raises(InputError, match=r"^hybrids: no epoch lies in \[5\.0, 5\.0\)"):
+        HybridUse(start=5.0, stop=5.0)
+
+
+def test_window_is_half_open_in_epochs():
+    how = HybridUse(start=50.0, stop=150.0)
+    active = {step: how.active(Clock(steps=3000, steps_per_epoch=10, step=step)) for step in (0, 499, 500, 1499, 1500)}
+    assert active == {0: False, 499: False, 500: True, 1499: True, 1500: False}
+
+
+def test_defaults_are_the_thesis():
+    how = HybridUse()
+    assert (how.use, how.copies, how.keep_consistent) == ("contradict", 3, True)
+    assert how.active(Clock(steps=10, steps_per_epoch=1))

@@ -1,0 +1,102 @@
+import json
+import math
+import os
+import sys
+
+import pytest
+import torch
+
+from hybridgen import bench
+from hybridgen.types import InputError
+
+KEYS = {
+    "images_per_second",
+    "milliseconds",
+    "floor",
+    "floor_milliseconds",
+    "ratio",
+    "goal",
+    "peak_memory_mib",
+}
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Spares the start of a process a case; the number of threads is put back."""
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(bench, "_in_fresh_process", lambda name, options: bench.measure(name, **options))
+    yield
+    torch.set_num_threads(threads)
+
+
+def check(figures):
+    assert figures.keys() >= KEYS
+    assert 0 < figures["ratio"] < math.inf
+    assert figures["ratio"] == figures["milliseconds"] / figures["floor_milliseconds"]
+    assert figures["milliseconds_min"] <= figures["milliseconds"]
+    assert figures["floor_milliseconds_min"] <= figures["floor_milliseconds"]
+    assert figures["images_per_second"] > 0
+    assert figures["peak_memory_mib"] >= 0
+
+
+def test_json_has_every_case_and_key(in_this_process, capsys):
+    bench.run(json=True, quick=True, rounds=1, threads=1)
+    said = json.loads(capsys.readouterr().out)
+    assert said["device"].startswith("cpu" if not torch.cuda.is_available() else "cuda")
+    assert (said["threads"], said["torch"], said["quick"]) == (1, torch.__version__, True)
+    assert list(said["cases"]) == list(bench.CASES)
+    for figures in said["cases"].values():
+        check(figures)
+        assert figures["rounds"] == 1
+    goals = {name: figures["goal"] for name, figures in said["cases"].items()}
+    assert goals["hybridization"] == 1.1
+    assert goals["fixmatch"] == 1.25
+    assert goals["strong-augmentation"] == 1 / 4
+    assert goals["modulated-convolution"] == 1 / 10
+
+
+def test_table_has_a_row_and_an_explanation_a_case(in_this_process, capsys):
+    bench.run(quick=True, rounds=1, threads=1, only=["strong-augmentation", "modulated-convolution"])
+    lines = capsys.readouterr().out.splitlines()
+    for name in ("strong-augmentation", "modulated-convolution"):
+        assert sum(line.startswith(f"{name} ") for line in lines) == 1
+        assert any(line.startswith(f"{name}: ") and "floor: " in line for line in lines)
+    assert not any(line.startswith("fixmatch") for line in lines)
+    assert "not the figures to report" in lines[-1]
+
+
+def test_a_case_has_a_process_and_a_peak_memory_of_its_own(capfd):
+    ballast = torch.ones(1 << 29, dtype=torch.uint8)  # `ru_maxrss` would begin at this process's size
+    bench.run(json=True, quick=True, threads=1, only=["hybridization"])
+    said = json.loads(capfd.readouterr().out)
+    check(said["cases"]["hybridization"])
+    if sys.platform.startswith("linux"):
+        assert 0 < said["cases"]["hybridization"]["peak_memory_mib"] < len(ballast) / 2**20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"only": ["fixmatch", "fixmach"]}, "unknown case 'fixmach'; there are stage-1, "),
+        ({"rounds": 0}, "--rounds 0"),
+        ({"threads": 0}, "--threads 0"),
+    ],
+)
+def test_bad_options_are_input_errors(arguments, message, capsys):
+    with pytest.raises(InputError, match=message):
+        bench.run(**arguments)
+    assert capsys.readouterr().out == ""
+
+
+def test_several_processes_are_refused(monkeypatch):
+    monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="accelerate launch"):
+        bench.run()
+
+
+def test_the_goals_are_for_the_sizes_of_the_plan():
+    for sizes in (bench.ON_CPU, bench.ON_GPU):
+        assert (sizes.depth, sizes.width) == (28, 2)
+        assert sizes.fixmatch == (64, 7 * 64)
+        assert sizes.strong == 448
+        assert sizes.convolution == (256, 128, 8)

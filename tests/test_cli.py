@@ -1,0 +1,495 @@
+"""The command: what it prints, writes and refuses. In this process where possible, through torchrun for two."""
+
+import csv
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import hybridgen
+from hybridgen.cli import COMMANDS, main
+from hybridgen.data.datasets import load_dataset
+from hybridgen.data.splits import Split
+from hybridgen.evaluation.grid import choose_parents, hybrid_grid
+from hybridgen.evaluation.oracle import Settings, save_oracle, train_oracle
+from hybridgen.export import BLOCK, Row
+from hybridgen.hybridizer import Hybridizer, Origin
+from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
+from hybridgen.training.engine import make_accelerator
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+ONE = ["--threads", "1"]
+
+
+@dataclass
+class Said:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs the command in this process."""
+
+    def command(*arguments: object) -> Said:
+        code = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Said(code, captured.out, captured.err)
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset("digits-m")
+
+
+@pytest.fixture(scope="module")
+def artefact(tmp_path_factory, digits) -> Path:
+    """An untrained hybridizer."""
+    folder = tmp_path_factory.mktemp("artefact") / "tiny"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        architecture = Architecture(image_size=16, depth=10, width=1, generator_channels=(8, 8, 8))
+        network = SemanticAutoencoder(architecture)
+    Hybridizer(network, Origin("digits-m", digits.fingerprint, "0" * 16, digits.classes)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory, digits) -> Path:
+    folder = tmp_path_factory.mktemp("oracle") / "quick"
+    settings = Settings(steps=10, batch_size=16, width=1)
+    save_oracle(train_oracle(digits, make_accelerator(threads=1), settings), folder, digits, settings)
+    return folder
+
+
+@pytest.fixture
+def images(tmp_path) -> list[Path]:
+    """Files of other sizes and modes."""
+    paths = []
+    for index, (mode, size) in enumerate((("RGB", (20, 16)), ("L", (40, 30)), ("RGBA", (9, 9)))):
+        paths.append(tmp_path / f"{index}.png")
+        Image.new(mode, size, 60 * (index + 1) if mode == "L" else (60 * (index + 1),) * len(mode)).save(paths[-1])
+    return paths
+
+
+def rows_of(folder: Path) -> list[Row]:
+    with (folder / "hybrids.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == list(Row._fields)
+    return [Row(*row) for row in rows]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# --- help and version -----------------------------------------------------------------------------------
+
+
+def test_overview_lists_every_command(run):
+    said = run("--help")
+    assert said.code == 0
+    for name in COMMANDS:
+        assert f"  {name} " in said.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_names_every_option(run, name):
+    said = run(name, "--help")
+    assert said.code == 0 and said.err == ""
+    assert f"hybridgen {name}" in said.out
+    for field in COMMANDS[name].__dataclass_fields__:
+        assert f"--{field.replace('_', '-')}" in said.out
+    for field in COMMANDS[name].__dataclass_fields__.values():
+        assert field.name in ("semantic", "nonsemantic") or "MISSING" not in said.out
+
+
+def test_version(run):
+    assert run("--version").out == f"hybridgen {hybridgen.__version__}\n"
+
+
+def test_help_and_version_do_not_wait_for_torch():
+    script = (
+        "import sys; from hybridgen.cli import main\n"
+        "main(['--help']); main(['--version'])\n"
+        "try: main(['evaluate', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, env=ENVIRONMENT)
+
+
+def test_bench_is_wired_to_its_module(run, monkeypatch):
+    import types
+
+    called = []
+    bench = types.ModuleType("hybridgen.bench")
+    bench.run = lambda *, json: called.append(json)
+    monkeypatch.setitem(sys.modules, "hybridgen.bench", bench)
+    monkeypatch.setattr(hybridgen, "bench", bench, raising=False)
+    assert run("bench", "--json").code == 0
+    assert called == [True]
+
+
+# --- split ----------------------------------------------------------------------------------------------
+
+
+def test_split_is_written_and_described(run, tmp_path):
+    said = run("split", "--labels", 100, "--seed", 3, "--validation", 50, "--out", tmp_path / "split.json")
+    split = Split.load(tmp_path / "split.json")
+    assert said.code == 0
+    assert "100 labelled" in said.out and "50 validation" in said.out and split.hash in said.out
+    assert len(split.unlabelled) == len(load_dataset("digits-m").train) - 150
+    assert split.seed == 3
+
+
+def test_split_is_never_overwritten(run, tmp_path):
+    arguments = ("split", "--labels", 100, "--out", tmp_path / "split.json")
+    run(*arguments)
+    before = (tmp_path / "split.json").read_bytes()
+    said = run(*arguments, "--seed", 1)
+    assert said.code == 2 and "never overwritten" in said.err
+    assert (tmp_path / "split.json").read_bytes() == before
+
+
+# --- grid -----------------------------------------------------------------------------------------------
+
+
+def test_grid_shows_parents_along_its_edges(run, artefact, digits, tmp_path):
+    said = run(
+        *("hybridize", "--hybridizer", artefact, "--out", tmp_path / "grid.png", "--seed", 5),
+        *("--rows", 3, "--columns", 2, *ONE),
+    )
+    assert said.code == 0 and "3 semantic parents" in said.out
+    shown = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert shown.shape == (2 + 8 + 4 * 66, 2 + 8 + 3 * 66, 3)
+    semantic, nonsemantic = choose_parents(digits.test, 3, 2, 5)
+    assert digits.test.labels[semantic].tolist() == [0, 1, 2]
+    assert not set(semantic.tolist()) & set(nonsemantic.tolist())
+    for row, index in enumerate(semantic.tolist()):
+        top = 2 + 8 + (row + 1) * 66
+        parent = shown[top : top + 64 : 4, 2:66:4].transpose(2, 0, 1)
+        np.testing.assert_array_equal(parent, digits.test.images.pixels[index].numpy())
+    for column, index in enumerate(nonsemantic.tolist()):
+        left = 2 + 8 + (column + 1) * 66
+        parent = shown[2:66:4, left : left + 64 : 4].transpose(2, 0, 1)
+        np.testing.assert_array_equal(parent, digits.test.images.pixels[index].numpy())
+    hybridizer = Hybridizer.from_pretrained(artefact)
+    x_c, x_r = (digits.test.images.gather(i).float() / 255 for i in (semantic, nonsemantic))
+    hybrid = hybridizer.hybridize(semantic=x_c[2:], nonsemantic=x_r[1:])[0].clamp(0, 1).numpy() * 255
+    corner = shown[-66:-2:4, -66:-2:4].transpose(2, 0, 1)
+    np.testing.assert_allclose(corner, hybrid, atol=1)
+
+
+@pytest.mark.parametrize(("size", "shown"), [(16, 64), (32, 64), (48, 96), (96, 96)])
+def test_grid_is_legible_at_any_size(size, shown):
+    with torch.random.fork_rng():
+        architecture = Architecture(image_size=size, depth=10, width=1, generator_channels=(4, 4))
+        hybridizer = Hybridizer(SemanticAutoencoder(architecture), Origin("x", "0", "0", tuple("0123456789")))
+    grid = hybrid_grid(hybridizer, torch.rand(1, 3, size, size), torch.rand(2, 3, size, size))
+    assert grid.shape == (3, 2 + 8 + 2 * (shown + 2), 2 + 8 + 3 * (shown + 2))
+
+
+def test_grid_of_files_of_any_size_and_mode(run, artefact, images, tmp_path):
+    said = run(
+        *("hybridize", "--hybridizer", artefact, "--out", tmp_path / "new" / "grid.png", *ONE),
+        *("--semantic", *images[:2], "--nonsemantic", *images),
+    )
+    assert said.code == 0
+    assert Image.open(tmp_path / "new" / "grid.png").size == (2 + 8 + 4 * 66, 2 + 8 + 3 * 66)
+
+
+# --- folder ---------------------------------------------------------------------------------------------
+
+COUNT = 2 * BLOCK + 10
+
+
+@pytest.fixture(scope="module")
+def folder(artefact, tmp_path_factory) -> Path:
+    """Hybrids written by one process."""
+    out = tmp_path_factory.mktemp("hybrids") / "out"
+    main(["hybridize", "--hybridizer", str(artefact), "--out", str(out), "--count", str(COUNT), *ONE])
+    return out
+
+
+def test_folder_holds_what_its_table_says(folder, artefact, digits):
+    rows = rows_of(folder)
+    hybridizer = Hybridizer.from_pretrained(artefact)
+    assert len(rows) == COUNT
+    assert [int(Path(row.file).stem) for row in rows] == list(range(COUNT))
+    assert set(contents(folder)) == {row.file for row in rows} | {"hybrids.csv", "hybrids.json"}
+    images = digits.train.images.pixels.float() / 255
+    for row in rows[:: COUNT // 5]:
+        c, r = int(row.semantic_parent), int(row.nonsemantic_parent)
+        assert c != r
+        assert row.label == digits.classes[digits.train.labels[c]] == Path(row.file).parent.name
+        assert row.label_source == "given"
+        written = torch.from_numpy(np.array(Image.open(folder / row.file))).permute(2, 0, 1)[None].float() / 255
+        hybrid = hybridizer.hybridize(semantic=images[c][None], nonsemantic=images[r][None])
+        torch.testing.assert_close(written, hybrid.clamp(0, 1), atol=0.51 / 255, rtol=0)
+        probabilities = hybridizer.classify(written).softmax(1)[0]
+        assert row.predicted == digits.classes[probabilities.argmax()]
+        assert float(row.confidence) == pytest.approx(probabilities.max().item(), abs=2e-4)
+        assert row.consistent == str(int(row.predicted == row.label))
+        closer = (written - images[r]).norm() < (written - images[c]).norm()
+        assert row.closer_to_nonsemantic == str(int(closer))
+    assert len({row.semantic_parent for row in rows}) > COUNT * 0.8
+
+
+def test_folder_is_continued(run, folder, artefact, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(folder, out)
+    rows = rows_of(out)
+    gone = [rows[0].file, rows[BLOCK].file, rows[-1].file]
+    for file in gone:
+        (out / file).unlink()
+    times = {file: (out / file).stat().st_mtime_ns for file in (row.file for row in rows) if file not in gone}
+    said = run("hybridize", "--hybridizer", artefact, "--out", out, "--count", COUNT, *ONE)
+    assert said.code == 0 and "3 of them made now" in said.out
+    assert contents(out) == contents(folder)
+    assert all((out / file).stat().st_mtime_ns == time for file, time in times.items())
+
+
+def test_interrupted_folder_is_continued(run, folder, artefact, tmp_path):
+    """As after SIGKILL: no table yet, rows of one block, the last of them cut off, a file left aside."""
+    out = tmp_path / "out"
+    shutil.copytree(folder, out)
+    rows = rows_of(out)
+    (out / "hybrids.csv").unlink()
+    (out / ".unmerged").mkdir()
+    lines = [",".join(row) for row in rows[:BLOCK]]
+    (out / ".unmerged" / "0.csv").write_text("\n".join(lines)[:-20])
+    for row in rows[BLOCK:]:
+        (out / row.file).unlink()
+    (out / Path(rows[0].file).parent / ".000099.png.7.tmp").write_bytes(b"half")
+    said = run("hybridize", "--hybridizer", artefact, "--out", out, "--count", COUNT, *ONE)
+    assert f"{COUNT - BLOCK + 1} of them made now" in said.out
+    assert contents(out) == contents(folder)
+
+
+def test_two_processes_equal_one(folder, artefact, tmp_path):
+    out = tmp_path / "two"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    command += ["-m", "hybridgen.cli", "hybridize", "--hybridizer", str(artefact), "--out", str(out)]
+    command += ["--count", str(COUNT), *ONE]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"{COUNT} of them made now") == 1
+    assert contents(out) == contents(folder)
+
+
+def test_folder_of_other_arguments_is_refused(run, folder, artefact, tmp_path):
+    before = contents(folder)
+    common = ("hybridize", "--hybridizer", artefact, "--out", folder, *ONE)
+    for change, named in ((("--count", 5), "count"), (("--count", COUNT, "--seed", 1), "seed")):
+        said = run(*common, *change)
+        assert said.code == 2 and f"another {named}" in said.err
+    said = run(*common, "--count", COUNT, "--part", "test")
+    assert said.code == 2 and "another images" in said.err
+    (tmp_path / "mine.txt").write_text("mine")
+    said = run("hybridize", "--hybridizer", artefact, "--out", tmp_path, "--count", 5, *ONE)
+    assert said.code == 2 and "not empty" in said.err
+    assert contents(folder) == before
+
+
+def test_images_of_unknown_class_take_the_predicted_one(run, artefact, images, tmp_path):
+    out = tmp_path / "out"
+    said = run(
+        *("hybridize", "--hybridizer", artefact, "--out", out, "--count", 5, *ONE),
+        *("--semantic", *images, "--nonsemantic", images[0]),
+    )
+    assert said.code == 0
+    rows = rows_of(out)
+    assert {row.label_source for row in rows} == {"predicted"}
+    assert {row.nonsemantic_parent for row in rows} == {"0"}
+
+
+def test_own_classes_must_be_the_hybridizers(run, artefact, tmp_path):
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "own" / part / name).mkdir(parents=True)
+            Image.new("RGB", (16, 16)).save(tmp_path / "own" / part / name / "0.png")
+    said = run(
+        *("hybridize", "--hybridizer", artefact, "--data", f"folder:{tmp_path / 'own'}"),
+        *("--out", tmp_path / "out", "--count", 4, *ONE),
+    )
+    assert said.code == 2 and "cat, dog" in said.err
+    assert not (tmp_path / "out").exists()
+
+
+# --- evaluate -------------------------------------------------------------------------------------------
+
+
+def test_evaluate_prints_rates(run, artefact, oracle):
+    common = ("evaluate", "--hybridizer", artefact, "--oracle", oracle, "--repeats", 1, *ONE)
+    plain = json.loads(run(*common, "--json").out)
+    for key in ("semantic_transfer", "nonsemantic_preservation", "oracle_accuracy", "background_inheritance"):
+        assert 0 <= plain[key] <= 1
+    assert plain["data"] == "digits-m" and plain["semantic_parents"] == 500
+    assert plain["mixup"]["nonsemantic_preservation"] == 0
+    table = run(*common).out
+    assert f"{plain['semantic_transfer']:.1%}" in table and f"{plain['oracle_accuracy']:.1%}" in table
+    assert "MixUp" in table and "FDA" in table
+
+
+def test_evaluate_trains_and_keeps_an_oracle(run, artefact, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    common = ("evaluate", "--hybridizer", artefact, "--repeats", 1, "--json", *ONE)
+    common += ("--oracle-steps", 10, "--oracle-width", 1)
+    first, kept = run(*common), contents(tmp_path)
+    assert {Path(file).name for file in kept} == {"oracle.json", "oracle.safetensors"}
+    again = run(*common)
+    assert json.loads(first.out) == json.loads(again.out)
+    assert "oracle:" in first.err and "oracle:" not in again.err
+    assert contents(tmp_path) == kept
+
+
+# --- bad input ------------------------------------------------------------------------------------------
+
+
+def damaged(artefact: Path, folder: Path, how: str) -> Path:
+    shutil.copytree(artefact, folder)
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    if how == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-50])
+    elif how == "tampered":
+        content = bytearray(weights.read_bytes())
+        content[-3] ^= 1
+        weights.write_bytes(content)
+    elif how == "version":
+        config.write_text(config.read_text().replace('"version": 1', '"version": 99'))
+    elif how == "description":
+        config.write_text(config.read_text()[:100])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [("truncated", "SHA-256"), ("tampered", "SHA-256"), ("version", "version 99"), ("description", "damaged JSON")],
+)
+@pytest.mark.parametrize("command", ["hybridize", "evaluate"])
+def test_damaged_artefact(run, artefact, tmp_path, command, how, says):
+    folder = damaged(artefact, tmp_path / "damaged", how)
+    out = ("--out", tmp_path / "grid.png") if command == "hybridize" else ()
+    refused(run(command, "--hybridizer", folder, *out, *ONE), says, str(folder))
+
+
+def refused(said: Said, *words: str) -> None:
+    """Exit code 2, one line on standard error, nothing on standard output."""
+    assert said.code == 2, said
+    assert said.out == ""
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1, said.err
+    for word in words:
+        assert word in said.err
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("", ("a command is missing",)),
+        ("hybridise", ("unknown command 'hybridise'", "hybridize")),
+        ("hybridize", ("--out",)),
+        ("hybridize --out g.png --rwos 3", ("--rwos",)),
+        ("hybridize --out g.png --rows many", ("--rows", "many")),
+        ("hybridize --out g.png --rows 0", ("--rows 0",)),
+        ("hybridize --out g.png --columns -1", ("--columns -1",)),
+        ("hybridize --out f --count 0", ("--count 0",)),
+        ("hybridize --out f --count 3 --rows 2", ("--rows", "--count")),
+        ("hybridize --out f", ("--count", "f")),
+        ("hybridize --out g.png --count 3", ("g.png",)),
+        ("hybridize --out g.png --semantic a.png", ("--semantic", "--nonsemantic")),
+        ("hybridize --out g.png --nonsemantic a.png", ("--nonsemantic: needs --semantic",)),
+        ("hybridize --out g.png --semantic a.png --nonsemantic b.png --data cifar10", ("--data",)),
+        ("hybridize --out g.png --semantic a.png --nonsemantic b.png --rows 1", ("--rows",)),
+        ("hybridize --out g.png --part validation", ("--part", "validation")),
+        ("hybridize --out g.png --hybridizer nowhere", ("nowhere",)),
+        ("hybridize --out g.png --hybridizer {artefact} --data digits-n", ("digits-n", "digits-m")),
+        ("hybridize --out g.png --hybridizer {artefact} --data folder:nowhere", ("nowhere",)),
+        ("hybridize --out g.png --hybridizer {artefact} --data cifar10 --data-root none", ("--download",)),
+        ("hybridize --out g.png --hybridizer {artefact} --rows 400 --columns 101", ("501", "500 images")),
+        ("hybridize --out g.png --hybridizer {artefact} --semantic a.png --nonsemantic b.png", ("a.png",)),
+        ("hybridize --out f --count 2 --hybridizer {artefact} --semantic a.png --nonsemantic b.png", ("a.png",)),
+        ("evaluate --hybridizer {artefact} --data digits-n", ("digits-n",)),
+        ("evaluate --hybridizer {artefact} --image-size 32", ("--image-size 32", "16")),
+        ("evaluate --hybridizer {artefact} --oracle nowhere", ("nowhere",)),
+        ("evaluate --hybridizer {artefact} --oracle nowhere --oracle-steps 5", ("--oracle-steps", "--oracle")),
+        ("evaluate --hybridizer {artefact} --oracle {oracle} --repeats 0", ("repeats",)),
+        ("evaluate --hybridizer {artefact} --oracle {oracle} --fda-beta 2", ("beta",)),
+        ("evaluate --hybridizer {artefact} --oracle-depth 11", ("depth: 11",)),
+        ("split --out s.json", ("--labels",)),
+        ("split --labels 0 --out s.json", ("labels = 0",)),
+        ("split --labels 5 --out s.json", ("labels = 5", "10 classes")),
+        ("split --labels 5000 --out s.json", ("labels = 5000",)),
+        ("split --labels 100 --data digits-n --out s.json", ("digits-n",)),
+        ("split --labels 100 --image-size 17 --out s.json", ("17",)),
+        ("bench --jsn", ("--jsn",)),
+    ],
+)
+def test_bad_input(run, artefact, oracle, tmp_path, monkeypatch, line, words):
+    monkeypatch.chdir(tmp_path)
+    arguments = [word.format(artefact=artefact, oracle=oracle) for word in line.split()]
+    if arguments[:1] in (["hybridize"], ["evaluate"]):
+        arguments += ONE
+    refused(run(*arguments), *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_image_is_named(run, artefact, images, tmp_path):
+    (tmp_path / "half.png").write_bytes(images[1].read_bytes()[:40])
+    said = run(
+        *("hybridize", "--hybridizer", artefact, "--out", tmp_path / "grid.png", *ONE),
+        *("--semantic", images[0], "--nonsemantic", tmp_path / "half.png"),
+    )
+    refused(said, "half.png", "not a readable image")
+    assert not (tmp_path / "grid.png").exists()
+
+
+def test_out_below_a_file_is_refused(run, artefact, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    common = ("hybridize", "--hybridizer", artefact, *ONE)
+    refused(run(*common, "--out", tmp_path / "file" / "grid.png"), str(tmp_path / "file"))
+    refused(run(*common, "--out", tmp_path / "file", "--count", 3), "not a folder")
+    refused(run("split", "--labels", 100, "--out", tmp_path / "file" / "s.json"), str(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("target", ["grid.png", "folder"])
+def test_full_disk_leaves_nothing_half_written(artefact, tmp_path, target):
+    """A limit on the size of files stands for the full disk: the system refuses the write in the same way."""
+
+    def limited() -> None:
+        import signal
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+
+    command = [sys.executable, "-m", "hybridgen.cli", "hybridize", "--hybridizer", str(artefact), *ONE]
+    command += ["--out", str(tmp_path / target), *(["--count", "3"] if target == "folder" else [])]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, preexec_fn=limited)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and last.startswith("error: ") and "cannot be written" in last
+    assert not list(tmp_path.rglob("*.png"))
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_missing_bundled_hybridizer_is_explained(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(hybridgen, "__file__", str(tmp_path / "hybridgen" / "__init__.py"))
+    refused(run("evaluate", *ONE), "digits-m-scimix", "--hybridizer")

@@ -1,0 +1,121 @@
+"""A reader never meets half a file."""
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hybridgen.files import write_text, writing, written_aside
+from hybridgen.types import InputError
+
+
+def names(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_writes_the_whole_text_into_folders_that_it_makes(tmp_path):
+    write_text(tmp_path / "a" / "b" / "file.txt", "äöü\n")
+    assert (tmp_path / "a" / "b" / "file.txt").read_bytes() == "äöü\n".encode()
+    assert names(tmp_path / "a" / "b") == ["file.txt"]
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with written_aside(path) as aside:
+        aside.write_text("new")
+        assert path.read_text() == "old"
+        assert aside.parent == path.parent  # on the same file system, so that renaming is one act
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), KeyboardInterrupt(), SystemExit(3)])
+def test_a_block_that_fails_leaves_the_old_file_and_its_own_error(tmp_path, error):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(type(error)), written_aside(path) as aside:
+        aside.write_text("half")
+        raise error
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), RuntimeError("unexpected pos 5")])
+def test_what_the_system_says_names_the_file(tmp_path, error):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(InputError) as caught, written_aside(path) as aside:
+        aside.write_text("half")
+        raise error
+    reason = "No space left on device" if isinstance(error, OSError) else "unexpected pos 5"
+    assert str(caught.value) == f"{path}: cannot be written: {reason}"
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_failing_rename_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def refused(source, target):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(InputError, match="Permission denied"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_path_below_a_file_is_an_input_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match=r"file/folder/new: cannot be written: Not a directory"):
+        write_text(tmp_path / "file" / "folder" / "new", "text")
+
+
+@pytest.fixture
+def no_large_files():
+    """Files end at 4 KiB for this process. Python ignores the signal, so that writing fails as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_torchs_writer_tells_why_it_failed(tmp_path, no_large_files):
+    with (
+        pytest.raises(InputError, match="cannot be written: File too large"),
+        written_aside(tmp_path / "file") as aside,
+        aside.open("wb") as file,
+    ):
+        torch.save({"tensor": torch.zeros(100_000)}, file)
+    assert names(tmp_path) == []
+
+
+def test_writing_passes_what_is_no_fault_of_the_file():
+    with pytest.raises(ZeroDivisionError), writing("file"):
+        _ = 1 / 0
+
+
+KILLED_BEFORE_RENAMING = """
+import os, signal, sys
+from hybridgen.files import write_text
+os.replace = lambda source, target: os.kill(os.getpid(), signal.SIGKILL)
+write_text(sys.argv[1], "new")
+"""
+
+
+def test_a_process_killed_before_renaming_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    done = subprocess.run([sys.executable, "-c", KILLED_BEFORE_RENAMING, str(path)], timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+    write_text(path, "newer")
+    assert path.read_text() == "newer"

@@ -1,0 +1,286 @@
+"""The training loop against loops written by hand, and two losses recorded at full precision."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from hybridgen.generators.scimix import SciMixDiscriminator, SciMixGenerator
+from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
+from hybridgen.networks.discriminator import Discriminator
+from hybridgen.networks.wide_resnet import WideResNetClassifier
+from hybridgen.semi.fixmatch import FixMatch
+from hybridgen.training.fit import Diverged, fit
+from hybridgen.training.objective import Outcome, Task, sgd
+from hybridgen.training.schedules import Clock, cosine, window
+from hybridgen.types import Batch, InputError
+
+MEAN = STD = (0.5, 0.5, 0.5)
+
+
+def clock(steps: int = 6, step: int = 0) -> Clock:
+    return Clock(steps=steps, steps_per_epoch=2, step=step)
+
+
+def batches(start: int = 0, size: int = 4, side: int = 2, views: int = 1):
+    """Batch k is a function of k."""
+    for step in itertools.count(start):
+        generator = torch.Generator().manual_seed(step)
+        draw = lambda: torch.rand(size, 3, side, side, generator=generator)  # noqa: B023
+        labels = torch.randint(3, (size,), generator=generator)
+        yield Batch(tuple(draw() for _ in range(views)), labels, tuple(draw() for _ in range(2)))
+
+
+class Regression(nn.Module):
+    """Two losses of a linear map of the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(12, 3)
+
+    def forward(self, batch: Batch, clock: Clock) -> Outcome:
+        predictions = self.linear(batch.labelled[0].flatten(1))
+        error = (predictions - nn.functional.one_hot(batch.labels, 3)).square().mean()
+        return Outcome({"error": error, "size": predictions.square().mean()}, {"largest": predictions.detach().max()})
+
+
+WEIGHTS = {"error": 1.0, "size": window(0.5, 1.0, 2.0)}
+
+
+def task(objective: nn.Module, weights=WEIGHTS, clip: float | None = None) -> Task:
+    return Task(objective, weights, sgd(objective, decay=0.01), cosine(0.5, 4.0), clip=clip)
+
+
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_equals_a_loop_written_by_hand(clip):
+    trained, by_hand = Regression(), Regression()
+    said = list(fit({"it": task(trained, clip=clip)}, batches(), clock(), Accelerator(), seed=0))
+
+    optimizer = torch.optim.SGD(by_hand.parameters(), 1.0, momentum=0.9, nesterov=True, weight_decay=0.01)
+    for step, batch, scalars in zip(range(6), batches(), said, strict=False):
+        weight = 0.5 if 1 <= step / 2 < 2 else 0.0
+        optimizer.param_groups[0]["lr"] = 0.5 * 0.5 * (1 + math.cos(math.pi * (step / 2) / 4))
+        losses, rates, _ = by_hand(batch, clock())
+        total = losses["error"] + weight * losses["size"]
+        optimizer.zero_grad()
+        total.backward()
+        norm = torch.cat([p.grad.flatten() for p in by_hand.parameters()]).norm()
+        if clip is not None:
+            assert norm > clip
+            for parameter in by_hand.parameters():
+                parameter.grad *= clip / (norm + 1e-6)
+        optimizer.step()
+
+        expected = {
+            "it/error": losses["error"],
+            "it/size": losses["size"],
+            "it/weighted/error": losses["error"],
+            "it/weighted/size": weight * losses["size"],
+            "it/largest": rates["largest"],
+            "it/total": total,
+            "it/gradient_norm": norm,  # before clipping
+        }
+        assert scalars.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(scalars[name], value.detach(), rtol=1e-6, atol=0, msg=f"{name} at {step}")
+            assert not scalars[name].requires_grad
+    for ours, theirs in zip(trained.parameters(), by_hand.parameters(), strict=True):
+        if clip is None:
+            assert torch.equal(ours, theirs)
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
+
+
+def test_the_clock_moves_with_the_steps_and_a_finished_run_does_nothing():
+    now = clock(steps=3)
+    assert [now.step for _ in fit({"it": task(Regression())}, batches(), now, Accelerator(), seed=0)] == [1, 2, 3]
+    assert not list(fit({"it": task(Regression())}, batches(), now, Accelerator(), seed=0))
+
+
+class Sender(Regression):
+    def forward(self, batch: Batch, clock: Clock) -> Outcome:
+        outcome = super().forward(batch, clock)
+        return outcome._replace(handed=(self.linear.weight.detach().clone(), torch.tensor(clock.step)))
+
+
+class Receiver(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.got, self.images = [], []
+
+    def forward(self, batch: Batch, clock: Clock, weight: torch.Tensor, step: torch.Tensor) -> Outcome:
+        self.got.append((weight, int(step)))
+        self.images.append(batch.labelled[0])
+        return Outcome({"difference": (self.weight - weight.mean()).square()})
+
+
+def test_two_tasks_see_the_same_batch_and_the_second_what_the_first_handed_on():
+    sender, receiver = Sender(), Receiver()
+    tasks = {"first": task(sender), "second": task(receiver, {"difference": 1.0})}
+    for step, scalars in enumerate(fit(tasks, batches(), clock(), Accelerator(), seed=0)):
+        weight, when = receiver.got[-1]
+        assert when == step
+        assert not torch.equal(weight, sender.linear.weight)  # taken before the first task's update
+        assert {"first/error", "second/difference", "second/gradient_norm"} <= scalars.keys()
+    assert len(receiver.got) == 6
+    for seen, batch in zip(receiver.images, batches(), strict=False):
+        assert torch.equal(seen, batch.labelled[0])
+    assert receiver.weight != 0
+
+
+def test_each_task_leaves_the_parameters_of_the_other_alone():
+    sender, receiver = Sender(), Receiver()
+    alone = Regression()
+    list(fit({"it": task(alone)}, batches(), clock(), Accelerator(), seed=0))
+    list(
+        fit(
+            {"first": task(sender), "second": task(receiver, {"difference": 1.0})},
+            batches(), clock(), Accelerator(), seed=0,
+        )
+    )  # fmt: skip
+    assert torch.equal(alone.linear.weight, sender.linear.weight)
+
+
+class Drawing(Regression):
+    """Draws from the global generator, as objectives do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn = []
+
+    def forward(self, batch: Batch, clock: Clock) -> Outcome:
+        self.drawn.append(torch.rand(2).tolist())
+        return super().forward(batch, clock)
+
+
+def draws(step: int = 0, seed: int = 0) -> list[list[float]]:
+    objective = Drawing()
+    for _ in fit({"it": task(objective)}, batches(step), clock(step=step), Accelerator(), seed=seed):
+        torch.rand(step + 3)  # evaluation between two steps may draw what it likes
+    return objective.drawn
+
+
+def test_draws_are_a_function_of_seed_and_step():
+    whole = draws()
+    assert draws() == whole
+    assert draws(step=4) == whole[4:]
+    assert len({tuple(drawn) for drawn in whole}) == 6
+    assert not {tuple(drawn) for drawn in draws(seed=1)} & {tuple(drawn) for drawn in whole}
+
+
+def test_draws_are_another_ones_on_every_process(monkeypatch):
+    first = draws()
+    monkeypatch.setattr(Accelerator, "process_index", property(lambda self: 1))
+    assert not {tuple(drawn) for drawn in draws()} & {tuple(drawn) for drawn in first}
+
+
+class Diverging(Regression):
+    """The term "size" becomes nan or infinite in one step (counted from 1), and only there."""
+
+    def __init__(self, step: int, value: float) -> None:
+        super().__init__()
+        self.step, self.value = step, value
+
+    def forward(self, batch: Batch, clock: Clock) -> Outcome:
+        losses, rates, _ = super().forward(batch, clock)
+        if clock.step + 1 == self.step:
+            losses["size"] = losses["size"].detach() * 0 + self.value
+        return Outcome(losses, rates)
+
+
+def steps_until_diverged(value: float) -> tuple[int, Diverged]:
+    done = 0
+    with pytest.raises(Diverged) as caught:
+        for _ in fit({"it": task(Diverging(4, value))}, batches(), clock(20), Accelerator(), seed=0, check_every=5):
+            done += 1
+    return done, caught.value
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_at_that_step_and_is_named(value):
+    done, error = steps_until_diverged(value)
+    assert done == 3
+    assert (error.term, error.step) == ("it/size", 4)
+    assert str(error) == "loss 'it/size' is not finite at step 4"
+
+
+def test_on_an_accelerator_it_is_noticed_a_little_later_but_its_step_is_known(monkeypatch):
+    monkeypatch.setattr(Accelerator, "device", property(lambda self: torch.device("meta")))
+    done, error = steps_until_diverged(math.nan)
+    assert done == 4  # the check is due after step 5
+    assert (error.term, error.step) == ("it/size", 4)
+
+
+def test_a_loss_without_a_weight_is_an_input_error():
+    with pytest.raises(InputError, match="size"):
+        list(fit({"it": task(Regression(), {"error": 1.0})}, batches(), clock(), Accelerator(), seed=0))
+
+
+# --- recorded losses: kernels of other CPUs differ in the last digits, other mathematics in the first ------
+
+
+def losses_of(tasks: dict[str, Task], views: int) -> dict[str, list[float]]:
+    steps = list(fit(tasks, batches(0, 8, 16, views), clock(3), Accelerator(), seed=0))
+    names = [f"{name}/{term}" for name, each in tasks.items() for term in each.weights]
+    return {name: [scalars[name].item() for scalars in steps] for name in names}
+
+
+def assert_recorded(losses: dict[str, list[float]], recorded: dict[str, list[float]]) -> None:
+    assert losses.keys() == recorded.keys()
+    for name, values in recorded.items():
+        assert losses[name] == pytest.approx(values, rel=1e-4, abs=1e-7), name
+
+
+def test_losses_of_fixmatch_are_the_recorded_ones():
+    torch.manual_seed(0)
+    objective = FixMatch(WideResNetClassifier(10, 1, 3, mean=MEAN, std=STD, stem=4), threshold=0.4)
+    weights = {"supervised": 1.0, "unsupervised": 1.0}
+    each = Task(objective, weights, sgd(objective, decay_all=False), lambda clock: 0.03)
+    assert_recorded(losses_of({"classifier": each}, views=1), FIXMATCH)
+
+
+def test_losses_of_scimix_are_the_recorded_ones():
+    torch.manual_seed(0)
+    architecture = Architecture(
+        image_size=16, classes=3, mean=MEAN, std=STD, depth=10, width=1, stem=4, nonsemantic_channels=2,
+        generator_channels=(8, 8),
+    )  # fmt: skip
+    critic = Discriminator(16, width=0.125, mean=MEAN, std=STD)
+    generator = SciMixGenerator(SemanticAutoencoder(architecture), critic)
+    names = ["reconstruction", "adversarial_reconstruction", "adversarial_hybrid", "semantic_attraction"]
+    names += ["semantic_repulsion", "nonsemantic_attraction", "nonsemantic_repulsion", "supervised", "consistency"]
+    weights = dict.fromkeys([*names, "logit_distance"], 0.5)
+    discriminator = SciMixDiscriminator(critic)
+    tasks = {
+        "generator": Task(generator, weights, sgd(generator), lambda clock: 0.01),
+        "discriminator": Task(
+            discriminator, dict.fromkeys(["real", "reconstruction", "hybrid"], 1.0), sgd(discriminator),
+            lambda clock: 0.01,
+        ),
+    }  # fmt: skip
+    assert_recorded(losses_of(tasks, views=2), SCIMIX)
+
+
+FIXMATCH = {
+    "classifier/supervised": [1.411031723022461, 1.7079157829284668, 0.8773923516273499],
+    "classifier/unsupervised": [0.35479363799095154, 0.3741424083709717, 0.3950832486152649],
+}
+SCIMIX = {
+    "generator/reconstruction": [16.035131454467773, 16.021100997924805, 16.039636611938477],
+    "generator/adversarial_reconstruction": [0.7318068742752075, 0.7374269366264343, 0.7450809478759766],
+    "generator/adversarial_hybrid": [0.7317997813224792, 0.7374281287193298, 0.7450894117355347],
+    "generator/semantic_attraction": [0.44728168845176697, 0.4015079140663147, 0.40631797909736633],
+    "generator/semantic_repulsion": [-0.44092556834220886, -0.3635154068470001, -0.3526718020439148],
+    "generator/nonsemantic_attraction": [5.630626678466797, 5.3126349449157715, 4.715488910675049],
+    "generator/nonsemantic_repulsion": [-6.299628257751465, -6.415130138397217, -6.020771503448486],
+    "generator/supervised": [0.5766845345497131, 0.5492169857025146, 0.5371412038803101],
+    "generator/consistency": [0.032437339425086975, 0.027070561423897743, 0.024549435824155807],
+    "generator/logit_distance": [0.3921361267566681, 0.2893604338169098, 0.21742446720600128],
+    "discriminator/real": [0.733643114566803, 0.7390017509460449, 0.745637834072113],
+    "discriminator/reconstruction": [0.6559266448020935, 0.6507452726364136, 0.6437779664993286],
+    "discriminator/hybrid": [0.6559332609176636, 0.6507442593574524, 0.6437702775001526],
+}

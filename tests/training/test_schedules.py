@@ -1,0 +1,73 @@
+"""Schedules against their closed forms, at their edges, and as functions of the clock alone."""
+
+import math
+
+import pytest
+
+from hybridgen.training.schedules import Clock, cosine, fixmatch_cosine, sigmoid_ramp, value, window, within
+
+
+def at(step: int, steps: int = 300, steps_per_epoch: int = 10) -> Clock:
+    return Clock(steps=steps, steps_per_epoch=steps_per_epoch, step=step)
+
+
+def test_clock():
+    clock = at(25)
+    assert (clock.epoch, clock.progress, clock.done) == (2.5, 25 / 300, False)
+    assert at(300).done and at(300).progress == 1.0
+    assert not at(299).done
+
+
+def test_an_event_is_due_at_its_interval_and_always_at_the_last_step():
+    assert [step for step in range(1, 11) if at(step, steps=10).every(4)] == [4, 8, 10]
+    assert [step for step in range(1, 9) if at(step, steps=8).every(4)] == [4, 8]
+    assert [step for step in range(1, 4) if at(step, steps=3).every(100)] == [3]
+
+
+def test_a_weight_is_a_number_or_a_schedule():
+    assert value(0.25, at(7)) == 0.25
+    assert value(lambda clock: clock.epoch, at(7)) == 0.7
+
+
+def test_window_opens_at_its_first_epoch_and_closes_before_its_last():
+    schedule = window(2.0, 5.0, 15.0)
+    assert [schedule(at(step)) for step in (0, 49, 50, 149, 150, 299)] == [0, 0, 2.0, 2.0, 0, 0]
+    assert [within(at(step), 5.0, 15.0) for step in (49, 50, 149, 150)] == [False, True, True, False]
+    assert window(2.0)(at(0)) == window(2.0)(at(10**9)) == 2.0
+
+
+def test_window_grows_linearly_from_its_start():
+    schedule = window(2.0, 5.0, ramp=4.0)
+    assert [schedule(at(step)) for step in (49, 50, 60, 70, 90, 91, 299)] == [0, 0, 0.5, 1.0, 2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("step", [0, 1, 17, 49, 50, 51, 300])
+def test_sigmoid_ramp_is_tarvainen_and_valpolas(step):
+    t = min(1, step / 50)
+    assert sigmoid_ramp(3.0, 5.0)(at(step)) == pytest.approx(3 * math.exp(-5 * (1 - t) ** 2), rel=1e-12)
+
+
+def test_sigmoid_ramp_of_no_length_is_on_at_once():
+    assert sigmoid_ramp(3.0, 0.0)(at(0)) == 3.0
+
+
+def test_the_thesis_cosine_would_have_decreased_fully_at_epoch_350_of_300():
+    schedule = cosine(0.1, 350.0)
+    rates = [schedule(at(epoch * 10, steps=3000)) for epoch in range(301)]
+    assert rates[0] == 0.1
+    assert rates[175] == pytest.approx(0.05, rel=1e-12)
+    assert rates[300] == pytest.approx(0.1 * (1 + math.cos(math.pi * 300 / 350)) / 2, rel=1e-12)
+    assert rates[300] > 0.004
+    assert all(later < earlier for earlier, later in zip(rates, rates[1:], strict=False))
+    assert schedule(at(3500, steps=9000)) == pytest.approx(0, abs=1e-15)
+    assert schedule(at(7000, steps=9000)) == pytest.approx(0, abs=1e-15)  # and stays there
+
+
+@pytest.mark.parametrize("step", [0, 1, 150, 299, 300])
+def test_fixmatch_cosine(step):
+    assert fixmatch_cosine(0.03)(at(step)) == pytest.approx(0.03 * math.cos(7 * math.pi * step / (16 * 300)), rel=1e-12)
+
+
+def test_fixmatch_cosine_ends_near_a_fifth_and_depends_on_steps_not_on_epochs():
+    assert fixmatch_cosine(0.03)(at(300)) == pytest.approx(0.03 * 0.195090322016, rel=1e-9)
+    assert fixmatch_cosine(0.03)(at(40, steps_per_epoch=1)) == fixmatch_cosine(0.03)(at(40, steps_per_epoch=99))
