@@ -107,10 +107,10 @@ def stage_1(sizes: Sizes, accelerator: Accelerator) -> Case:
     discriminator.to(memory_format=torch.channels_last)
     generator = SciMixGenerator(autoencoder, discriminator)
     critic = SciMixDiscriminator(discriminator)
-    hybridization = [f"{kind}_{way}" for kind in ("semantic", "nonsemantic") for way in ("attraction", "repulsion")]
+    parents = [f"{kind}_{way}" for kind in ("semantic", "nonsemantic") for way in ("attraction", "repulsion")]
     guide = ("supervised", "consistency", "logit_distance")
     adversarial = ("adversarial_reconstruction", "adversarial_hybrid")
-    weights = dict.fromkeys(["reconstruction", *adversarial, *hybridization, *guide], 1.0)
+    weights = dict.fromkeys(["reconstruction", *adversarial, *parents, *guide], 1.0)
     critic_weights = dict.fromkeys(["real", "reconstruction", "hybrid"], 1.0)
     tasks = {
         "generator": _task(generator, weights, accelerator),

@@ -130,7 +130,8 @@ class Hybridize:
         import torch
 
         from hybridgen.data.datasets import Files
-        from hybridgen.evaluation.grid import choose_parents, hybrid_grid, save_grid
+        from hybridgen.evaluation.grid import choose_parents, hybrid_grid
+        from hybridgen.files import save_picture
 
         if self.semantic:
             size = hybridizer.image_size
@@ -142,7 +143,7 @@ class Hybridize:
             chosen = choose_parents(part, self.rows or 10, self.columns or 10, self.seed)
             parents = [part.images.gather(indices) for indices in chosen]
         grid = hybrid_grid(hybridizer, *(images.to(accelerator.device).float() / 255 for images in parents))
-        save_grid(grid, self.out)
+        save_picture(self.out, grid)
         print(f"{self.out}: {len(parents[0])} semantic parents (left) by {len(parents[1])} non-semantic (top)")
 
     def _folder(self, hybridizer: "hybridgen.hybridizer.Hybridizer", accelerator: "accelerate.Accelerator") -> None:
@@ -246,11 +247,19 @@ class Bench:
 
     json: bool = False
     """Print JSON instead of a table."""
+    only: tuple[str, ...] = ()
+    """Cases to run; all unless given."""
+    rounds: int | None = None
+    """How often each case and its floor are timed; as many as the case needs unless given."""
+    threads: int | None = None
+    """CPU threads; all cores unless given."""
+    quick: bool = False
+    """Small networks and batches, to see that it runs; the figures are not the reported ones."""
 
     def run(self) -> None:
         from hybridgen import bench
 
-        bench.run(json=self.json)
+        bench.run(json=self.json, only=self.only, rounds=self.rounds, threads=self.threads, quick=self.quick)
 
 
 Command = SplitImages | Hybridize | Evaluate | Bench

@@ -20,7 +20,7 @@ C = TypeVar("C")
 
 
 def parse(kind: type[C], presets: Mapping[str, Mapping[str, Any]], arguments: Sequence[str] | None = None) -> C:
-    """The configuration of a recipe: its defaults, then `--preset NAME`, then `--config FILE`, then the other arguments.
+    """The configuration of a recipe: its defaults, then `--preset NAME`, `--config FILE`, and the other arguments.
 
     Raises InputError for an unknown preset, field or value; `--help` prints and exits.
     """
@@ -78,7 +78,7 @@ def launch(main: Callable[[C], Any], kind: type[C], presets: Mapping[str, Mappin
         main(parse(kind, presets))
 
 
-class exit_codes:  # noqa: N801 - reads as a statement
+class exit_codes:
     """Context in which an InputError ends the process with one line and exit code 2, a diverged loss with code 1."""
 
     def __enter__(self) -> None:
@@ -121,7 +121,7 @@ def _file_arguments(kind: type, path: Path) -> list[str]:
         elif isinstance(value, list):
             arguments += [flag, *map(str, value)]
         else:
-            arguments += [flag, str(value)]
+            arguments.append(f"{flag}={value}")
     return arguments
 
 
@@ -138,13 +138,7 @@ def _from_arguments(kind: type[C], default: C, arguments: list[str], source: str
 
 
 def _folded(framed: str) -> str:
-    """The first message of tyro's frames: what stands above the first rule."""
-    lines = []
-    for line in re.sub(r"\x1b\[[0-9;]*m", "", framed).splitlines():
-        text = line.strip(" │╭╮╰╯")
-        if set(text) <= {"─"} and lines:
-            break
-        if line.lstrip().startswith(("╭", "╰")) or not text:
-            continue
-        lines.append(text)
-    return " ".join(lines) + "; see --help"
+    """The message in tyro's frame, as one line: between the rule under its title and the rule above its help."""
+    sections = re.split(r"^[ -]*---[ -]*$", framed, flags=re.MULTILINE)
+    message = sections[1] if len(sections) > 1 else framed
+    return " ".join(message.split()).removesuffix(".") + "; see --help"

@@ -5,6 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from jaxtyping import Float
+from torch import Tensor
+from torchvision.utils import save_image
+
 from hybridgen.types import InputError
 
 
@@ -46,3 +50,9 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a whole text file or nothing."""
     with written_aside(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def save_picture(path: str | Path, image: Float[Tensor, "3 height width"]) -> None:
+    """Write a whole PNG of an image in [0, 1] or nothing."""
+    with written_aside(path) as aside:
+        save_image(image, aside, format="png")

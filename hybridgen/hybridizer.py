@@ -48,7 +48,7 @@ class Hybridizer(nn.Module):
 
     def __init__(self, autoencoder: SemanticAutoencoder, origin: Origin) -> None:
         super().__init__()
-        self.autoencoder = autoencoder.requires_grad_(False)
+        self.autoencoder = autoencoder.requires_grad_(False).to(memory_format=torch.channels_last)
         self.origin = origin
         self.train(False)
 

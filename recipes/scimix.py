@@ -17,7 +17,7 @@ from hybridgen.data.datasets import load_dataset
 from hybridgen.data.splits import Split, make_split
 from hybridgen.data.streams import Stream
 from hybridgen.evaluation.classification import accuracy
-from hybridgen.evaluation.grid import hybrid_grid
+from hybridgen.evaluation.grid import choose_parents, hybrid_grid
 from hybridgen.generators.scimix import SciMixDiscriminator, SciMixGenerator
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
@@ -42,7 +42,7 @@ class Config:
     """Where data sets lie or are downloaded to."""
     download: bool = False
     """Download the data set if it is missing."""
-    labels: int = 100
+    labels: int = 200
     """Labelled images."""
     split: Path | None = None
     """A split file made by `hybridgen split`; without one, the split of --labels, --split-seed and --validation."""
@@ -61,21 +61,21 @@ class Config:
     workers: int = 2
     """Processes that decode images of folders too large for memory."""
 
-    epochs: float = 300
+    epochs: float = 110
     """Passes over the unlabelled images."""
-    rate_epochs: float = 350
+    rate_epochs: float = 115
     """Epochs in which the cosine rate would decrease fully."""
-    rate: float = 0.1
+    rate: float = 2e-3
     """Learning rate of the generator's side at the start."""
-    discriminator_rate: float = 0.1
+    discriminator_rate: float = 5e-4
     """Learning rate of the discriminator at the start."""
-    optimizer: Literal["sgd", "adam"] = "sgd"
+    optimizer: Literal["sgd", "adam"] = "adam"
     """Nesterov SGD as in the thesis, or Adam."""
-    weight_decay: float = 5e-4
+    weight_decay: float = 0.01
     """Weight decay."""
-    labelled_batch: int = 60
+    labelled_batch: int = 24
     """Labelled images a step, all processes together."""
-    unlabelled_batch: int = 196
+    unlabelled_batch: int = 40
     """Unlabelled images a step, all processes together."""
     clip: float | None = None
     """Largest norm of the gradient."""
@@ -86,30 +86,30 @@ class Config:
     """Compile the networks with torch.compile."""
     sync_batchnorm: bool = False
     """Batch-norm statistics over all processes (GPUs only)."""
-    depth: int = 28
+    depth: int = 10
     """Depth of both wide residual networks."""
-    width: int = 2
+    width: int = 1
     """Their width."""
-    nonsemantic_channels: int = 8
+    nonsemantic_channels: int = 3
     """Channels of z_r."""
-    generator_channels: tuple[int, ...] = (32, 64, 128, 64, 32)
+    generator_channels: tuple[int, ...] = (32, 48, 24, 12)
     """Filters of the generator's blocks."""
-    discriminator_width: float = 1.0
+    discriminator_width: float = 0.25
     """Factor on the discriminator's filters."""
     style: Literal["semantic", "nonsemantic"] = "semantic"
     """Which code is the style; 'nonsemantic' is the variant 'structural z_c' of table A.14."""
     backend: Literal["hybridgen", "stylegan2-pytorch"] = "hybridgen"
     """Whose modulated convolutions to use."""
 
-    guide: Literal["mean-teacher", "fixmatch", "supervised"] = "mean-teacher"
+    guide: Literal["mean-teacher", "fixmatch", "supervised"] = "fixmatch"
     """L_S: what trains the classifier E_c, C."""
     teacher_decay: float = 0.97
     """EMA decay of Mean Teacher's teacher."""
-    average_decay: float = 0.999
+    average_decay: float = 0.995
     """EMA decay of the saved networks."""
     threshold: float = 0.95
     """FixMatch's confidence threshold."""
-    semantic_distance: Literal["norm", "squared", "cross-entropy"] = "norm"
+    semantic_distance: Literal["norm", "squared", "cross-entropy"] = "cross-entropy"
     """Of the hybrid's class from its parents': between logits, or cross-entropy between probabilities."""
     nonsemantic_distance: Literal["norm", "squared"] = "norm"
     """Of the hybrid's z_r from its parents'."""
@@ -117,29 +117,40 @@ class Config:
     """Of standardised images."""
     freeze_criteria: bool = True
     """Whether hybridization losses leave E_c, C and E_r as criteria alone (table A.14)."""
-    criterion_shift: int = 0
+    criterion_shift: int = 2
     """Pixels by which hybrids are shifted at random before they are judged."""
-    criterion_noise: float = 0.0
+    criterion_noise: float = 0.1
     """Standard deviation of noise added to hybrids before they are judged."""
 
     weight_reconstruction: float = 1.0
+    """λ_recons, of L_rec (2.8)."""
     weight_adversarial_reconstruction: float = 0.5
+    """λ_adv,r: realism of reconstructions, on both sides of the game."""
     weight_adversarial_hybrid: float = 0.5
-    weight_semantic_attraction: float = 0.5
-    weight_semantic_repulsion: float = 0.05
-    weight_nonsemantic_attraction: float = 0.5
-    weight_nonsemantic_repulsion: float = 0.05
+    """λ_adv,h: realism of hybrids, on both sides of the game."""
+    weight_semantic_attraction: float = 8.0
+    """λ+_hyb,class (2.11): hybrids take the class of their semantic parent."""
+    weight_semantic_repulsion: float = 0.2
+    """λ-_hyb,class: and not that of their non-semantic parent."""
+    weight_nonsemantic_attraction: float = 0.01
+    """λ+_hyb,cont (2.12): hybrids keep the z_r of their non-semantic parent."""
+    weight_nonsemantic_repulsion: float = 0.001
+    """λ-_hyb,cont: and not that of their semantic parent."""
     weight_supervised: float = 1.0
-    weight_consistency: float = 300.0
+    """Cross-entropy on labelled images."""
+    weight_consistency: float = 100.0
+    """λ_cons of Mean Teacher; its mean is over batch and classes."""
     weight_logit_distance: float = 0.01
+    """λ_logitdist: ties Mean Teacher's two heads."""
     weight_pseudo_label: float = 1.0
+    """λ_u of FixMatch."""
     weight_gradient_penalty: float = 0.0
     """R1 on real images; the thesis has none."""
-    semantic_from: float = 0.0
+    semantic_from: float = 6.0
     """Epoch from which the semantic hybridization losses count."""
-    semantic_ramp: float = 0.0
+    semantic_ramp: float = 6.0
     """Epochs over which they grow to their weight."""
-    nonsemantic_from: float = 50.0
+    nonsemantic_from: float = 10.0
     """Epoch from which the non-semantic ones count."""
 
     record_every: int = 50
@@ -150,13 +161,19 @@ class Config:
     """Steps between checkpoints."""
 
 
-SMALL: dict[str, Any] = dict(depth=10, width=1, generator_channels=(16, 32, 32, 16), discriminator_width=0.25)
-PAPER: dict[str, Any] = dict(validation=0, evaluate_every=2550, save_every=2550)
+PAPER: dict[str, Any] = dict(
+    validation=0, epochs=300, rate_epochs=350, optimizer="sgd", weight_decay=5e-4, labelled_batch=60,
+    unlabelled_batch=196, depth=28, width=2, nonsemantic_channels=8, generator_channels=(32, 64, 128, 64, 32),
+    discriminator_width=1.0, guide="mean-teacher", average_decay=0.999, semantic_distance="norm", criterion_shift=0,
+    criterion_noise=0.0, weight_semantic_attraction=0.5, weight_semantic_repulsion=0.05,
+    weight_nonsemantic_attraction=0.5, weight_nonsemantic_repulsion=0.05, weight_consistency=300.0, semantic_from=0.0,
+    semantic_ramp=0.0, nonsemantic_from=50.0, evaluate_every=2550, save_every=2550,
+)  # fmt: skip
 CIFAR10: dict[str, Any] = PAPER | dict(data="cifar10", rate=0.1, discriminator_rate=0.1)
 SVHN: dict[str, Any] = PAPER | dict(data="svhn", rate=0.2, discriminator_rate=0.2)
 
 PRESETS: dict[str, Mapping[str, Any]] = {
-    "smoke": SMALL | dict(epochs=3, nonsemantic_from=1, labelled_batch=20, unlabelled_batch=44, evaluate_every=50),
+    "smoke": dict(epochs=3, semantic_from=1, semantic_ramp=1, nonsemantic_from=1, evaluate_every=40),
     "paper-cifar10-100": CIFAR10 | dict(labels=100),
     "paper-cifar10-250": CIFAR10 | dict(labels=250),
     "paper-cifar10-500": CIFAR10 | dict(labels=500),
@@ -279,7 +296,7 @@ def main(config: Config) -> dict[str, Any]:
         average.network,
         Origin(dataset.name, dataset.fingerprint, split.hash, dataset.classes, to_plain(config)),
     )
-    shown = [dataset.test.images.gather(torch.arange(len(dataset.test))[offset::5][:8]) / 255 for offset in (0, 1)]
+    shown = [dataset.test.images.gather(chosen) / 255 for chosen in choose_parents(dataset.test, 8, 8, config.seed)]
 
     # Training
     clock = Clock(steps=round(config.epochs * stream.steps_per_epoch), steps_per_epoch=stream.steps_per_epoch)

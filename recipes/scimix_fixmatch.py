@@ -21,9 +21,10 @@ from hybridgen.data.datasets import Dataset, load_dataset
 from hybridgen.data.splits import Split, make_split
 from hybridgen.data.streams import Stream
 from hybridgen.evaluation.classification import accuracy
-from hybridgen.evaluation.grid import hybrid_grid
+from hybridgen.evaluation.grid import choose_parents, hybrid_grid
 from hybridgen.evaluation.oracle import load_or_train_oracle, settings_for
 from hybridgen.evaluation.transfer import transfer_rates
+from hybridgen.files import save_picture
 from hybridgen.hybridizer import Hybridizer
 from hybridgen.networks.wide_resnet import WideResNetClassifier
 from hybridgen.semi.fixmatch import FixMatch
@@ -32,7 +33,7 @@ from hybridgen.training.ema import EMA
 from hybridgen.training.engine import laid_out, make_accelerator
 from hybridgen.training.fit import fit
 from hybridgen.training.objective import Task, sgd
-from hybridgen.training.record import Run, claim, read_result, save_picture, write_result
+from hybridgen.training.record import Run, claim, read_result, write_result
 from hybridgen.training.schedules import Clock, cosine, fixmatch_cosine
 from hybridgen.training.selection import Selected
 
@@ -122,6 +123,7 @@ class Config:
     keep_consistent: bool = True
     """Leave out hybrids whose class the hybridizer's own classifier sees changed."""
     weight_supervised: float = 1.0
+    """Cross-entropy on labelled images."""
     weight_unsupervised: float = 1.0
     """λ_u."""
     weight_hybrids: float = 1.0
@@ -300,20 +302,20 @@ def main(config: Config) -> dict[str, Any]:
     rates = None
     if hybridizer is not None:
         settings = settings_for(dataset, steps=config.oracle_steps)
-        oracle, oracle_accuracy = load_or_train_oracle(dataset, accelerator, settings=settings)
-        rates = {"oracle_accuracy": oracle_accuracy} | transfer_rates(
-            hybridizer, dataset, oracle, accelerator
-        ).to_dict()
-        images = [dataset.test.images.gather(torch.arange(len(dataset.test))[first::5][:8]) / 255 for first in (0, 1)]
-        grid = hybrid_grid(hybridizer, *(half.to(accelerator.device) for half in images))
+        oracle, _ = load_or_train_oracle(dataset, accelerator, settings=settings)
+        rates = transfer_rates(hybridizer, dataset, oracle, accelerator).to_dict()
+        parents = [
+            dataset.test.images.gather(chosen) / 255 for chosen in choose_parents(dataset.test, 8, 8, config.seed)
+        ]
         if accelerator.is_main_process:
+            grid = hybrid_grid(hybridizer, *(images.to(accelerator.device) for images in parents))
             save_picture(config.out / "grid.png", grid)
 
     # Side by side
     accelerator.print(
-        f"\n{dataset.name}, {len(split.labelled)} labels, {config.epochs:g} epochs, {config.seeds} seed(s), test accuracy"
+        f"\n{dataset.name}, {len(split.labelled)} labels, {config.epochs:g} epochs, {config.seeds} seed(s)"
     )
-    accelerator.print(f"{'':18}{'last':>16}{'selected':>16}{'seconds':>10}")
+    accelerator.print(f"{'test accuracy, %':18}{'last':>16}{'selected':>16}{'seconds':>10}")
     for name, row in summary.items():
         last, chosen = (shown(row[key]) for key in ("test_accuracy_last", "test_accuracy_selected"))
         accelerator.print(f"{name:18}{last:>16}{chosen:>16}{row['seconds']['mean']:>10.0f}")

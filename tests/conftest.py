@@ -5,5 +5,6 @@ import os
 import torch
 from jaxtyping import install_import_hook
 
-install_import_hook("hybridgen", "beartype.beartype")
+# An int where a float is asked for is right in Python (PEP 484), but not with beartype unless told so
+install_import_hook("hybridgen", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1))))

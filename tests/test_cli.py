@@ -142,7 +142,7 @@ def test_bench_is_wired_to_its_module(run, monkeypatch):
 
     called = []
     bench = types.ModuleType("hybridgen.bench")
-    bench.run = lambda *, json: called.append(json)
+    bench.run = lambda *, json, **_: called.append(json)
     monkeypatch.setitem(sys.modules, "hybridgen.bench", bench)
     monkeypatch.setattr(hybridgen, "bench", bench, raising=False)
     assert run("bench", "--json").code == 0

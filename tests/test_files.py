@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -79,17 +80,20 @@ def test_a_path_below_a_file_is_an_input_error(tmp_path):
         write_text(tmp_path / "file" / "folder" / "new", "text")
 
 
-@pytest.fixture
+@contextmanager
 def no_large_files():
     """Files end at 4 KiB for this process. Python ignores the signal, so that writing fails as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_torchs_writer_tells_why_it_failed(tmp_path, no_large_files):
+def test_torchs_writer_tells_why_it_failed(tmp_path):
     with (
+        no_large_files(),
         pytest.raises(InputError, match="cannot be written: File too large"),
         written_aside(tmp_path / "file") as aside,
         aside.open("wb") as file,

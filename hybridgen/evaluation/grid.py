@@ -1,17 +1,14 @@
 """Pictures of hybrids."""
 
 from collections import Counter
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.utils import save_image
 
 from hybridgen.data.datasets import Part
 from hybridgen.data.streams import derive_seed
-from hybridgen.files import written_aside
 from hybridgen.hybridizer import Hybridizer
 from hybridgen.types import InputError
 
@@ -69,9 +66,3 @@ def hybrid_grid(
         shown = F.interpolate(image[None], scale_factor=factor, mode="nearest")[0]
         grid[:, place(row) : place(row) + side, place(column) : place(column) + side] = shown
     return grid.cpu()
-
-
-def save_grid(grid: Float[Tensor, "3 height width"], path: Path) -> None:
-    """Write a PNG, whole or not at all. InputError if it cannot be written."""
-    with written_aside(path) as aside:
-        save_image(grid, aside, format="png")

@@ -41,7 +41,7 @@ SMALL_SET = 10_000
 class Settings:
     """How an oracle is trained: AdamW, one cycle of the rate, weak augmentation. Defaults suit digits-m."""
 
-    steps: int = 1000
+    steps: int = 1500
     batch_size: int = 64
     """Images a step, all processes together."""
     depth: int = 10

@@ -133,7 +133,7 @@ class SciMixGenerator(nn.Module):
         }
 
     def _disturbed(self, hybrids: Images) -> Images:
-        """Hybrids shifted at random, all by the same few pixels, with a little noise: harder to fool a criterion with."""
+        """Hybrids shifted by a few pixels, all by the same, with a little noise: so criteria are harder to fool."""
         if self.criterion_shift:
             shift = self.criterion_shift
             row, column = torch.randint(0, 2 * shift + 1, (2,)).tolist()

@@ -16,7 +16,7 @@ def mean_squared(
     *,
     reduction: Reduction = "mean",
 ) -> Float[Tensor, ""]:
-    """Squared distance of two vectors of class probabilities, averaged over the batch. Gradient to `prediction` only."""
+    """Squared distance of two vectors of class probabilities, averaged over the batch; gradient to `prediction`."""
     squared = F.mse_loss(prediction, target.detach(), reduction="none")
     return (squared.mean(dim=-1) if reduction == "mean" else squared.sum(dim=-1)).mean()
 

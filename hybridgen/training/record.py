@@ -8,18 +8,17 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import TensorBoardTracker
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.utils import save_image
 from tqdm import tqdm
 
 from hybridgen import configuration
-from hybridgen.files import write_text, writing, written_aside
+from hybridgen.files import save_picture, write_text, writing, written_aside
 from hybridgen.training.checkpoint import Checkpoints
 from hybridgen.training.fit import Diverged
 from hybridgen.training.schedules import Clock
@@ -92,7 +91,7 @@ class Run:
         self.resume, self.split_hash = resume, split_hash
         self._signal = 0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Run":
         folder, main = self.folder, self.accelerator.is_main_process
         if self.resume and self.checkpoints.paths():
             self.checkpoints.resume(self.clock, self.accelerator.device)
@@ -209,12 +208,6 @@ class Means(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self._sums, self._count = dict(state["sums"]), state["count"]
-
-
-def save_picture(path: Path, image: Float[Tensor, "3 height width"]) -> None:
-    """Write a whole PNG or nothing."""
-    with written_aside(path) as aside:
-        save_image(image, aside, format="png")
 
 
 def write_result(folder: Path, accelerator: Accelerator, **values: Any) -> dict[str, Any]:

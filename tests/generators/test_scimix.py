@@ -118,7 +118,7 @@ def by_hand(
 ):
     """Equations 2.8 to 2.12 on copies of the networks; frozen criteria are copies whose parameters do not learn."""
     twin = copy.deepcopy(objective.autoencoder)
-    judge = copy.deepcopy(objective.judge._module).requires_grad_(False)
+    judge = copy.deepcopy(objective.judge)
     criterion = copy.deepcopy(twin).requires_grad_(False) if freeze else twin
     mean, std = (torch.tensor(STATISTICS[k], dtype=torch.float64).view(3, 1, 1) for k in ("mean", "std"))
 

@@ -1,0 +1,519 @@
+"""The hybridizer as an artefact: what it computes, how it is saved and read, what it refuses."""
+
+import hashlib
+import json
+import pickle
+import resource
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import nn
+from torch.utils.data import DataLoader, default_collate
+from torchvision.transforms import v2
+
+from hybridgen.data.datasets import Dataset, InMemory, Part
+from hybridgen.data.splits import make_split
+from hybridgen.hybridizer import Hybridize, Hybridizer, Origin
+from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
+from hybridgen.types import InputError
+
+CLASSES = ("a", "b", "c", "d")
+
+
+def build(origin=None, **fields):
+    """A tiny hybridizer with batch-norm statistics other than the initial ones."""
+    torch.manual_seed(0)
+    tiny = {"depth": 10, "width": 1, "stem": 4, "nonsemantic_channels": 2, "generator_channels": (4, 6, 4)}
+    autoencoder = SemanticAutoencoder(Architecture(**{"image_size": 16, "classes": 4} | tiny | fields))
+    autoencoder(torch.rand(8, 3, autoencoder.architecture.image_size, autoencoder.architecture.image_size))
+    for parameter in autoencoder.generator.parameters():
+        parameter.data *= 1.5
+    return Hybridizer(autoencoder, origin or Origin("bars", "f" * 64, "0" * 16, CLASSES, {"epochs": 3.0}))
+
+
+@pytest.fixture(scope="module")
+def hybridizer():
+    return build()
+
+
+@pytest.fixture
+def folder(hybridizer, tmp_path):
+    hybridizer.save_pretrained(tmp_path / "artefact")
+    return tmp_path / "artefact"
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def hybrids(hybridizer, images):
+    with torch.no_grad():
+        return hybridizer.hybridize(semantic=images, nonsemantic=images.flip(0))
+
+
+# --- what it computes -----------------------------------------------------------------------------------
+
+
+def test_hybrids_have_the_codes_of_their_parents(hybridizer, images):
+    autoencoder = hybridizer.autoencoder
+    semantic, nonsemantic = images, images.flip(0)
+    z_c = autoencoder.classifier.encoder(semantic)
+    z_r = autoencoder.nonsemantic_encoder(nonsemantic)
+    hybrid = hybridizer.hybridize(semantic=semantic, nonsemantic=nonsemantic)
+    assert torch.equal(hybrid, autoencoder.decode(z_c, z_r))
+    assert torch.equal(hybridizer.encode_semantic(semantic), z_c)
+    assert torch.equal(hybridizer.encode_nonsemantic(nonsemantic), z_r)
+    assert torch.equal(hybridizer.classify(semantic), autoencoder.classifier.heads.predictions(z_c))
+    both = hybridizer.encode_and_classify(semantic)
+    assert torch.equal(both[0], z_c) and torch.equal(both[1], hybridizer.classify(semantic))
+    assert torch.equal(hybridizer(images), hybridizer.hybridize(semantic=images, nonsemantic=images))
+
+
+def test_images_are_in_zero_to_one(hybridizer, images):
+    hybrid = hybrids(hybridizer, images)
+    assert hybrid.shape == images.shape and hybrid.min() >= 0 and hybrid.max() <= 1
+
+
+def test_pairs_do_not_meet(hybridizer, images):
+    alone = torch.cat([hybrids(hybridizer, torch.stack([images[i], images[4 - i]]))[:1] for i in range(5)])
+    torch.testing.assert_close(hybrids(hybridizer, images), alone)
+
+
+def test_always_in_evaluation_mode_and_its_statistics_never_change(images):
+    hybridizer = build()
+    before = {name: tensor.clone() for name, tensor in hybridizer.state_dict().items()}
+    holder = nn.Sequential(hybridizer).train()
+    assert hybridizer.train() is hybridizer and hybridizer.train(True) is hybridizer
+    assert holder.training and not any(module.training for module in hybridizer.modules())
+    hybrids(hybridizer, images)
+    for name, tensor in hybridizer.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_gradient_to_the_images_and_to_no_parameter(hybridizer, images):
+    assert not any(parameter.requires_grad for parameter in hybridizer.parameters())
+    semantic, nonsemantic = images.clone().requires_grad_(), images.flip(0).requires_grad_()
+    hybridizer.hybridize(semantic=semantic, nonsemantic=nonsemantic).square().sum().backward()
+    assert semantic.grad.any() and nonsemantic.grad.any()
+    assert all(parameter.grad is None for parameter in hybridizer.parameters())
+
+
+@pytest.mark.parametrize("method", ["encode_semantic", "encode_nonsemantic", "classify", "forward"])
+def test_wrong_image_size(hybridizer, method):
+    with pytest.raises(InputError, match=r"^images: 3×32×32, but this hybridizer takes 3×16×16"):
+        getattr(hybridizer, method)(torch.rand(2, 3, 32, 32))
+
+
+def test_images_that_are_not_square(hybridizer):
+    with pytest.raises(InputError, match=r"^images: 3×16×32, but this hybridizer takes 3×16×16"):
+        hybridizer.classify(torch.rand(2, 3, 16, 32))
+
+
+# --- saving and reading ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style", ["semantic", "nonsemantic"])
+def test_round_trip_bit_for_bit(tmp_path, images, style):
+    origin = Origin("bars", "e" * 64, "1" * 16, CLASSES, {"epochs": 3.0, "channels": [4, 4]}, "samosa")
+    hybridizer = build(origin, style=style, mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.1))
+    hybridizer.save_pretrained(tmp_path)
+    again = Hybridizer.from_pretrained(str(tmp_path))
+    assert torch.equal(hybrids(again, images), hybrids(hybridizer, images))
+    assert torch.equal(again.classify(images), hybridizer.classify(images))
+    assert again.origin == origin and again.autoencoder.architecture == hybridizer.autoencoder.architecture
+    assert not any(module.training for module in again.modules())
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+
+
+def test_saved_twice_is_the_same_and_another_replaces_it(hybridizer, folder, images):
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert first.keys() == {"config.json", "model.safetensors"}
+    hybridizer.save_pretrained(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+    other = build(mean=(0.1, 0.2, 0.3))
+    other.save_pretrained(folder)
+    assert torch.equal(hybrids(Hybridizer.from_pretrained(folder), images), hybrids(other, images))
+
+
+def test_channels_last_makes_the_same_artefact(folder, tmp_path):
+    build().to(memory_format=torch.channels_last).save_pretrained(tmp_path)
+    for name in ("config.json", "model.safetensors"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_description_says_what_it_is(hybridizer, folder):
+    config = json.loads((folder / "config.json").read_text())
+    assert config["format"] == "hybridgen-hybridizer" and config["version"] == 1
+    assert config["classes"] == list(CLASSES) and config["split_hash"] == "0" * 16
+    assert config["architecture"]["image_size"] == 16 and config["training"] == {"epochs": 3.0}
+    weights = (folder / "model.safetensors").read_bytes()
+    assert config["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert load(weights).keys() == hybridizer.autoencoder.state_dict().keys()
+
+
+def test_trained_with_one_backend_and_run_with_the_other(hybridizer, folder, tmp_path, images):
+    theirs = Hybridizer.from_pretrained(folder, backend="stylegan2-pytorch")
+    assert type(theirs.autoencoder.generator.blocks[0].conv1).__module__.startswith("stylegan2_pytorch")
+    torch.testing.assert_close(hybrids(theirs, images), hybrids(hybridizer, images), rtol=0, atol=1e-5)
+    theirs.save_pretrained(tmp_path)
+    assert torch.equal(hybrids(Hybridizer.from_pretrained(tmp_path), images), hybrids(hybridizer, images))
+
+
+# --- faults ---------------------------------------------------------------------------------------------
+
+
+def change_config(folder, change):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+def replace_weights(folder, weights):
+    """With a digest that fits: what remains are the contents."""
+    (folder / "model.safetensors").write_bytes(weights)
+    change_config(folder, lambda config: config.update(weights_sha256=hashlib.sha256(weights).hexdigest()))
+
+
+def refused(folder, file, reason):
+    with pytest.raises(InputError, match=reason) as error:
+        Hybridizer.from_pretrained(folder)
+    assert str(error.value).startswith(str(folder / file)) and "\n" not in str(error.value)
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(InputError, match=r"^hybridizer: .*/nothing is neither a folder nor a hub id"):
+        Hybridizer.from_pretrained(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("source", ["nothing", "./a/b", "../a", "~/a", "a/b/c", "/a"])
+def test_paths_are_no_hub_ids(source, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
+    with pytest.raises(InputError, match=r"neither a folder nor a hub id \(owner/name\)"):
+        Hybridizer.from_pretrained(source)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_missing_file(folder, file):
+    (folder / file).unlink()
+    refused(folder, file, "cannot be read")
+
+
+@pytest.mark.parametrize("kept", [0, 4, 1000, -1])
+def test_truncated_weights(folder, kept):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    refused(folder, "model.safetensors", "truncated or changed")
+
+
+@pytest.mark.parametrize("place", [0, 8, 0.5, -1])
+def test_one_flipped_bit_in_the_weights(folder, place):
+    path = folder / "model.safetensors"
+    weights = bytearray(path.read_bytes())
+    weights[int(place * len(weights)) if isinstance(place, float) else place] ^= 1
+    path.write_bytes(weights)
+    refused(folder, "model.safetensors", "truncated or changed: its SHA-256")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda c: c.update(version=2), "version 2; this hybridgen reads version 1"),
+        (lambda c: c.pop("version"), "version None"),
+        (lambda c: c.update(format="diffusers"), "not the description of a hybridizer"),
+        (lambda c: c.pop("format"), "not the description of a hybridizer"),
+        (lambda c: c.pop("architecture"), "damaged description .*architecture"),
+        (lambda c: c.pop("split_hash"), "damaged description .*split_hash"),
+        (lambda c: c.pop("fingerprint"), "damaged description .*fingerprint"),
+        (lambda c: c.pop("weights_sha256"), "damaged description .*weights_sha256"),
+        (lambda c: c["architecture"].update(image_size=40), "damaged description .*image_size: 40"),
+        (lambda c: c["architecture"].update(depth=11), "damaged description .*depth: 11"),
+        (lambda c: c["architecture"].update(width=10**12), "damaged description"),
+        (lambda c: c["architecture"].update(colour="red"), "damaged description .*colour"),
+        (lambda c: c.update(architecture=[1]), "damaged description"),
+        (lambda c: c.update(classes=["a", "b"]), "damaged description .*classes: 4 names"),
+    ],
+)
+def test_changed_description(folder, change, reason):
+    change_config(folder, change)
+    refused(folder, "config.json", reason)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", "3", "null", "\xff\xfe", "[" * 100_000])
+def test_damaged_description(folder, text):
+    (folder / "config.json").write_bytes(text.encode("latin-1"))
+    refused(folder, "config.json", "damaged JSON|not the description")
+
+
+@pytest.mark.parametrize("fields", [{"width": 2}, {"depth": 16}, {"nonsemantic_channels": 3}, {"style": "nonsemantic"}])
+def test_architecture_that_does_not_fit_the_weights(folder, fields):
+    change_config(folder, lambda config: config["architecture"].update(fields))
+    refused(folder, "model.safetensors", "does not fit its description")
+
+
+@pytest.mark.parametrize("change", [lambda t: t.popitem(), lambda t: t.update(extra=torch.zeros(1))])
+def test_weights_that_lack_a_tensor_or_have_one_too_many(folder, change):
+    tensors = load((folder / "model.safetensors").read_bytes())
+    change(tensors)
+    replace_weights(folder, save(tensors))
+    refused(folder, "model.safetensors", "does not fit its description")
+
+
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_pickle_is_refused_and_nothing_of_it_is_executed(folder, tmp_path, hybridizer):
+    sprung = tmp_path / "sprung"
+    pickle.loads(pickle.dumps(Trap(sprung)))
+    assert sprung.exists()
+    sprung.unlink()
+
+    replace_weights(folder, pickle.dumps(Trap(sprung)))
+    refused(folder, "model.safetensors", "does not fit its description")
+    torch.save({"trap": Trap(sprung), **hybridizer.autoencoder.state_dict()}, tmp_path / "weights")
+    replace_weights(folder, (tmp_path / "weights").read_bytes())
+    refused(folder, "model.safetensors", "does not fit its description")
+    assert not sprung.exists()
+
+
+def test_wrong_types_are_refused_where_nothing_checks_types(folder):
+    """As a user runs it, without the type checks of the tests: an InputError for each, naming file."""
+    program = """
+import json, sys
+from pathlib import Path
+from hybridgen.hybridizer import Hybridizer
+from hybridgen.types import InputError
+
+path = Path(sys.argv[1]) / "config.json"
+good = json.loads(path.read_text())
+wrong = ["x", None, 1.5, -1, [], {}, [None, 1, 2], ["a", "b", "c"]]
+cases = [{"architecture": good["architecture"] | {f: v}} for f in good["architecture"] for v in wrong]
+cases += [{"classes": v} for v in (4, None, [1, 2, 3, 4], ["a"])]
+for case in cases:
+    path.write_text(json.dumps(good | case))
+    try:
+        Hybridizer.from_pretrained(path.parent)
+    except InputError as error:
+        assert str(error).startswith(str(path.parent)) and "\\n" not in str(error), (case, error)
+    else:
+        raise AssertionError(f"accepted {case}")
+path.write_text(json.dumps(good))
+Hybridizer.from_pretrained(path.parent)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_unknown_backend_is_not_the_files_fault(folder):
+    with pytest.raises(InputError, match=r"^backend: 'other'"):
+        Hybridizer.from_pretrained(folder, backend="other")
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no route\nto the hub"), TimeoutError(), ValueError("404")])
+def test_hub_that_cannot_be_reached(monkeypatch, error, tmp_path):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(InputError, match=r"^hybridizer: owner/name is no folder, and the hub does not give it") as info:
+        Hybridizer.from_pretrained("owner/name")
+    assert "\n" not in str(info.value)
+    assert (str(error).split("\n")[0] or "TimeoutError") in str(info.value)
+
+
+def test_hub_is_asked_for_the_two_files_alone(monkeypatch, folder, tmp_path, hybridizer, images):
+    asked = []
+
+    def download(name, *, allow_patterns):
+        asked.append((name, sorted(allow_patterns)))
+        return str(folder)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    fetched = Hybridizer.from_pretrained("owner/name")
+    assert asked == [("owner/name", ["config.json", "model.safetensors"])]
+    assert torch.equal(hybrids(fetched, images), hybrids(hybridizer, images))
+
+
+@contextmanager
+def disk_of(size):
+    """The system refuses to write files beyond this size, as a full disk would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+def test_full_disk_while_saving_leaves_the_old_artefact(folder, file, hybridizer, images):
+    """Whichever of the two files does not fit."""
+    long = {"notes": "x" * 3_000_000} if file == "config.json" else {}
+    other = build(Origin("bars", "e" * 64, "1" * 16, CLASSES, long), mean=(0.1, 0.2, 0.3))
+    size = 2_000_000 if file == "config.json" else 100_000
+    with disk_of(size), pytest.raises(InputError, match="cannot be written") as error:
+        other.save_pretrained(folder)
+    assert str(error.value).startswith(str(folder / file))
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
+    old = Hybridizer.from_pretrained(folder)
+    assert old.origin == hybridizer.origin and torch.equal(hybrids(old, images), hybrids(hybridizer, images))
+
+
+def test_place_that_cannot_be_written(hybridizer, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/.*cannot be written"):
+        hybridizer.save_pretrained(tmp_path / "file" / "artefact")
+
+
+# --- splits ---------------------------------------------------------------------------------------------
+
+
+def dataset(fingerprint, size=16):
+    part = Part(InMemory(torch.zeros(24, 3, size, size, dtype=torch.uint8)), torch.arange(24) % 4)
+    return Dataset("bars", CLASSES, size, part, part, fingerprint * 64, False, (0.5,) * 3, (0.25,) * 3)
+
+
+@pytest.fixture
+def trained_on():
+    """A data set, the split that a hybridizer was trained on, and the hybridizer."""
+    data = dataset("a")
+    split = make_split(data, labels=8, seed=0)
+    return data, split, build(Origin(data.name, data.fingerprint, split.hash, CLASSES))
+
+
+def test_same_split_is_accepted(trained_on):
+    data, split, hybridizer = trained_on
+    hybridizer.check_split(data, split)
+
+
+@pytest.mark.parametrize("options", [{"labels": 8, "seed": 1}, {"labels": 4, "seed": 0}])
+def test_other_split_of_the_same_data_is_refused_unless_allowed(trained_on, options):
+    data, split, hybridizer = trained_on
+    other = make_split(data, **options)
+    with pytest.raises(InputError, match=rf"{split.hash} of bars, not on {other.hash}: .*--allow-other-split"):
+        hybridizer.check_split(data, other)
+    hybridizer.check_split(data, other, allow_other_split=True)
+
+
+def test_split_of_the_same_data_at_another_size_is_refused(trained_on):
+    """The fingerprint is that of the source; resizing it hides no labels."""
+    hybridizer = trained_on[2]
+    other = make_split(dataset("a", 32), labels=8, seed=1)
+    with pytest.raises(InputError, match=r"made for images of 16×16, bars has 32×32"):
+        hybridizer.check_split(dataset("a", 32), other, allow_other_split=True)
+    with pytest.raises(InputError, match="leak"):
+        build(hybridizer.origin, image_size=32).check_split(dataset("a", 32), other)
+
+
+def test_other_data_is_accepted_at_the_same_size(trained_on):
+    other = dataset("b")
+    trained_on[2].check_split(other, make_split(other, labels=8, seed=1))
+    with pytest.raises(InputError, match=r"made for images of 16×16, bars has 32×32"):
+        trained_on[2].check_split(dataset("b", 32), make_split(dataset("b", 32), labels=8))
+
+
+# --- in training loops of others ------------------------------------------------------------------------
+
+
+def test_hybrids_and_soft_labels_equal_the_reference(hybridizer, images):
+    labels = torch.tensor([0, 3, 1, 1, 2])
+    torch.manual_seed(3)
+    got, soft = Hybridize(hybridizer, alpha=0.8)(images, labels)
+    torch.manual_seed(3)
+    partner = torch.randperm(5)
+    expected = hybridizer.hybridize(semantic=images, nonsemantic=images[partner])
+    assert torch.equal(got, expected) and not got.requires_grad
+    want = torch.zeros(5, 4)
+    for row in range(5):
+        want[row, labels[row]] += 0.8
+        want[row, labels[partner[row]]] += 1 - 0.8
+    torch.testing.assert_close(soft, want)
+    torch.testing.assert_close(soft.sum(1), torch.ones(5))
+    assert (soft[range(5), labels] >= 0.8 - 1e-6).all() and ((soft > 0) & (soft < 0.5)).any()
+
+
+def test_bytes_and_floats_are_the_same_images(hybridizer, images):
+    raw = (images * 255).round().to(torch.uint8)
+    labels = torch.arange(5) % 4
+    results = []
+    for given in (raw, raw.float() / 255):
+        torch.manual_seed(0)
+        results.append(Hybridize(hybridizer)(given, labels))
+    assert torch.equal(results[0][0], results[1][0]) and results[0][0].is_floating_point()
+    assert torch.equal(results[0][1], results[1][1])
+
+
+def test_alpha_one_gives_hard_labels(hybridizer, images):
+    labels = torch.tensor([0, 3, 1, 1, 2])
+    _, soft = Hybridize(hybridizer, alpha=1.0)(images, labels)
+    assert torch.equal(soft, torch.eye(4)[labels])
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.2, 1.1, float("nan")])
+def test_alpha_outside_its_range(hybridizer, alpha):
+    with pytest.raises(InputError, match=rf"^alpha: {alpha} is outside \(0\.5, 1\]"):
+        Hybridize(hybridizer, alpha=alpha)
+
+
+@pytest.mark.parametrize("label", [-1, 4])
+def test_label_outside_the_classes(hybridizer, images, label):
+    with pytest.raises(InputError, match=r"^labels: outside 0\.\.3"):
+        Hybridize(hybridizer)(images, torch.tensor([0, 1, label, 2, 3]))
+
+
+def test_wrong_size_in_the_transform(hybridizer):
+    with pytest.raises(InputError, match=r"^images: 3×32×32"):
+        Hybridize(hybridizer)(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
+
+
+def test_used_like_mixup_in_a_plain_loop(hybridizer):
+    """In torchvision's place, as the collate function of a data loader, and trained on."""
+    g = torch.Generator().manual_seed(0)
+    data = [(torch.rand(3, 16, 16, generator=g), i % 4) for i in range(12)]
+
+    def trained(transform):
+        torch.manual_seed(0)
+        loader = DataLoader(
+            data, batch_size=4, shuffle=True, collate_fn=lambda batch: transform(*default_collate(batch))
+        )
+        model = nn.Sequential(nn.Flatten(), nn.Linear(768, 4))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        before = model[1].weight.clone()
+        seen = []
+        for images, labels in loader:
+            loss = nn.functional.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            seen.append((images.shape, images.dtype, labels.shape, labels.dtype))
+        assert not torch.equal(model[1].weight, before)
+        return seen
+
+    assert trained(Hybridize(hybridizer)) == trained(v2.MixUp(num_classes=4))
+
+
+def test_draws_come_from_the_global_generator(hybridizer, images):
+    labels = torch.tensor([0, 3, 1, 1, 2])
+    results = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        results.append(Hybridize(hybridizer)(images, labels)[0])
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
+    assert not torch.equal(*(Hybridize(hybridizer)(images, labels)[0] for _ in range(2)))

@@ -1,0 +1,312 @@
+"""What a run leaves behind, and what it refuses to write over."""
+
+import json
+import math
+import signal
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from hybridgen.training import record
+from hybridgen.training.fit import Diverged
+from hybridgen.training.record import Run, claim, read_metrics, read_result, write_result
+from hybridgen.training.schedules import Clock
+from hybridgen.types import InputError
+
+
+@dataclass(frozen=True)
+class Config:
+    rate: float = 0.1
+    channels: tuple[int, ...] = (8, 16)
+    hybridizer: Path = Path("some/folder")
+    out: Path = Path("run")
+    resume: bool = False
+    threads: int | None = None
+    record_every: int = 4
+    save_every: int = 5
+
+
+CONFIG = Config()
+
+
+def run(folder: Path, steps: int = 10, **changes) -> Run:
+    """A run whose only parameter is the number of steps that were done."""
+    torch.manual_seed(0)
+    counter = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(counter.weight)
+    made = Run(
+        folder, CONFIG, Accelerator(), Clock(steps=steps, steps_per_epoch=5), modules={"counter": counter},
+        optimizers={}, split_hash="abc", **({"record_every": 4, "save_every": 5} | changes),
+    )  # fmt: skip
+    made.counter = counter
+    return made
+
+
+def scalars(step: int) -> dict[str, torch.Tensor]:
+    return {"it/error": torch.tensor(1 / step), "it/weighted/error": torch.tensor(0.5 / step)}
+
+
+def train(run: Run, until: int | None = None) -> None:
+    while not run.clock.done and run.clock.step != until:
+        run.clock.step += 1
+        with torch.no_grad():
+            run.counter.weight += 1
+        run.step(scalars(run.clock.step))
+
+
+def finished(folder: Path, **changes) -> Run:
+    with run(folder, **changes) as made:
+        train(made)
+    return made
+
+
+# --- records -------------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_means_over_the_steps_since_the_last_record(tmp_path):
+    finished(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["epoch"]) for row in rows] == [(4, 0.8), (8, 1.6), (10, 2.0)]
+    for row, steps in zip(rows, ([1, 2, 3, 4], [5, 6, 7, 8], [9, 10]), strict=True):
+        assert row["it/error"] == pytest.approx(sum(1 / step for step in steps) / len(steps), rel=1e-6)
+        assert row["it/weighted/error"] == pytest.approx(row["it/error"] / 2, rel=1e-6)
+
+
+def test_tensorboard_has_the_same_values_and_the_pictures(tmp_path):
+    grid = torch.rand(3, 5, 7)
+    with run(tmp_path) as made:
+        train(made)
+        made.log(**{"validation/accuracy": 0.75})
+        made.picture("grid", grid)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    rows = [row for row in read_metrics(tmp_path) if "it/error" in row]
+    assert [(e.step, e.value) for e in events.Scalars("it/error")] == [
+        (row["step"], pytest.approx(row["it/error"], rel=1e-6)) for row in rows
+    ]
+    assert [(e.step, e.value) for e in events.Scalars("validation/accuracy")] == [(10, 0.75)]
+    (image,) = events.Images("grid")
+    assert (image.step, image.height, image.width) == (10, 5, 7)
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.size == (7, 5)
+        pixels = torch.tensor(list(picture.convert("RGB").tobytes())).view(5, 7, 3)
+    torch.testing.assert_close(pixels.permute(2, 0, 1) / 255, grid, atol=0.51 / 255, rtol=0)
+
+
+def test_curves_are_a_readable_picture_with_a_panel_for_every_unweighted_term(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.set_title", lambda self, title, **options: drawn.append(title.replace(" ", "_"))
+    )
+    with run(tmp_path) as made:
+        train(made)
+        made.log(**{"validation/accuracy": 0.75})
+    assert drawn == ["it/error", "validation/accuracy"]
+    with Image.open(tmp_path / "curves.png") as picture:
+        picture.load()
+        assert picture.format == "PNG" and min(picture.size) > 100
+
+
+def test_no_curves_without_records(tmp_path):
+    with run(tmp_path):
+        pass
+    assert not (tmp_path / "curves.png").exists()
+
+
+def test_an_unfinished_last_line_is_dropped(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "a": 2.0}\n{"step": 2, "a"')
+    assert read_metrics(tmp_path) == [{"step": 1, "a": 2.0}]
+    assert read_metrics(tmp_path / "nowhere") == []
+
+
+def test_the_result(tmp_path):
+    assert read_result(tmp_path) is None
+    values = {"test_accuracy_last": 0.5, "transfer": None, "classifiers": {"a": [1, 2]}}
+    assert write_result(tmp_path, Accelerator(), **values) == values
+    assert read_result(tmp_path) == json.loads((tmp_path / "result.json").read_text()) == values
+
+
+# --- stopping and resuming -----------------------------------------------------------------------------------
+
+
+def test_checkpoints_at_intervals_and_at_the_end(tmp_path):
+    with run(tmp_path, steps=12, keep=9) as made:
+        train(made)
+    steps = [int(path.stem.removeprefix("step-")) for path in made.checkpoints.paths()]
+    assert steps == [0, 5, 10, 12]
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("step", [4, 6, 7])
+def test_a_signal_saves_and_exits_and_the_resumed_run_equals_one_that_never_stopped(
+    tmp_path, number, code, step, capsys
+):
+    whole = finished(tmp_path / "whole")
+    handlers = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with pytest.raises(SystemExit) as stopped, run(tmp_path / "halves") as made:
+        train(made, until=step - 1)
+        signal.raise_signal(number)
+        train(made)
+    assert stopped.value.code == code
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
+    newest = made.checkpoints.paths()[-1]
+    assert newest.name == f"step-0000000{step}.pt"
+    said = f"stopped by signal {int(number)} after {newest}; --resume continues"
+    assert said in capsys.readouterr().err
+
+    resumed = run(tmp_path / "halves", resume=True)
+    with resumed:
+        assert resumed.clock.step == step
+        train(resumed)
+    assert resumed.counter.weight.item() == whole.counter.weight.item() == 10
+    assert read_metrics(tmp_path / "halves") == read_metrics(tmp_path / "whole")
+
+
+def test_a_killed_run_loses_the_rows_after_its_checkpoint_and_writes_them_again(tmp_path):
+    finished(tmp_path / "whole", record_every=1)
+    folder = tmp_path / "killed"
+    killed = run(folder, record_every=1)
+    with killed:
+        train(killed, until=8)
+    with (folder / "metrics.jsonl").open("a") as file:  # as a killed process leaves it
+        file.write('{"step": 9, "epo')
+    with run(folder, record_every=1, resume=True) as resumed:
+        assert resumed.clock.step == 5
+        assert [row["step"] for row in read_metrics(folder)] == [1, 2, 3, 4, 5]
+        train(resumed)
+    assert read_metrics(folder) == read_metrics(tmp_path / "whole")
+    assert (folder / "metrics.jsonl").read_text() == (tmp_path / "whole" / "metrics.jsonl").read_text()
+
+
+def test_a_signal_after_the_last_step_is_not_forgotten(tmp_path):
+    """The next classifier of the same command must not begin to train."""
+    with pytest.raises(SystemExit) as stopped, run(tmp_path) as made:
+        train(made)
+        signal.raise_signal(signal.SIGINT)
+    assert stopped.value.code == 130
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_at_its_beginning(tmp_path):
+    with run(tmp_path, resume=True) as made:
+        assert made.clock.step == 0
+        train(made)
+    assert made.counter.weight.item() == 10
+
+
+def test_a_resumed_run_of_another_split_is_an_input_error(tmp_path):
+    finished(tmp_path)
+    other = run(tmp_path, resume=True)
+    other.checkpoints.identity["split_hash"] = "xyz"
+    with pytest.raises(InputError, match="split_hash was 'abc', is 'xyz'"), other:
+        pass
+
+
+def test_a_diverged_run_names_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(FloatingPointError) as caught, run(tmp_path) as made:
+        train(made, until=7)
+        raise Diverged("it/error", 8)
+    good = tmp_path / "checkpoints" / "step-00000005.pt"
+    assert str(caught.value) == f"loss 'it/error' is not finite at step 8; the last good checkpoint is {good}"
+    assert good.exists()
+    assert [row["step"] for row in read_metrics(tmp_path)] == [4]
+
+
+def test_what_ended_a_run_is_told_and_not_what_came_of_it(tmp_path, monkeypatch):
+    """On a full disk the curves cannot be drawn either."""
+
+    def full(folder):
+        raise InputError("curves.png: cannot be written")
+
+    monkeypatch.setattr(record, "draw_curves", full)
+    with pytest.raises(InputError, match="step-5"), run(tmp_path) as made:
+        train(made, until=4)
+        raise InputError("step-5: cannot be written")
+    with pytest.raises(InputError, match="curves"):
+        finished(tmp_path / "other")
+
+
+def test_metrics_that_cannot_be_written_are_an_input_error(tmp_path):
+    with pytest.raises(InputError, match=r"metrics.jsonl: cannot be written: No space left"), run(tmp_path) as made:
+        made._metrics.close()
+        made._metrics = Path("/dev/full").open("w")
+        train(made)
+
+
+# --- the folder of a run -------------------------------------------------------------------------------------
+
+
+def test_a_new_run_writes_its_configuration(tmp_path):
+    claim(tmp_path / "a" / "run", CONFIG, Accelerator(), resume=False)
+    saved = yaml.safe_load((tmp_path / "a" / "run" / "config.yaml").read_text())
+    assert saved == {
+        "rate": 0.1, "channels": [8, 16], "hybridizer": "some/folder", "out": "run", "resume": False,
+        "threads": None, "record_every": 4, "save_every": 5,
+    }  # fmt: skip
+
+
+def test_an_empty_folder_may_be_taken_and_another_may_not(tmp_path):
+    claim(tmp_path, CONFIG, Accelerator(), resume=False)
+    before = (tmp_path / "config.yaml").read_text()
+    with pytest.raises(InputError, match=rf"out: {tmp_path} is not empty; --resume continues"):
+        claim(tmp_path, replace(CONFIG, rate=0.2), Accelerator(), resume=False)
+    assert (tmp_path / "config.yaml").read_text() == before
+
+
+def test_resuming_needs_a_run(tmp_path):
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(InputError, match=rf"resume: no run in {folder} .config.yaml is missing"):
+            claim(folder, CONFIG, Accelerator(), resume=True)
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"rate": 0.2}, "rate = 0.1, this run 0.2"),
+        ({"channels": (8,)}, r"channels = \[8, 16\], this run \[8\]"),
+        ({"hybridizer": Path("none")}, "hybridizer = 'some/folder', this run 'none'"),
+    ],
+)
+def test_resuming_needs_the_same_configuration(tmp_path, change, said):
+    claim(tmp_path, CONFIG, Accelerator(), resume=False)
+    before = (tmp_path / "config.yaml").read_text()
+    with pytest.raises(InputError, match=f"resume: {tmp_path} has {said}"):
+        claim(tmp_path, replace(CONFIG, **change), Accelerator(), resume=True)
+    assert (tmp_path / "config.yaml").read_text() == before
+
+
+def test_where_and_how_often_may_differ_and_the_saved_configuration_starts_a_new_run(tmp_path):
+    claim(tmp_path, CONFIG, Accelerator(), resume=False)
+    changed = replace(CONFIG, out=tmp_path, resume=True, threads=3, record_every=7, save_every=9)
+    claim(tmp_path, changed, Accelerator(), resume=True)
+    saved = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert (saved["threads"], saved["record_every"], saved["save_every"]) == (3, 7, 9)
+    assert saved["resume"] is False  # --config of it, with another --out, is a run of its own
+
+
+@pytest.mark.parametrize("content", ["", "- 1\n", "a: [1\n", "just words"])
+def test_a_damaged_configuration_is_an_input_error(tmp_path, content):
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(InputError, match=f"{tmp_path / 'config.yaml'}: "):
+        claim(tmp_path, CONFIG, Accelerator(), resume=True)
+
+
+def test_a_folder_that_cannot_be_made_is_an_input_error(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="is not empty"):
+        claim(tmp_path / "file", CONFIG, Accelerator(), resume=False)
+    with pytest.raises(InputError, match=r"file/run/config.yaml: cannot be written: Not a directory"):
+        claim(tmp_path / "file" / "run", CONFIG, Accelerator(), resume=False)
+
+
+def test_nan_rows_can_be_read_again(tmp_path):
+    with run(tmp_path) as made:
+        made.log(**{"validation/accuracy": math.nan})
+    assert math.isnan(read_metrics(tmp_path)[0]["validation/accuracy"])
