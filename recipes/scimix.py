@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from hybridgen.configuration import launch, to_plain
+from hybridgen.configuration import launch
 from hybridgen.data.augment import strong, weak
 from hybridgen.data.datasets import load_dataset
 from hybridgen.data.splits import Split, make_split
@@ -26,7 +26,7 @@ from hybridgen.training.ema import EMA
 from hybridgen.training.engine import laid_out, make_accelerator
 from hybridgen.training.fit import fit
 from hybridgen.training.objective import Task, adam, sgd
-from hybridgen.training.record import Run, claim, write_result
+from hybridgen.training.record import Run, claim, identity, write_result
 from hybridgen.training.schedules import Clock, cosine, window
 
 
@@ -61,9 +61,9 @@ class Config:
     workers: int = 2
     """Processes that decode images of folders too large for memory."""
 
-    epochs: float = 110
+    epochs: float = 155
     """Passes over the unlabelled images."""
-    rate_epochs: float = 115
+    rate_epochs: float = 160
     """Epochs in which the cosine rate would decrease fully."""
     rate: float = 2e-3
     """Learning rate of the generator's side at the start."""
@@ -90,7 +90,7 @@ class Config:
     """Depth of both wide residual networks."""
     width: int = 1
     """Their width."""
-    nonsemantic_channels: int = 3
+    nonsemantic_channels: int = 4
     """Channels of z_r."""
     generator_channels: tuple[int, ...] = (32, 48, 24, 12)
     """Filters of the generator's blocks."""
@@ -117,9 +117,9 @@ class Config:
     """Of standardised images."""
     freeze_criteria: bool = True
     """Whether hybridization losses leave E_c, C and E_r as criteria alone (table A.14)."""
-    criterion_shift: int = 2
+    criterion_shift: int = 1
     """Pixels by which hybrids are shifted at random before they are judged."""
-    criterion_noise: float = 0.1
+    criterion_noise: float = 0.05
     """Standard deviation of noise added to hybrids before they are judged."""
 
     weight_reconstruction: float = 1.0
@@ -128,17 +128,17 @@ class Config:
     """λ_adv,r: realism of reconstructions, on both sides of the game."""
     weight_adversarial_hybrid: float = 0.5
     """λ_adv,h: realism of hybrids, on both sides of the game."""
-    weight_semantic_attraction: float = 8.0
+    weight_semantic_attraction: float = 4.0
     """λ+_hyb,class (2.11): hybrids take the class of their semantic parent."""
     weight_semantic_repulsion: float = 0.2
     """λ-_hyb,class: and not that of their non-semantic parent."""
-    weight_nonsemantic_attraction: float = 0.01
+    weight_nonsemantic_attraction: float = 0.02
     """λ+_hyb,cont (2.12): hybrids keep the z_r of their non-semantic parent."""
-    weight_nonsemantic_repulsion: float = 0.001
+    weight_nonsemantic_repulsion: float = 0.002
     """λ-_hyb,cont: and not that of their semantic parent."""
     weight_supervised: float = 1.0
     """Cross-entropy on labelled images."""
-    weight_consistency: float = 100.0
+    weight_consistency: float = 300.0
     """λ_cons of Mean Teacher; its mean is over batch and classes."""
     weight_logit_distance: float = 0.01
     """λ_logitdist: ties Mean Teacher's two heads."""
@@ -146,7 +146,7 @@ class Config:
     """λ_u of FixMatch."""
     weight_gradient_penalty: float = 0.0
     """R1 on real images; the thesis has none."""
-    semantic_from: float = 6.0
+    semantic_from: float = 4.0
     """Epoch from which the semantic hybridization losses count."""
     semantic_ramp: float = 6.0
     """Epochs over which they grow to their weight."""
@@ -294,7 +294,7 @@ def main(config: Config) -> dict[str, Any]:
     average = EMA(autoencoder, config.average_decay, buffers="average")
     hybridizer = Hybridizer(
         average.network,
-        Origin(dataset.name, dataset.fingerprint, split.hash, dataset.classes, to_plain(config)),
+        Origin(dataset.name, dataset.fingerprint, split.hash, dataset.classes, identity(config)),
     )
     shown = [dataset.test.images.gather(chosen) / 255 for chosen in choose_parents(dataset.test, 8, 8, config.seed)]
 

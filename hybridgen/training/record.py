@@ -78,6 +78,9 @@ class Run:
         resume: bool = False,
         keep: int = 3,
     ) -> None:
+        for field, interval in (("record_every", record_every), ("save_every", save_every)):
+            if interval < 1:
+                raise InputError(f"{field}: {interval} is below 1")
         self.folder, self.accelerator, self.clock, self.config = folder, accelerator, clock, config
         self.record_every, self.save_every = record_every, save_every
         self._means = Means()

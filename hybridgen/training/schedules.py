@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hybridgen.types import InputError
+
 
 @dataclass
 class Clock:
@@ -15,6 +17,10 @@ class Clock:
     """Steps in which the unlabelled images are seen once."""
     step: int = 0
     """Steps done."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise InputError(f"epochs: {self.steps} steps of training; at least one is needed")
 
     @property
     def epoch(self) -> float:

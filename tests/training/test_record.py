@@ -133,6 +133,12 @@ def test_the_result(tmp_path):
     assert read_result(tmp_path) == json.loads((tmp_path / "result.json").read_text()) == values
 
 
+@pytest.mark.parametrize("field", ["record_every", "save_every"])
+def test_an_interval_below_one_step_is_an_input_error(tmp_path, field):
+    with pytest.raises(InputError, match=f"{field}: 0 is below 1"):
+        run(tmp_path, **{field: 0})
+
+
 # --- stopping and resuming -----------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from hybridgen.training.schedules import Clock, cosine, fixmatch_cosine, sigmoid_ramp, value, window, within
+from hybridgen.types import InputError
 
 
 def at(step: int, steps: int = 300, steps_per_epoch: int = 10) -> Clock:
@@ -16,6 +17,12 @@ def test_clock():
     assert (clock.epoch, clock.progress, clock.done) == (2.5, 25 / 300, False)
     assert at(300).done and at(300).progress == 1.0
     assert not at(299).done
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+def test_a_run_without_a_step_is_an_input_error(steps):
+    with pytest.raises(InputError, match=f"epochs: {steps} steps"):
+        Clock(steps=steps, steps_per_epoch=10)
 
 
 def test_an_event_is_due_at_its_interval_and_always_at_the_last_step():

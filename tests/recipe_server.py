@@ -1,0 +1,45 @@
+"""Recipes as processes of their own, without the seconds that each would take for its imports.
+
+Imports what recipes import and forks a process for every line of JSON on standard input, `{"argv": [...], "folder":
+...}`: argv[0] is a recipe, and the process's output goes to `stdout` and `stderr` in the folder. Answers with two
+lines: its process id at once, and its exit code (a signal's number negative) when it has ended.
+"""
+
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+
+from jaxtyping import install_import_hook
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+def become(argv: list[str], folder: Path) -> None:
+    """Turn this process into one that was started with a recipe."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.chdir(folder)
+    sys.argv = argv
+    runpy.run_path(argv[0], run_name="__main__")
+    sys.exit()
+
+
+if __name__ == "__main__":
+    install_import_hook("hybridgen", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+    for recipe in ("scimix.py", "scimix_fixmatch.py"):
+        runpy.run_path(str(RECIPES / recipe), run_name="imported")
+    import matplotlib.figure  # noqa: F401 - imported late by the package
+    import sklearn.datasets  # noqa: F401
+    import torch.utils.tensorboard  # noqa: F401
+
+    print("ready", flush=True)
+    while line := sys.stdin.readline():
+        request = json.loads(line)
+        process = os.fork()
+        if process == 0:
+            become(request["argv"], Path(request["folder"]))
+        print(process, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)

@@ -1,0 +1,442 @@
+"""The recipes as their users run them: what they leave, how they stop, go on, and say no."""
+
+import contextlib
+import json
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from hybridgen.data.datasets import load_dataset
+from hybridgen.data.splits import make_split
+from hybridgen.hybridizer import Hybridizer
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+PATIENCE = 600
+"""Seconds after which a process is given up."""
+
+
+# --- processes -----------------------------------------------------------------------------------------------
+
+
+class Recipes:
+    """Starts recipes one after the other, each as a process of its own (see recipe_server.py)."""
+
+    def __init__(self, folder: Path) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")}
+        self.server = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("recipe_server.py")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, bufsize=1,
+        )  # fmt: skip
+        self.folder, self.pid = folder, 0
+        assert self._line() == "ready"
+
+    def _line(self) -> str:
+        readable, _, _ = select.select([self.server.stdout], [], [], PATIENCE)
+        if not readable:
+            if self.pid:
+                os.kill(self.pid, signal.SIGKILL)
+            pytest.fail(f"nothing for {PATIENCE} s; stderr:\n{self.stderr()}")
+        return self.server.stdout.readline().strip()
+
+    def start(self, recipe: str, *arguments: str | Path) -> None:
+        argv = [str(RECIPES / recipe), *map(str, arguments)]
+        self.server.stdin.write(json.dumps({"argv": argv, "folder": str(self.folder)}) + "\n")
+        self.server.stdin.flush()
+        self.pid = int(self._line())
+
+    def code(self) -> int:
+        """The exit code, after waiting for it; a signal's number is negative."""
+        return int(self._line())
+
+    def run(self, recipe: str, *arguments: str | Path) -> int:
+        self.start(recipe, *arguments)
+        return self.code()
+
+    def stop(self, number: signal.Signals, when: Callable[[], bool]) -> int:
+        """Send the process a signal as soon as `when` holds, and wait for its end."""
+        began = time.monotonic()
+        while not when():
+            assert time.monotonic() - began < PATIENCE
+            ended, _, _ = select.select([self.server.stdout], [], [], 0.01)
+            assert not ended, f"ended before it was stopped:\n{self.stderr()}"
+        os.kill(self.pid, number)
+        return self.code()
+
+    def stdout(self) -> str:
+        return (self.folder / "stdout").read_text()
+
+    def stderr(self) -> str:
+        return (self.folder / "stderr").read_text()
+
+    def succeed(self, recipe: str, *arguments: str | Path) -> None:
+        assert self.run(recipe, *arguments) == 0, self.stderr()
+
+    def refuse(self, recipe: str, *arguments: str | Path) -> str:
+        """The one line with which bad input is refused."""
+        assert self.run(recipe, *arguments) == 2, self.stderr()
+        lines = self.stderr().splitlines()
+        assert len(lines) == 1 and lines[0].startswith("error: "), self.stderr()
+        assert self.stdout() == ""
+        return lines[0]
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory):
+    started = Recipes(tmp_path_factory.mktemp("recipes"))
+    yield started
+    started.server.stdin.close()
+    assert started.server.wait(60) == 0
+
+
+# --- small things to train on and from -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def toy(recipes) -> str:
+    """Two classes, a bright and a dark square, on noise."""
+    random = np.random.default_rng(0)
+
+    def part(count: int) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(count) % 2
+        images = random.integers(64, 192, (count, 16, 16, 3), dtype=np.uint8)
+        images[:, 5:11, 5:11] = (labels * 255)[:, None, None, None]
+        return images, labels
+
+    (x_train, y_train), (x_test, y_test) = part(80), part(24)
+    np.savez(recipes.folder / "toy.npz", x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
+    return f"npz:{recipes.folder / 'toy.npz'}"
+
+
+def tiny(data: str, out: Path | str, *more: str | Path) -> tuple[str | Path, ...]:
+    """24 steps of stage 1."""
+    return (
+        "--preset", "smoke", "--data", data, "--labels", "8", "--validation", "8", "--labelled-batch", "4",
+        "--unlabelled-batch", "9", "--epochs", "3", "--threads", "1", "--generator-channels", "8", "8",
+        "--record-every", "3", "--evaluate-every", "6", "--save-every", "5", "--out", out, *more,
+    )  # fmt: skip
+
+
+def tiny_stage_2(data: str, hybridizer: Path | str, out: Path | str, *more: str | Path) -> tuple[str | Path, ...]:
+    """24 steps of stage 2, half of them with hybrids."""
+    return (
+        "--preset", "smoke", "--data", data, "--labels", "8", "--validation", "8", "--labelled-batch", "4",
+        "--unlabelled-batch", "9", "--epochs", "3", "--hybrids-from", "1", "--hybrids-until", "2.5", "--threads", "1",
+        "--record-every", "3", "--evaluate-every", "6", "--save-every", "5", "--oracle-steps", "10",
+        "--hybridizer", hybridizer, "--out", out, *more,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stage_1(recipes, toy) -> Path:
+    """The folder of a run of stage 1 that never stopped."""
+    recipes.succeed("scimix.py", *tiny(toy, "stage_1"))
+    return recipes.folder / "stage_1"
+
+
+@pytest.fixture(scope="module")
+def stage_2(recipes, toy, stage_1) -> Path:
+    """And of stage 2."""
+    recipes.succeed("scimix_fixmatch.py", *tiny_stage_2(toy, stage_1 / "hybridizer", "stage_2"))
+    return recipes.folder / "stage_2"
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def result(folder: Path, *without: str) -> dict:
+    values = json.loads((folder / "result.json").read_text())
+    return {key: value for key, value in values.items() if key not in without}
+
+
+def reached(folder: Path, step: int) -> Callable[[], bool]:
+    """Whether the step's checkpoint is there."""
+    return lambda: (folder / "checkpoints" / f"step-{step:08d}.pt").exists()
+
+
+def recorded(folder: Path, step: int) -> Callable[[], bool]:
+    def there() -> bool:
+        with contextlib.suppress(ValueError):  # a line that is being written
+            return any(row["step"] >= step for row in metrics(folder))
+        return False
+
+    return there
+
+
+def assert_same_state(first: Path, second: Path) -> None:
+    """The last checkpoints hold the same numbers, bit for bit."""
+    paths = [max((folder / "checkpoints").glob("step-*.pt")) for folder in (first, second)]
+    assert paths[0].name == paths[1].name
+    states = [torch.load(path, weights_only=True) for path in paths]
+    assert flat(states[0]["modules"]) == flat(states[1]["modules"])
+    assert flat(states[0]["optimizers"]) == flat(states[1]["optimizers"])
+
+
+def flat(value: object) -> object:
+    """Tensors as bytes, so that == compares bits."""
+    if isinstance(value, torch.Tensor):
+        return (tuple(value.shape), value.contiguous().numpy().tobytes())
+    if isinstance(value, dict):
+        return {key: flat(each) for key, each in value.items()}
+    return [flat(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def assert_same_artefact(first: Path, second: Path) -> None:
+    weights = [load_file(folder / "hybridizer" / "model.safetensors") for folder in (first, second)]
+    assert flat(weights[0]) == flat(weights[1])
+
+
+# --- stage 1 -------------------------------------------------------------------------------------------------
+
+
+def test_the_smoke_preset_leaves_everything_that_a_run_leaves(recipes):
+    recipes.succeed("scimix.py", "--preset", "smoke", "--epochs", "0.5", "--out", "smoke", "--threads", "1")
+    folder = recipes.folder / "smoke"
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (config["data"], config["epochs"], config["out"]) == ("digits-m", 0.5, "smoke")
+    values = result(folder)
+    assert {"test_accuracy_last", "seed", "steps", "seconds", "split_hash"} <= values.keys()
+    assert 0 <= values["test_accuracy_last"] <= 1 and values["seconds"] > 0 and values["seed"] == 0
+    assert metrics(folder)[-1]["step"] == values["steps"] == round(0.5 * ((1297 - 100) // 40))
+    assert list((folder / "tensorboard").glob("events*"))
+    for name in ("curves.png", "grid.png"):
+        with Image.open(folder / name) as picture:
+            picture.load()
+            assert min(picture.size) > 100
+    hybridizer = Hybridizer.from_pretrained(folder / "hybridizer")
+    dataset = load_dataset("digits-m")
+    split = make_split(dataset, labels=config["labels"], seed=0, validation=100)
+    assert hybridizer.origin.split_hash == values["split_hash"] == split.hash
+    assert hybridizer.origin.fingerprint == dataset.fingerprint
+    assert hybridizer.origin.training == config
+
+
+def test_the_weights_of_the_artefact_are_the_averaged_ones_of_the_last_checkpoint(stage_1):
+    state = torch.load(max((stage_1 / "checkpoints").glob("*.pt")), weights_only=True)["modules"]["average"]
+    saved = load_file(stage_1 / "hybridizer" / "model.safetensors")
+    assert flat(saved) == flat({name: state[f"network.{name}"] for name in saved})
+
+
+def test_the_saved_configuration_runs_again_and_gives_the_same(recipes, stage_1):
+    recipes.succeed("scimix.py", "--config", stage_1 / "config.yaml", "--out", "again")
+    again = recipes.folder / "again"
+    assert metrics(again) == metrics(stage_1)
+    assert result(again, "seconds") == result(stage_1, "seconds")
+    assert_same_artefact(again, stage_1)
+
+
+def test_another_seed_gives_another_run(recipes, stage_1):
+    recipes.succeed("scimix.py", "--config", stage_1 / "config.yaml", "--out", "seed", "--seed", "1", "--epochs", "1")
+    assert metrics(recipes.folder / "seed")[0] != metrics(stage_1)[0]
+
+
+def test_stopped_three_ways_and_resumed_equals_never_stopped(recipes, toy, stage_1):
+    folder, arguments = recipes.folder / "stopped", tiny(toy, "stopped")
+    recipes.start("scimix.py", *arguments)
+    assert recipes.stop(signal.SIGINT, recorded(folder, 3)) == 130
+    first = max((folder / "checkpoints").glob("*.pt"))
+    assert f"stopped by signal 2 after {first.relative_to(recipes.folder)}; --resume continues" in recipes.stderr()
+    assert not (folder / "result.json").exists() and not (folder / "hybridizer").exists()
+
+    recipes.start("scimix.py", *arguments, "--resume")
+    assert recipes.stop(signal.SIGTERM, recorded(folder, 12)) == 143
+    assert max((folder / "checkpoints").glob("*.pt")) > first
+
+    recipes.start("scimix.py", *arguments, "--resume")
+    assert recipes.stop(signal.SIGKILL, reached(folder, 20)) == -signal.SIGKILL
+
+    recipes.succeed("scimix.py", *arguments, "--resume")
+    assert metrics(folder) == metrics(stage_1)
+    assert result(folder, "seconds") == result(stage_1, "seconds")
+    assert_same_state(folder, stage_1)
+    assert_same_artefact(folder, stage_1)
+
+
+def test_an_occupied_folder_is_never_written_over(recipes, toy, stage_1):
+    before = {path: path.stat().st_mtime_ns for path in stage_1.rglob("*")}
+    assert "stage_1 is not empty; --resume" in recipes.refuse("scimix.py", *tiny(toy, "stage_1"))
+    assert "seed = 0, this run 1" in recipes.refuse("scimix.py", *tiny(toy, "stage_1", "--resume", "--seed", "1"))
+    assert {path: path.stat().st_mtime_ns for path in stage_1.rglob("*")} == before
+
+
+def test_a_damaged_checkpoint_stops_a_resumed_run(recipes, toy):
+    folder = recipes.folder / "damaged"
+    recipes.start("scimix.py", *tiny(toy, "damaged"))
+    recipes.stop(signal.SIGTERM, recorded(folder, 3))
+    newest = max((folder / "checkpoints").glob("*.pt"))
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    said = recipes.refuse("scimix.py", *tiny(toy, "damaged", "--resume"))
+    assert newest.name in said and "damaged checkpoint" in said
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(recipes, toy):
+    """Files of this process end at a size that holds the first checkpoint, before the optimizers have state, and not
+    the next."""
+    folder = recipes.folder / "full"
+    recipes.start("scimix.py", *tiny(toy, "full"))
+    while not reached(folder, 0)():
+        time.sleep(0.01)
+    size = (folder / "checkpoints" / "step-00000000.pt").stat().st_size
+    resource.prlimit(recipes.pid, resource.RLIMIT_FSIZE, (size, size))
+    assert recipes.code() == 2
+    last = recipes.stderr().splitlines()[-1]
+    assert last == "error: full/checkpoints/step-00000005.pt: cannot be written: File too large"
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000000.pt"]
+    assert not (folder / "result.json").exists()
+    recipes.succeed("scimix.py", *tiny(toy, "full", "--resume"))
+
+
+def test_a_diverging_run_names_the_term_and_the_last_good_checkpoint(recipes, toy):
+    code = recipes.run("scimix.py", *tiny(toy, "diverged", "--rate", "1e30", "--optimizer", "sgd"))
+    assert code == 1
+    said = recipes.stderr().splitlines()[-1]
+    assert said.startswith("error: loss '") and "diverged/checkpoints/step-00000000.pt" in said
+    assert not (recipes.folder / "diverged" / "hybridizer").exists()
+
+
+@pytest.mark.parametrize("guide", ["mean-teacher", "fixmatch", "supervised"])
+def test_every_guide_trains(recipes, toy, guide):
+    recipes.succeed(
+        "scimix.py", *tiny(toy, f"guide-{guide}", "--guide", guide, "--epochs", "0.5", "--weight-gradient-penalty", "1")
+    )
+    terms = {"mean-teacher": "consistency", "fixmatch": "pseudo_label", "supervised": "supervised"}
+    row = metrics(recipes.folder / f"guide-{guide}")[0]
+    assert f"generator/{terms[guide]}" in row and "discriminator/gradient_penalty" in row
+
+
+# --- stage 2 -------------------------------------------------------------------------------------------------
+
+
+def test_both_classifiers_stand_side_by_side(recipes, stage_1, stage_2):
+    values = result(stage_2)
+    assert list(values["classifiers"]) == ["FixMatch", "FixMatch + SciMix"]
+    last = values["classifiers"]["FixMatch + SciMix"]
+    assert values["test_accuracy_last"] == last["test_accuracy_last"]["mean"]
+    assert values["test_accuracy_selected"] == last["test_accuracy_selected"]["mean"]
+    assert (values["seed"], values["steps"], values["allow_other_split"]) == (0, 24, False)
+    assert values["split_hash"] == result(stage_1)["split_hash"] and values["seconds"] > 0
+    for key in ("semantic_transfer", "nonsemantic_preservation", "oracle_accuracy"):
+        assert 0 <= values["transfer"][key] <= 1
+    assert (stage_2 / "grid.png").exists()
+    for name in ("fixmatch-seed0", "scimix-seed0"):
+        assert result(stage_2 / name)["steps"] == 24
+        assert (stage_2 / name / "curves.png").exists() and list((stage_2 / name / "tensorboard").glob("events*"))
+    rows = [row for row in metrics(stage_2 / "scimix-seed0") if "classifier/hybrids" in row]
+    assert [row["step"] for row in rows if row["classifier/hybrids"] > 0] == [9, 12, 15, 18, 21]  # epochs 1 to 2.5
+
+
+def test_without_a_hybridizer_it_is_the_same_fixmatch_alone(recipes, toy, stage_2):
+    recipes.succeed("scimix_fixmatch.py", *tiny_stage_2(toy, "none", "plain"))
+    plain = recipes.folder / "plain"
+    assert list(result(plain)["classifiers"]) == ["FixMatch"] and result(plain)["transfer"] is None
+    assert metrics(plain / "fixmatch-seed0") == metrics(stage_2 / "fixmatch-seed0")
+    assert not (plain / "scimix-seed0").exists()
+    printed = recipes.stdout()
+    assert "FixMatch" in printed and "SciMix" not in printed
+
+
+def test_several_seeds_give_a_mean_and_a_deviation(recipes, toy):
+    recipes.succeed("scimix_fixmatch.py", *tiny_stage_2(toy, "none", "seeds", "--seeds", "2", "--epochs", "1"))
+    folder = recipes.folder / "seeds"
+    each = [result(folder / f"fixmatch-seed{seed}")["test_accuracy_last"] for seed in (0, 1)]
+    summary = result(folder)["classifiers"]["FixMatch"]["test_accuracy_last"]
+    assert summary == {"mean": pytest.approx(np.mean(each)), "std": pytest.approx(np.std(each, ddof=1))}
+    assert "±" in recipes.stdout()
+
+
+def test_a_comparison_stopped_in_its_second_half_goes_on_there(recipes, toy, stage_1, stage_2):
+    folder, arguments = recipes.folder / "halves", tiny_stage_2(toy, stage_1 / "hybridizer", "halves")
+    recipes.start("scimix_fixmatch.py", *arguments)
+    assert recipes.stop(signal.SIGTERM, recorded(folder / "scimix-seed0", 9)) == 143
+    assert not (folder / "result.json").exists()
+    first = (folder / "fixmatch-seed0" / "result.json").stat().st_mtime_ns
+    recipes.succeed("scimix_fixmatch.py", *arguments, "--resume")
+    assert (folder / "fixmatch-seed0" / "result.json").stat().st_mtime_ns == first
+    for name in ("fixmatch-seed0", "scimix-seed0"):
+        assert metrics(folder / name) == metrics(stage_2 / name)
+        assert result(folder / name, "seconds") == result(stage_2 / name, "seconds")
+        assert_same_state(folder / name, stage_2 / name)
+    assert result(folder, "seconds", "classifiers") == result(stage_2, "seconds", "classifiers")
+
+
+def test_a_hybridizer_of_another_split_is_refused_unless_allowed(recipes, toy, stage_1):
+    other = tiny_stage_2(toy, stage_1 / "hybridizer", "other", "--split-seed", "1", "--epochs", "1")
+    said = recipes.refuse("scimix_fixmatch.py", *other)
+    assert result(stage_1)["split_hash"] in said and "--allow-other-split" in said
+    assert not (recipes.folder / "other").exists()
+    recipes.succeed("scimix_fixmatch.py", *other, "--hybrids-until", "inf", "--hybrids-from", "0", "--allow-other-split")
+    assert result(recipes.folder / "other")["allow_other_split"] is True
+
+
+# --- what is refused -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", ["scimix.py", "scimix_fixmatch.py"])
+def test_help_names_the_presets(recipes, recipe):
+    recipes.succeed(recipe, "--help")
+    said = recipes.stdout()
+    for words in ("--preset NAME", "smoke", "paper-cifar10-250", "--config FILE", "--resume", "--labels"):
+        assert words in said
+    assert recipes.stderr() == ""
+
+
+BAD = {
+    "unknown flag": (["--lables", "10"], ["--lables"]),
+    "unknown preset": (["--preset", "paper-imagenet"], ["paper-imagenet", "smoke"]),
+    "wrong type": (["--epochs", "many"], ["--epochs", "many"]),
+    "no epochs": (["--epochs", "0"], ["epochs"]),
+    "labelled batch larger than the data": (["--labelled-batch", "1000"], ["labelled", "1000"]),
+    "unlabelled batch larger than the data": (["--unlabelled-batch", "5000"], ["unlabelled", "5000"]),
+    "no labels": (["--labels", "0"], ["labels"]),
+    "more labels than images": (["--labels", "5000"], ["labels", "5000"]),
+    "unknown data": (["--data", "imagenet"], ["imagenet", "digits-m"]),
+    "no folder": (["--data", "folder:/nowhere/at/all"], ["/nowhere/at/all"]),
+    "no split file": (["--split", "/nowhere/split.json"], ["/nowhere/split.json"]),
+    "size": (["--image-size", "20"], ["20"]),
+    "depth": (["--depth", "11"], ["depth", "11"]),
+    "nothing to resume": (["--resume"], ["resume", "no run"]),
+    "below a file": (["--out", "toy.npz/run"], ["toy.npz/run", "cannot be written"]),
+    "record interval": (["--record-every", "0"], ["record_every"]),
+    "evaluation interval": (["--evaluate-every", "0"], ["evaluate_every"]),
+    "unknown field": (["--config", "unknown-field.yaml"], ["unknown-field.yaml", "'lables'"]),
+    "wrong type in a file": (["--config", "wrong-type.yaml"], ["wrong-type.yaml", "--epochs", "many"]),
+    "synchronised batch-norm on CPUs": (["--sync-batchnorm"], ["sync_batchnorm"]),
+}
+BAD_STAGE_1 = {
+    "size the generator cannot make": (["--image-size", "24"], ["image_size", "24"]),
+    "one block": (["--generator-channels", "8"], ["generator_channels"]),
+}
+BAD_STAGE_2 = {
+    "no hybridizer": (["--hybridizer", "/nowhere/hybridizer"], ["/nowhere/hybridizer"]),
+    "no seeds": (["--seeds", "0"], ["seeds"]),
+    "alpha": (["--alpha", "0.2"], ["alpha", "0.2"]),
+    "window": (["--hybrids-from", "5", "--hybrids-until", "5"], ["hybrids"]),
+}
+CASES = [(recipe, name) for recipe in ("scimix.py", "scimix_fixmatch.py") for name in BAD]
+CASES += [("scimix.py", name) for name in BAD_STAGE_1] + [("scimix_fixmatch.py", name) for name in BAD_STAGE_2]
+
+
+@pytest.mark.parametrize("recipe, name", CASES, ids=lambda value: value.removesuffix(".py").replace(" ", "-"))
+def test_bad_input_is_one_line_and_leaves_no_run(recipes, toy, recipe, name):
+    (recipes.folder / "unknown-field.yaml").write_text("lables: 10\n")
+    (recipes.folder / "wrong-type.yaml").write_text("epochs: many\n")
+    arguments, words = (BAD | BAD_STAGE_1 | BAD_STAGE_2)[name]
+    given = tiny(toy, "bad") if recipe == "scimix.py" else tiny_stage_2(toy, "none", "bad")
+    said = recipes.refuse(recipe, *given, *arguments)
+    for word in words:
+        assert word in said, said
+    assert not (recipes.folder / "bad" / "result.json").exists()
