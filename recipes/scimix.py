@@ -61,9 +61,9 @@ class Config:
     workers: int = 2
     """Processes that decode images of folders too large for memory."""
 
-    epochs: float = 155
+    epochs: float = 36
     """Passes over the unlabelled images."""
-    rate_epochs: float = 160
+    rate_epochs: float = 37
     """Epochs in which the cosine rate would decrease fully."""
     rate: float = 2e-3
     """Learning rate of the generator's side at the start."""
@@ -146,11 +146,11 @@ class Config:
     """λ_u of FixMatch."""
     weight_gradient_penalty: float = 0.0
     """R1 on real images; the thesis has none."""
-    semantic_from: float = 4.0
+    semantic_from: float = 1.0
     """Epoch from which the semantic hybridization losses count."""
-    semantic_ramp: float = 6.0
+    semantic_ramp: float = 1.5
     """Epochs over which they grow to their weight."""
-    nonsemantic_from: float = 10.0
+    nonsemantic_from: float = 2.5
     """Epoch from which the non-semantic ones count."""
 
     record_every: int = 50
@@ -173,7 +173,7 @@ CIFAR10: dict[str, Any] = PAPER | dict(data="cifar10", rate=0.1, discriminator_r
 SVHN: dict[str, Any] = PAPER | dict(data="svhn", rate=0.2, discriminator_rate=0.2)
 
 PRESETS: dict[str, Mapping[str, Any]] = {
-    "smoke": dict(epochs=3, semantic_from=1, semantic_ramp=1, nonsemantic_from=1, evaluate_every=40),
+    "smoke": dict(epochs=0.6, semantic_from=0.1, semantic_ramp=0.1, nonsemantic_from=0.2, evaluate_every=40),
     "paper-cifar10-100": CIFAR10 | dict(labels=100),
     "paper-cifar10-250": CIFAR10 | dict(labels=250),
     "paper-cifar10-500": CIFAR10 | dict(labels=500),

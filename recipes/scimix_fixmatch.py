@@ -75,7 +75,7 @@ class Config:
     workers: int = 2
     """Processes that decode images of folders too large for memory."""
 
-    epochs: float = 60
+    epochs: float = 14
     """Passes over the unlabelled images."""
     rate: float = 0.03
     """Learning rate at the start."""
@@ -114,9 +114,9 @@ class Config:
     """α of equation 2.13."""
     copies: int = 3
     """Hybrids of each image a step."""
-    hybrids_from: float = 10
+    hybrids_from: float = 1.5
     """First epoch with hybrids."""
-    hybrids_until: float = 45
+    hybrids_until: float = 12
     """First epoch without them again."""
     hybrids_reduction: Literal["mean", "sum"] = "sum"
     """Of the squared error on hybrids over classes."""
@@ -148,7 +148,7 @@ CIFAR10: dict[str, Any] = PAPER | dict(data="cifar10", rate=0.015)
 SVHN: dict[str, Any] = PAPER | dict(data="svhn", rate=0.03)
 
 PRESETS: dict[str, Mapping[str, Any]] = {
-    "smoke": dict(epochs=4, hybrids_from=1, hybrids_until=3, evaluate_every=20, oracle_steps=20),
+    "smoke": dict(epochs=1, hybrids_from=0.2, hybrids_until=0.8, evaluate_every=20, oracle_steps=20),
     "paper-cifar10-100": CIFAR10 | dict(labels=100),
     "paper-cifar10-250": CIFAR10 | dict(labels=250),
     "paper-cifar10-500": CIFAR10 | dict(labels=500),

@@ -204,14 +204,14 @@ def assert_same_artefact(first: Path, second: Path) -> None:
 
 
 def test_the_smoke_preset_leaves_everything_that_a_run_leaves(recipes):
-    recipes.succeed("scimix.py", "--preset", "smoke", "--epochs", "0.5", "--out", "smoke", "--threads", "1")
+    recipes.succeed("scimix.py", "--preset", "smoke", "--epochs", "0.1", "--out", "smoke", "--threads", "1")
     folder = recipes.folder / "smoke"
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert (config["data"], config["epochs"], config["out"]) == ("digits-m", 0.5, "smoke")
+    assert (config["data"], config["epochs"], config["out"]) == ("digits-m", 0.1, "smoke")
     values = result(folder)
     assert {"test_accuracy_last", "seed", "steps", "seconds", "split_hash"} <= values.keys()
     assert 0 <= values["test_accuracy_last"] <= 1 and values["seconds"] > 0 and values["seed"] == 0
-    assert metrics(folder)[-1]["step"] == values["steps"] == round(0.5 * ((1297 - 100) // 40))
+    assert metrics(folder)[-1]["step"] == values["steps"] == round(0.1 * ((5188 - 100) // 40))
     assert list((folder / "tensorboard").glob("events*"))
     for name in ("curves.png", "grid.png"):
         with Image.open(folder / name) as picture:
@@ -222,7 +222,8 @@ def test_the_smoke_preset_leaves_everything_that_a_run_leaves(recipes):
     split = make_split(dataset, labels=config["labels"], seed=0, validation=100)
     assert hybridizer.origin.split_hash == values["split_hash"] == split.hash
     assert hybridizer.origin.fingerprint == dataset.fingerprint
-    assert hybridizer.origin.training == config
+    training = hybridizer.origin.training
+    assert len(training) > 30 and training == {field: config[field] for field in training}
 
 
 def test_the_weights_of_the_artefact_are_the_averaged_ones_of_the_last_checkpoint(stage_1):

@@ -225,7 +225,10 @@ def load_dataset(
 
 
 def _digits_m(request: _Request) -> Dataset:
-    """scikit-learn's digits on crops of its two photographs, composited as in MNIST-M."""
+    """scikit-learn's digits on crops of its two photographs, composited as in MNIST-M.
+
+    1,297 of the digits are for training, each on four crops; 500 for the test, each on one.
+    """
     from sklearn.datasets import load_digits, load_sample_images
 
     size = request.image_size or 16
@@ -239,7 +242,7 @@ def _digits_m(request: _Request) -> Dataset:
     random = np.random.RandomState(0)
     by_class = [random.permutation(np.flatnonzero(labels == digit)) for digit in range(10)]
     members = {
-        "train": random.permutation(np.concatenate([of_digit[50:] for of_digit in by_class])),
+        "train": random.permutation(np.tile(np.concatenate([of_digit[50:] for of_digit in by_class]), 4)),
         "test": random.permutation(np.concatenate([of_digit[:50] for of_digit in by_class])),
     }
 

@@ -1,0 +1,123 @@
+"""What the tests of several processes compute, as any number of processes: `torchrun distributed_worker.py FOLDER`."""
+
+import sys
+from itertools import islice
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from hybridgen.data.datasets import InMemory, Part
+from hybridgen.data.splits import Split
+from hybridgen.data.streams import Stream
+from hybridgen.evaluation.classification import accuracy
+from hybridgen.generators.scimix import SciMixDiscriminator, SciMixGenerator
+from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
+from hybridgen.networks.discriminator import Discriminator
+from hybridgen.training.ema import EMA
+from hybridgen.training.engine import make_accelerator
+from hybridgen.training.fit import fit
+from hybridgen.training.objective import Outcome, Task, adam, sgd
+from hybridgen.training.schedules import Clock, cosine
+from hybridgen.types import Batch
+
+COUNT, SIDE = 53, 16
+MEAN = STD = (0.5, 0.5, 0.5)
+SPLIT = Split("toy", "f", 0, tuple(range(12)), tuple(range(12, 45)), tuple(range(45, COUNT)))
+
+
+def part() -> Part:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (COUNT, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
+    return Part(InMemory(images), torch.arange(COUNT) % 3)
+
+
+def stream(accelerator: Accelerator, views: int) -> Stream:
+    plain = lambda images, generator: images
+    return Stream(
+        part(), SPLIT, labelled=4, unlabelled=8, labelled_views=(plain,) * views, unlabelled_views=(plain,) * views,
+        seed=0, rank=accelerator.process_index, world=accelerator.num_processes,
+    )  # fmt: skip
+
+
+class Plain(nn.Module):
+    """Means over labelled and unlabelled images, without batch-norm, and a draw of this process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 8), nn.Tanh(), nn.Linear(8, 3))
+
+    def forward(self, batch: Batch, clock: Clock) -> Outcome:
+        losses = {
+            "supervised": nn.functional.cross_entropy(self.network(batch.labelled[0]), batch.labels),
+            "size": self.network(batch.unlabelled[0]).square().mean(),
+        }
+        return Outcome(losses, {"drawn": torch.rand(())})
+
+
+def gradients(accelerator: Accelerator) -> dict[str, torch.Tensor]:
+    """The parameters after six steps, and what was drawn."""
+    objective = Plain()
+    prepared, optimizer = accelerator.prepare(objective, sgd(objective))
+    tasks = {"plain": Task(prepared, {"supervised": 1.0, "size": 0.5}, optimizer, cosine(0.1, 9), clip=0.5)}
+    clock = Clock(steps=6, steps_per_epoch=3)
+    steps = list(fit(tasks, stream(accelerator, 1).from_step(0), clock, accelerator, seed=0))
+    return {
+        "parameters": torch.cat([parameter.detach().flatten() for parameter in objective.parameters()]),
+        "norms": torch.stack([scalars["plain/gradient_norm"] for scalars in steps]),
+        "drawn": torch.stack([scalars["plain/drawn"] for scalars in steps]),
+    }
+
+
+def scimix(accelerator: Accelerator) -> dict[str, torch.Tensor]:
+    """The parameters before and after four steps of both sides of the game, averages and teacher with them."""
+    torch.manual_seed(accelerator.process_index)  # what DistributedDataParallel has to make good
+    architecture = Architecture(
+        image_size=SIDE, classes=3, mean=MEAN, std=STD, depth=10, width=1, stem=4, nonsemantic_channels=2,
+        generator_channels=(8, 8),
+    )  # fmt: skip
+    autoencoder, critic = SemanticAutoencoder(architecture), Discriminator(SIDE, width=0.125, mean=MEAN, std=STD)
+    generator, discriminator = SciMixGenerator(autoencoder, critic), SciMixDiscriminator(critic, penalize=True)
+    prepared = accelerator.prepare(generator, discriminator, adam(generator), adam(discriminator))
+    losses = ["reconstruction", "adversarial_reconstruction", "adversarial_hybrid", "semantic_attraction"]
+    losses += ["semantic_repulsion", "nonsemantic_attraction", "nonsemantic_repulsion", "supervised", "consistency"]
+    weights = dict.fromkeys([*losses, "logit_distance"], 0.5)
+    critic_weights = dict.fromkeys(["real", "reconstruction", "hybrid", "gradient_penalty"], 1.0)
+    tasks = {
+        "generator": Task(prepared[0], weights, prepared[2], lambda clock: 0.01),
+        "discriminator": Task(prepared[1], critic_weights, prepared[3], lambda clock: 0.01),
+    }
+    average = EMA(autoencoder, 0.9)
+    modules = (generator, discriminator, average)
+    flat = lambda: torch.cat([p.detach().flatten() for module in modules for p in module.parameters()])
+    before = flat()
+    for _ in fit(tasks, stream(accelerator, 2).from_step(0), Clock(4, 3), accelerator, seed=0):
+        average.update(autoencoder)
+        generator.teacher.update(autoencoder.classifier)
+    return {"before": before, "after": flat()}
+
+
+def accuracies(accelerator: Accelerator) -> dict[str, torch.Tensor]:
+    """Of a classifier that knows some of the images, on counts that two processes cannot share evenly."""
+    torch.manual_seed(0)
+    classify = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 3))
+    images = part()
+    counts = [accuracy(classify, images, range(count), accelerator, batch_size=7) for count in (COUNT, 16, 1)]
+    return {"accuracy": torch.tensor(counts, dtype=torch.float64)}
+
+
+def everything(accelerator: Accelerator) -> dict[str, dict[str, torch.Tensor]]:
+    seen = torch.stack([torch.cat([b.labelled[0], b.unlabelled[0]]) for b in islice(stream(accelerator, 1).from_step(0), 3)])
+    return {
+        "gradients": gradients(accelerator),
+        "scimix": scimix(accelerator),
+        "accuracies": accuracies(accelerator),
+        "stream": {"images": seen},
+    }
+
+
+if __name__ == "__main__":
+    here = make_accelerator(threads=1)
+    torch.save(everything(here), Path(sys.argv[1]) / f"process-{here.process_index}.pt")

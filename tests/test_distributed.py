@@ -1,0 +1,176 @@
+"""Two processes on one machine compute what one computes, and fail together."""
+
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hybridgen.training.engine import make_accelerator
+
+HERE = Path(__file__).parent
+RECIPE = HERE.parent / "recipes" / "scimix.py"
+WORKER = HERE / "distributed_worker.py"
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+PATIENCE = 600
+"""Seconds; all is done in a few tens of them on an idle machine."""
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """CPUs only, one thread a process."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
+# --- the same numbers ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory) -> list[dict[str, dict[str, torch.Tensor]]]:
+    """What each of two processes computed."""
+    folder = tmp_path_factory.mktemp("two")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*TORCHRUN, WORKER, folder], env=environment, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stderr
+    return [torch.load(folder / f"process-{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def of_one() -> dict[str, dict[str, torch.Tensor]]:
+    return runpy.run_path(str(WORKER), run_name="imported")["everything"](make_accelerator(threads=1))
+
+
+def test_two_processes_share_each_batch(of_one, of_two):
+    labelled, unlabelled = of_one["stream"]["images"].split([4, 8], dim=1)
+    halves = [each["stream"]["images"].split([2, 4], dim=1) for each in of_two]
+    assert torch.equal(torch.cat([half[0] for half in halves], dim=1), labelled)
+    assert torch.equal(torch.cat([half[1] for half in halves], dim=1), unlabelled)
+
+
+def test_gradients_are_those_of_the_whole_batch(of_one, of_two):
+    for each in of_two:
+        for key in ("parameters", "norms"):
+            ours, theirs = each["gradients"][key], of_one["gradients"][key]
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert torch.equal(of_two[0]["gradients"]["parameters"], of_two[1]["gradients"]["parameters"])
+
+
+def test_each_process_draws_for_itself(of_one, of_two):
+    drawn = [each["gradients"]["drawn"] for each in of_two]
+    assert torch.equal(drawn[0], of_one["gradients"]["drawn"])
+    assert not (drawn[0] == drawn[1]).any()
+
+
+def test_both_sides_of_the_game_stay_the_same_on_both_processes(of_two):
+    """Though their draws and, before the first step, their initial parameters were different."""
+    first, second = (each["scimix"] for each in of_two)
+    assert torch.equal(first["after"], second["after"])
+    assert torch.isfinite(first["after"]).all()
+    assert (first["after"] != first["before"]).float().mean() > 0.5
+
+
+def test_accuracy_counts_every_image_once(of_one, of_two):
+    expected = of_one["accuracies"]["accuracy"]
+    assert 0 < expected[0] < 1
+    for each in of_two:
+        assert torch.equal(each["accuracies"]["accuracy"], expected)
+
+
+# --- recipes -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    random = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("data") / "toy.npz"
+    images = lambda count: random.integers(256, size=(count, 16, 16, 3), dtype=np.uint8)
+    labels = lambda count: np.arange(count) % 2
+    np.savez(path, x_train=images(60), y_train=labels(60), x_test=images(12), y_test=labels(12))
+    return f"npz:{path}"
+
+
+def arguments(data: str, out: Path, *more: str) -> list[str | Path]:
+    return [
+        "--preset", "smoke", "--data", data, "--labels", "8", "--validation", "4", "--labelled-batch", "4",
+        "--unlabelled-batch", "8", "--epochs", "400", "--threads", "1", "--generator-channels", "8", "8",
+        "--record-every", "5", "--evaluate-every", "1000", "--save-every", "10", "--out", out, *more,
+    ]  # fmt: skip
+
+
+def start(command: list[str | Path], log: Path) -> subprocess.Popen:
+    with log.open("w") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file)
+
+
+def await_checkpoint(folder: Path, step: int, process: subprocess.Popen, log: Path) -> None:
+    began = time.monotonic()
+    while not any(int(path.stem[5:]) >= step for path in (folder / "checkpoints").glob("step-*.pt")):
+        assert process.poll() is None and time.monotonic() - began < PATIENCE, log.read_text()
+        time.sleep(0.05)
+
+
+def newest(folder: Path) -> Path:
+    return max((folder / "checkpoints").glob("step-*.pt"))
+
+
+def children(process: subprocess.Popen) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_a_batch_that_does_not_divide_is_bad_input(data, tmp_path):
+    command = [*TORCHRUN, RECIPE, *arguments(data, tmp_path / "run", "--unlabelled-batch", "9")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert said == ["error: unlabelled = 9: the global batch does not divide among 2 processes"], done.stderr
+    assert done.returncode != 0 and re.search(r"exitcode\s*:\s*2\b", done.stderr)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_stop_together_resume_together_and_die_together(data, tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "log"
+
+    # Stopped by a signal: both save and end
+    process = start([*TORCHRUN, RECIPE, *arguments(data, folder)], log)
+    await_checkpoint(folder, 10, process, log)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) != 0
+    assert f"stopped by signal 15 after {newest(folder)}; --resume continues" in log.read_text()
+    assert "Traceback (most recent call last):\n  File \"" + str(RECIPE) not in log.read_text()
+    stopped = int(newest(folder).stem[5:])
+
+    # Resumed, and one of them killed: the other does not wait for ever
+    process = start([*TORCHRUN, RECIPE, *arguments(data, folder, "--resume")], log)
+    await_checkpoint(folder, stopped + 10, process, log)
+    workers = children(process)
+    assert len(workers) == 2
+    os.kill(workers[1], signal.SIGKILL)
+    assert process.wait(PATIENCE) != 0
+    assert not any(alive(pid) for pid in workers)
+    state = torch.load(newest(folder), weights_only=True)
+    assert state["step"] == int(newest(folder).stem[5:]) >= stopped + 10
+    assert not (folder / "result.json").exists()
+
+
+def test_accelerate_launches_one_process(data, tmp_path):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    command = [*launch, RECIPE, *arguments(data, tmp_path / "run", "--epochs", "0.5")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "result.json").exists()
