@@ -72,6 +72,13 @@ def to_plain(config: Any) -> dict[str, Any]:
     return {name: plain(value) for name, value in asdict(config).items()} if is_dataclass(config) else plain(config)
 
 
+def check_positive(config: Any, *names: str) -> None:
+    """InputError, naming the field, for the first of these fields that is not above 0."""
+    for name in names:
+        if getattr(config, name) <= 0:
+            raise InputError(f"{name}: {getattr(config, name)} is not above 0")
+
+
 def launch(main: Callable[[C], Any], kind: type[C], presets: Mapping[str, Mapping[str, Any]]) -> None:
     """Parse, run, and turn bad input into one line on standard error and exit code 2."""
     with exit_codes():

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from hybridgen.configuration import launch
+from hybridgen.configuration import check_positive, launch
 from hybridgen.data.augment import strong, weak
 from hybridgen.data.datasets import load_dataset
 from hybridgen.data.splits import Split, make_split
@@ -191,6 +191,7 @@ PRESETS: dict[str, Mapping[str, Any]] = {
 
 
 def main(config: Config) -> dict[str, Any]:
+    check_positive(config, "epochs", "rate_epochs", "record_every", "evaluate_every", "save_every")
     accelerator = make_accelerator(threads=config.threads)
     torch.manual_seed(config.seed)
 

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 
 from hybridgen.assets import bundled
-from hybridgen.configuration import launch
+from hybridgen.configuration import check_positive, launch
 from hybridgen.data.augment import strong, weak
 from hybridgen.data.datasets import Dataset, load_dataset
 from hybridgen.data.splits import Split, make_split
@@ -157,22 +157,10 @@ PRESETS: dict[str, Mapping[str, Any]] = {
 }
 
 
-def train(
-    config: Config,
-    accelerator: Accelerator,
-    dataset: Dataset,
-    split: Split,
-    hybridizer: Hybridizer | None,
-    seed: int,
-    folder: Path,
-) -> dict[str, Any]:
-    """One classifier."""
-    torch.manual_seed(seed)
-
-    # Data
+def make_stream(config: Config, accelerator: Accelerator, dataset: Dataset, split: Split, seed: int) -> Stream:
     weakly = partial(weak, flip=dataset.flip, shift=dataset.image_size // 8)
     strongly = partial(strong, flip=dataset.flip, shift=dataset.image_size // 8, cutout=config.cutout)
-    stream = Stream(
+    return Stream(
         dataset.train,
         split,
         labelled=config.labelled_batch,
@@ -186,8 +174,9 @@ def train(
         workers=config.workers,
     )
 
-    # Classifier and objective
-    classifier = WideResNetClassifier(
+
+def make_classifier(config: Config, dataset: Dataset) -> WideResNetClassifier:
+    return WideResNetClassifier(
         config.depth,
         config.width,
         len(dataset.classes),
@@ -195,14 +184,10 @@ def train(
         std=dataset.std,
         momentum=config.momentum,
     )
-    classifier = laid_out(
-        classifier,
-        accelerator,
-        channels_last=config.channels_last,
-        compiled=config.compiled,
-        synchronized=config.sync_batchnorm,
-    )
-    how = HybridUse(
+
+
+def how_to_use(config: Config) -> HybridUse:
+    return HybridUse(
         use=config.use,
         alpha=config.alpha,
         copies=config.copies,
@@ -212,6 +197,30 @@ def train(
         threshold=config.threshold,
         keep_consistent=config.keep_consistent,
     )
+
+
+def train(
+    config: Config,
+    accelerator: Accelerator,
+    dataset: Dataset,
+    split: Split,
+    hybridizer: Hybridizer | None,
+    seed: int,
+    folder: Path,
+) -> dict[str, Any]:
+    """One classifier."""
+    torch.manual_seed(seed)
+
+    # Data, classifier and objective
+    stream = make_stream(config, accelerator, dataset, split, seed)
+    classifier = laid_out(
+        make_classifier(config, dataset),
+        accelerator,
+        channels_last=config.channels_last,
+        compiled=config.compiled,
+        synchronized=config.sync_batchnorm,
+    )
+    how = how_to_use(config)
     objective = FixMatch(classifier, threshold=config.threshold, hybridizer=hybridizer, how=how)
     weights = {"supervised": config.weight_supervised, "unsupervised": config.weight_unsupervised}
     if hybridizer is not None:
@@ -260,6 +269,7 @@ def train(
 
 
 def main(config: Config) -> dict[str, Any]:
+    check_positive(config, "epochs", "seeds", "oracle_steps", "record_every", "evaluate_every", "save_every")
     accelerator = make_accelerator(threads=config.threads)
 
     # Data and hybridizer
@@ -276,6 +286,11 @@ def main(config: Config) -> dict[str, Any]:
         source = bundled() if config.hybridizer == "bundled" else config.hybridizer
         hybridizer = Hybridizer.from_pretrained(source).to(accelerator.device)
         hybridizer.check_split(dataset, split, allow_other_split=config.allow_other_split)
+
+    # A run's folder, once everything that the configuration asks for has shown that it can be made
+    make_stream(config, accelerator, dataset, split, config.seed)
+    laid_out(make_classifier(config, dataset), accelerator, synchronized=config.sync_batchnorm)
+    how_to_use(config)
     claim(config.out, config, accelerator, resume=config.resume)
 
     # Classifiers without and with hybrids

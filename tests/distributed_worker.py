@@ -109,7 +109,9 @@ def accuracies(accelerator: Accelerator) -> dict[str, torch.Tensor]:
 
 
 def everything(accelerator: Accelerator) -> dict[str, dict[str, torch.Tensor]]:
-    seen = torch.stack([torch.cat([b.labelled[0], b.unlabelled[0]]) for b in islice(stream(accelerator, 1).from_step(0), 3)])
+    seen = torch.stack(
+        [torch.cat([b.labelled[0], b.unlabelled[0]]) for b in islice(stream(accelerator, 1).from_step(0), 3)]
+    )
     return {
         "gradients": gradients(accelerator),
         "scimix": scimix(accelerator),

@@ -98,7 +98,9 @@ def test_the_package_does_not_import_recipes_or_tests():
 
 def test_no_absolute_paths_of_one_machine():
     """Written so that this file does not find itself."""
-    private = [f"{first}{rest}" for first in ("/", "~/") for rest in ("home" + "/", "root" + "/", "work" + "/", "tmp/h")]
+    private = [
+        f"{first}{rest}" for first in ("/", "~/") for rest in ("home" + "/", "root" + "/", "work" + "/", "tmp/h")
+    ]
     for path in [*SOURCES, *RECIPES, *(ROOT / "tests").rglob("*.py"), ROOT / "pyproject.toml", ROOT / "README.md"]:
         text = path.read_text(encoding="utf-8")
         assert not [word for word in private if word in text], path
@@ -109,7 +111,11 @@ def test_the_rule_sees_imports_wherever_they_stand(tmp_path, monkeypatch):
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     (tmp_path / "semi").mkdir()
     path = tmp_path / "semi" / "a.py"
-    path.write_text("import torch\ndef f():\n    import hybridgen.evaluation.grid\n    from hybridgen import generators")
+    path.write_text(
+        "import torch\ndef f():\n    import hybridgen.evaluation.grid\n    from hybridgen import generators"
+    )
     assert violations(path) == ["semi/a.py imports hybridgen.evaluation", "semi/a.py imports hybridgen.generators"]
-    path.write_text("from hybridgen import __version__\nfrom hybridgen.hybridizer import Hybridizer\nimport hybridgenx.cli")
+    path.write_text(
+        "from hybridgen import __version__\nfrom hybridgen.hybridizer import Hybridizer\nimport hybridgenx.cli"
+    )
     assert violations(path) == []

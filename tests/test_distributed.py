@@ -152,7 +152,7 @@ def test_two_processes_stop_together_resume_together_and_die_together(data, tmp_
     process.send_signal(signal.SIGTERM)
     assert process.wait(PATIENCE) != 0
     assert f"stopped by signal 15 after {newest(folder)}; --resume continues" in log.read_text()
-    assert "Traceback (most recent call last):\n  File \"" + str(RECIPE) not in log.read_text()
+    assert 'Traceback (most recent call last):\n  File "' + str(RECIPE) not in log.read_text()
     stopped = int(newest(folder).stem[5:])
 
     # Resumed, and one of them killed: the other does not wait for ever

@@ -379,7 +379,9 @@ def test_a_hybridizer_of_another_split_is_refused_unless_allowed(recipes, toy, s
     said = recipes.refuse("scimix_fixmatch.py", *other)
     assert result(stage_1)["split_hash"] in said and "--allow-other-split" in said
     assert not (recipes.folder / "other").exists()
-    recipes.succeed("scimix_fixmatch.py", *other, "--hybrids-until", "inf", "--hybrids-from", "0", "--allow-other-split")
+    recipes.succeed(
+        "scimix_fixmatch.py", *other, "--hybrids-until", "inf", "--hybrids-from", "0", "--allow-other-split"
+    )
     assert result(recipes.folder / "other")["allow_other_split"] is True
 
 
@@ -403,7 +405,7 @@ BAD = {
     "labelled batch larger than the data": (["--labelled-batch", "1000"], ["labelled", "1000"]),
     "unlabelled batch larger than the data": (["--unlabelled-batch", "5000"], ["unlabelled", "5000"]),
     "no labels": (["--labels", "0"], ["labels"]),
-    "more labels than images": (["--labels", "5000"], ["labels", "5000"]),
+    "more labels than images": (["--labels", "6000"], ["labels", "6000"]),
     "unknown data": (["--data", "imagenet"], ["imagenet", "digits-m"]),
     "no folder": (["--data", "folder:/nowhere/at/all"], ["/nowhere/at/all"]),
     "no split file": (["--split", "/nowhere/split.json"], ["/nowhere/split.json"]),
