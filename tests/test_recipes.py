@@ -222,6 +222,8 @@ def test_the_smoke_preset_leaves_everything_that_a_run_leaves(recipes):
     split = make_split(dataset, labels=config["labels"], seed=0, validation=100)
     assert hybridizer.origin.split_hash == values["split_hash"] == split.hash
     assert hybridizer.origin.fingerprint == dataset.fingerprint
+    steps_per_epoch = (len(dataset.train) - 100) // config["unlabelled_batch"]
+    assert metrics(folder)[-1]["step"] == values["steps"] == round(0.2 * steps_per_epoch)
     training = hybridizer.origin.training
     assert len(training) > 30 and training == {field: config[field] for field in training}
 
