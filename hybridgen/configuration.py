@@ -73,10 +73,11 @@ def to_plain(config: Any) -> dict[str, Any]:
 
 
 def check_positive(config: Any, *names: str) -> None:
-    """InputError, naming the field, for the first of these fields that is not above 0."""
+    """InputError, naming the field, for the first of these fields that has a value and not one above 0."""
     for name in names:
-        if getattr(config, name) <= 0:
-            raise InputError(f"{name}: {getattr(config, name)} is not above 0")
+        value = getattr(config, name)
+        if value is not None and value <= 0:
+            raise InputError(f"{name}: {value} is not above 0")
 
 
 def launch(main: Callable[[C], Any], kind: type[C], presets: Mapping[str, Mapping[str, Any]]) -> None:

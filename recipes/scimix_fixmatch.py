@@ -129,8 +129,8 @@ class Config:
     weight_hybrids: float = 1.0
     """λ_contradict."""
 
-    oracle_steps: int = 600
-    """Training steps of the oracle that measures semantic transfer."""
+    oracle_steps: int | None = None
+    """Training steps of the oracle that measures semantic transfer; by the size of the data set unless given."""
     record_every: int = 50
     """Steps between records."""
     evaluate_every: int = 100
@@ -142,7 +142,7 @@ class Config:
 PAPER: dict[str, Any] = dict(
     validation=0, hybridizer="none", epochs=1000, rate_epochs=1050, labelled_batch=32, unlabelled_batch=224,
     ema_decay=0.999, depth=28, width=2, momentum=0.001, cutout=16, hybrids_from=100, hybrids_until=200,
-    oracle_steps=20000, record_every=100, evaluate_every=2230, save_every=2230,
+    record_every=100, evaluate_every=2230, save_every=2230,
 )  # fmt: skip
 CIFAR10: dict[str, Any] = PAPER | dict(data="cifar10", rate=0.015)
 SVHN: dict[str, Any] = PAPER | dict(data="svhn", rate=0.03)
