@@ -437,7 +437,7 @@ def refused(said: Said, *words: str) -> None:
         ("split --out s.json", ("--labels",)),
         ("split --labels 0 --out s.json", ("labels = 0",)),
         ("split --labels 5 --out s.json", ("labels = 5", "10 classes")),
-        ("split --labels 6000 --out s.json", ("labels = 5000",)),
+        ("split --labels 6000 --out s.json", ("labels = 6000",)),
         ("split --labels 100 --data digits-n --out s.json", ("digits-n",)),
         ("split --labels 100 --image-size 17 --out s.json", ("17",)),
         ("bench --jsn", ("--jsn",)),

@@ -211,7 +211,6 @@ def test_the_smoke_preset_leaves_everything_that_a_run_leaves(recipes):
     values = result(folder)
     assert {"test_accuracy_last", "seed", "steps", "seconds", "split_hash"} <= values.keys()
     assert 0 <= values["test_accuracy_last"] <= 1 and values["seconds"] > 0 and values["seed"] == 0
-    assert metrics(folder)[-1]["step"] == values["steps"] == round(0.1 * ((5188 - 100) // 40))
     assert list((folder / "tensorboard").glob("events*"))
     for name in ("curves.png", "grid.png"):
         with Image.open(folder / name) as picture:
@@ -223,7 +222,7 @@ def test_the_smoke_preset_leaves_everything_that_a_run_leaves(recipes):
     assert hybridizer.origin.split_hash == values["split_hash"] == split.hash
     assert hybridizer.origin.fingerprint == dataset.fingerprint
     steps_per_epoch = (len(dataset.train) - 100) // config["unlabelled_batch"]
-    assert metrics(folder)[-1]["step"] == values["steps"] == round(0.2 * steps_per_epoch)
+    assert metrics(folder)[-1]["step"] == values["steps"] == round(0.1 * steps_per_epoch)
     training = hybridizer.origin.training
     assert len(training) > 30 and training == {field: config[field] for field in training}
 
