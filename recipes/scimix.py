@@ -297,7 +297,10 @@ def main(config: Config) -> dict[str, Any]:
         average.network,
         Origin(dataset.name, dataset.fingerprint, split.hash, dataset.classes, identity(config)),
     )
-    shown = [dataset.test.images.gather(chosen) / 255 for chosen in choose_parents(dataset.test, 8, 8, config.seed)]
+    side = min(8, len(dataset.test) // 2)
+    shown = [
+        dataset.test.images.gather(chosen) / 255 for chosen in choose_parents(dataset.test, side, side, config.seed)
+    ]
 
     # Training
     clock = Clock(steps=round(config.epochs * stream.steps_per_epoch), steps_per_epoch=stream.steps_per_epoch)

@@ -105,8 +105,8 @@ class Config:
     """Compile the networks with torch.compile."""
     sync_batchnorm: bool = False
     """Batch-norm statistics over all processes (GPUs only)."""
-    cutout: int = 8
-    """Side of the square that strong augmentation cuts out."""
+    cutout: int | None = None
+    """Side of the square that strong augmentation cuts out; half the image's unless given."""
 
     use: Literal["contradict", "consistency", "pseudo-label", "labelled"] = "contradict"
     """How hybrids teach (table A.15)."""
@@ -141,7 +141,7 @@ class Config:
 
 PAPER: dict[str, Any] = dict(
     validation=0, hybridizer="none", epochs=1000, rate_epochs=1050, labelled_batch=32, unlabelled_batch=224,
-    ema_decay=0.999, depth=28, width=2, momentum=0.001, cutout=16, hybrids_from=100, hybrids_until=200,
+    ema_decay=0.999, depth=28, width=2, momentum=0.001, hybrids_from=100, hybrids_until=200,
     record_every=100, evaluate_every=2230, save_every=2230,
 )  # fmt: skip
 CIFAR10: dict[str, Any] = PAPER | dict(data="cifar10", rate=0.015)
@@ -159,7 +159,9 @@ PRESETS: dict[str, Mapping[str, Any]] = {
 
 def make_stream(config: Config, accelerator: Accelerator, dataset: Dataset, split: Split, seed: int) -> Stream:
     weakly = partial(weak, flip=dataset.flip, shift=dataset.image_size // 8)
-    strongly = partial(strong, flip=dataset.flip, shift=dataset.image_size // 8, cutout=config.cutout)
+    strongly = partial(
+        strong, flip=dataset.flip, shift=dataset.image_size // 8, cutout=config.cutout or dataset.image_size // 2
+    )
     return Stream(
         dataset.train,
         split,
@@ -320,7 +322,7 @@ def main(config: Config) -> dict[str, Any]:
         oracle, _ = load_or_train_oracle(dataset, accelerator, settings=settings)
         rates = transfer_rates(hybridizer, dataset, oracle, accelerator).to_dict()
         parents = [
-            dataset.test.images.gather(chosen) / 255 for chosen in choose_parents(dataset.test, 8, 8, config.seed)
+            dataset.test.images.gather(chosen) / 255 for chosen in choose_parents(dataset.test, side, side, config.seed)
         ]
         if accelerator.is_main_process:
             grid = hybrid_grid(hybridizer, *(images.to(accelerator.device) for images in parents))

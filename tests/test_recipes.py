@@ -410,7 +410,6 @@ BAD = {
     "unknown data": (["--data", "imagenet"], ["imagenet", "digits-m"]),
     "no folder": (["--data", "folder:/nowhere/at/all"], ["/nowhere/at/all"]),
     "no split file": (["--split", "/nowhere/split.json"], ["/nowhere/split.json"]),
-    "size": (["--image-size", "20"], ["20"]),
     "depth": (["--depth", "11"], ["depth", "11"]),
     "nothing to resume": (["--resume"], ["resume", "no run"]),
     "below a file": (["--out", "toy.npz/run"], ["toy.npz/run", "cannot be written"]),
@@ -421,6 +420,7 @@ BAD = {
     "synchronised batch-norm on CPUs": (["--sync-batchnorm"], ["sync_batchnorm"]),
 }
 BAD_STAGE_1 = {
+    "size": (["--image-size", "20"], ["20"]),
     "size the generator cannot make": (["--image-size", "24"], ["image_size", "24"]),
     "one block": (["--generator-channels", "8"], ["generator_channels"]),
 }
