@@ -63,7 +63,7 @@ class Checkpoints:
             old.unlink()
         return path
 
-    def resume(self, clock: Clock, device: torch.device) -> Path:
+    def resume(self, clock: Clock) -> Path:
         """Continue from the newest checkpoint: states and clock.
 
         Raises InputError where there is none, where it is damaged, and where it belongs to another configuration or
@@ -76,7 +76,7 @@ class Checkpoints:
             with ZipFile(path) as archive:  # torch reads past a flipped bit without a word
                 if (part := archive.testzip()) is not None:
                     raise BadZipFile(part)
-            state = torch.load(path, map_location=device, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
             version, identity = state["format"], state["identity"]
         except Exception as error:
             raise InputError(f"{path}: damaged checkpoint ({type(error).__name__})") from error

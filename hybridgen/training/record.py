@@ -97,7 +97,7 @@ class Run:
     def __enter__(self) -> "Run":
         folder, main = self.folder, self.accelerator.is_main_process
         if self.resume and self.checkpoints.paths():
-            self.checkpoints.resume(self.clock, self.accelerator.device)
+            self.checkpoints.resume(self.clock)
         elif main:
             self.checkpoints.save(self.clock)
         metrics = folder / "metrics.jsonl"

@@ -18,7 +18,6 @@ from hybridgen.training.schedules import Clock
 from hybridgen.types import InputError
 
 IDENTITY = {"rate": 0.1, "channels": [8, 16], "split_hash": "abc"}
-CPU = torch.device("cpu")
 
 
 class State:
@@ -52,7 +51,7 @@ class State:
         return self
 
     def resumed(self) -> "State":
-        self.checkpoints.resume(self.clock, CPU)
+        self.checkpoints.resume(self.clock)
         return self
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -82,7 +81,7 @@ def test_saving_and_resuming_equals_going_on(tmp_path):
 def test_the_newest_is_resumed(tmp_path):
     State(tmp_path).saved(2, 30, 4)
     state = State(tmp_path)
-    assert state.checkpoints.resume(state.clock, CPU).name == "step-00000030.pt"
+    assert state.checkpoints.resume(state.clock).name == "step-00000030.pt"
     assert state.clock.step == 30
 
 
@@ -251,7 +250,7 @@ def test_a_process_killed_while_saving_leaves_the_old_checkpoint(tmp_path, momen
     assert done.returncode == -signal.SIGKILL
     clock, network = Clock(steps=9, steps_per_epoch=3), nn.Linear(2, 2)
     checkpoints = Checkpoints(tmp_path, {"network": network}, {}, {})
-    assert checkpoints.resume(clock, CPU).name == "step-00000003.pt"
+    assert checkpoints.resume(clock).name == "step-00000003.pt"
     assert clock.step == 3
     clock.step = 4
     checkpoints.save(clock)
