@@ -9,6 +9,7 @@ import json
 import os
 import runpy
 import sys
+import traceback
 from pathlib import Path
 
 from jaxtyping import install_import_hook
@@ -23,8 +24,17 @@ def become(argv: list[str], folder: Path) -> None:
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.chdir(folder)
     sys.argv = argv
-    runpy.run_path(argv[0], run_name="__main__")
-    sys.exit()
+    try:
+        runpy.run_path(argv[0], run_name="__main__")
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the interpreter would take more than a second to take leave of all its modules
 
 
 if __name__ == "__main__":

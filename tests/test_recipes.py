@@ -289,7 +289,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(recipes, toy):
     """Files of this process end at a size that holds the first checkpoint, before the optimizers have state, and not
     the next."""
     folder = recipes.folder / "full"
-    recipes.start("scimix.py", *tiny(toy, "full"))
+    recipes.start("scimix.py", *tiny(toy, "full", "--epochs", "1"))
     while not reached(folder, 0)():
         time.sleep(0.01)
     size = (folder / "checkpoints" / "step-00000000.pt").stat().st_size
@@ -299,7 +299,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(recipes, toy):
     assert last == "error: full/checkpoints/step-00000005.pt: cannot be written: File too large"
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000000.pt"]
     assert not (folder / "result.json").exists()
-    recipes.succeed("scimix.py", *tiny(toy, "full", "--resume"))
+    recipes.succeed("scimix.py", *tiny(toy, "full", "--epochs", "1", "--resume"))
 
 
 def test_a_diverging_run_names_the_term_and_the_last_good_checkpoint(recipes, toy):
