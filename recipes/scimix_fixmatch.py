@@ -322,7 +322,6 @@ def main(config: Config) -> dict[str, Any]:
         oracle, _ = load_or_train_oracle(dataset, accelerator, settings=settings)
         rates = transfer_rates(hybridizer, dataset, oracle, accelerator).to_dict()
         side = min(8, len(dataset.test) // 2)
-        side = min(8, len(dataset.test) // 2)
         parents = [
             dataset.test.images.gather(chosen) / 255 for chosen in choose_parents(dataset.test, side, side, config.seed)
         ]
