@@ -167,7 +167,8 @@ class Hybridizer(nn.Module):
             digest = config["weights_sha256"]
             if len(origin.classes) != architecture.classes or not all(isinstance(n, str) for n in origin.classes):
                 raise InputError(f"classes: {architecture.classes} names are needed")
-            autoencoder = SemanticAutoencoder(architecture, backend=backend)
+            with torch.random.fork_rng(devices=[]):  # the first values are drawn in vain
+                autoencoder = SemanticAutoencoder(architecture, backend=backend)
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:  # Runtime: sizes beyond memory
             if isinstance(error, InputError) and str(error).startswith("backend"):
                 raise
@@ -214,7 +215,10 @@ class Hybridize(nn.Module):
 
     `images` `[b, 3, size, size]` (uint8 or float in [0, 1]) and `labels` `[b]` in; hybrids (float) and soft labels
     `[b, classes]` out. Each image is the semantic parent of the hybrid in its place, whose label is α of its own class
-    and 1 - α of that of its non-semantic parent, a random other place of the batch (as in equation 2.13).
+    and 1 - α of that of its non-semantic parent, a random place of the batch (as in equation 2.13).
+
+    InputError for labels outside the classes, and for floats outside [0, 1] (looked for in the first batch alone, since
+    looking waits for the device): standardise after this transform.
     """
 
     def __init__(self, hybridizer: Hybridizer, *, alpha: float = 0.9) -> None:
@@ -222,6 +226,7 @@ class Hybridize(nn.Module):
         if not 0.5 < alpha <= 1:
             raise InputError(f"alpha: {alpha} is outside (0.5, 1]: a hybrid has mostly its semantic parent's class")
         self.hybridizer, self.alpha = hybridizer, alpha
+        self._looked = False
 
     @torch.no_grad()
     def forward(
@@ -229,6 +234,11 @@ class Hybridize(nn.Module):
     ) -> tuple[Images, Float[Tensor, "batch classes"]]:
         if not images.is_floating_point():
             images = images.float() / 255
+        elif not self._looked and len(images):
+            low, high = (float(bound) for bound in torch.aminmax(images))
+            if not (low >= 0 and high <= 1):
+                raise InputError(f"images: in [{low:.2f}, {high:.2f}], not in [0, 1]; standardise after this transform")
+            self._looked = True
         classes = len(self.hybridizer.origin.classes)
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
             raise InputError(f"labels: outside 0..{classes - 1}, the classes of this hybridizer")

@@ -65,9 +65,9 @@ class Config:
     """Passes over the unlabelled images."""
     rate_epochs: float = 37
     """Epochs in which the cosine rate would decrease fully."""
-    rate: float = 2e-3
+    rate: float = 4e-3
     """Learning rate of the generator's side at the start."""
-    discriminator_rate: float = 5e-4
+    discriminator_rate: float = 1e-3
     """Learning rate of the discriminator at the start."""
     optimizer: Literal["sgd", "adam"] = "adam"
     """Nesterov SGD as in the thesis, or Adam."""
@@ -92,9 +92,9 @@ class Config:
     """Their width."""
     nonsemantic_channels: int = 4
     """Channels of z_r."""
-    generator_channels: tuple[int, ...] = (32, 48, 24, 12)
+    generator_channels: tuple[int, ...] = (48, 96, 48, 24)
     """Filters of the generator's blocks."""
-    discriminator_width: float = 0.25
+    discriminator_width: float = 0.5
     """Factor on the discriminator's filters."""
     style: Literal["semantic", "nonsemantic"] = "semantic"
     """Which code is the style; 'nonsemantic' is the variant 'structural z_c' of table A.14."""
@@ -107,7 +107,7 @@ class Config:
     """EMA decay of Mean Teacher's teacher."""
     average_decay: float = 0.995
     """EMA decay of the saved networks."""
-    threshold: float = 0.95
+    threshold: float = 0.9
     """FixMatch's confidence threshold."""
     semantic_distance: Literal["norm", "squared", "cross-entropy"] = "cross-entropy"
     """Of the hybrid's class from its parents': between logits, or cross-entropy between probabilities."""
@@ -124,9 +124,9 @@ class Config:
 
     weight_reconstruction: float = 1.0
     """λ_recons, of L_rec (2.8)."""
-    weight_adversarial_reconstruction: float = 0.5
+    weight_adversarial_reconstruction: float = 1.0
     """λ_adv,r: realism of reconstructions, on both sides of the game."""
-    weight_adversarial_hybrid: float = 0.5
+    weight_adversarial_hybrid: float = 1.0
     """λ_adv,h: realism of hybrids, on both sides of the game."""
     weight_semantic_attraction: float = 4.0
     """λ+_hyb,class (2.11): hybrids take the class of their semantic parent."""
@@ -136,16 +136,17 @@ class Config:
     """λ+_hyb,cont (2.12): hybrids keep the z_r of their non-semantic parent."""
     weight_nonsemantic_repulsion: float = 0.002
     """λ-_hyb,cont: and not that of their semantic parent."""
-    weight_supervised: float = 1.0
-    """Cross-entropy on labelled images."""
+    weight_supervised: float = 10.0
+    """Cross-entropy on labelled images. Adam divides by the sum of all gradients, so that at 1 the reconstruction would
+    rule E_c too, and the classifier would learn slowly."""
     weight_consistency: float = 300.0
     """λ_cons of Mean Teacher; its mean is over batch and classes."""
     weight_logit_distance: float = 0.01
     """λ_logitdist: ties Mean Teacher's two heads."""
-    weight_pseudo_label: float = 1.0
+    weight_pseudo_label: float = 10.0
     """λ_u of FixMatch."""
-    weight_gradient_penalty: float = 0.0
-    """R1 on real images; the thesis has none."""
+    weight_gradient_penalty: float = 0.03
+    """R1 on real images: without it the discriminator wins, and hybrids show coloured fringes. The thesis has none."""
     semantic_from: float = 1.0
     """Epoch from which the semantic hybridization losses count."""
     semantic_ramp: float = 1.5
@@ -165,9 +166,11 @@ PAPER: dict[str, Any] = dict(
     validation=0, epochs=300, rate_epochs=350, optimizer="sgd", weight_decay=5e-4, labelled_batch=60,
     unlabelled_batch=196, depth=28, width=2, nonsemantic_channels=8, generator_channels=(32, 64, 128, 64, 32),
     discriminator_width=1.0, guide="mean-teacher", average_decay=0.999, semantic_distance="norm", criterion_shift=0,
-    criterion_noise=0.0, weight_semantic_attraction=0.5, weight_semantic_repulsion=0.05,
-    weight_nonsemantic_attraction=0.5, weight_nonsemantic_repulsion=0.05, weight_consistency=300.0, semantic_from=0.0,
-    semantic_ramp=0.0, nonsemantic_from=50.0, evaluate_every=2550, save_every=2550,
+    criterion_noise=0.0, threshold=0.95, weight_adversarial_reconstruction=0.5, weight_adversarial_hybrid=0.5,
+    weight_semantic_attraction=0.5, weight_semantic_repulsion=0.05, weight_nonsemantic_attraction=0.5,
+    weight_nonsemantic_repulsion=0.05, weight_supervised=1.0, weight_pseudo_label=1.0, weight_consistency=300.0,
+    weight_gradient_penalty=0.0, semantic_from=0.0, semantic_ramp=0.0, nonsemantic_from=50.0,
+    evaluate_every=2550, save_every=2550,
 )  # fmt: skip
 CIFAR10: dict[str, Any] = PAPER | dict(data="cifar10", rate=0.1, discriminator_rate=0.1)
 SVHN: dict[str, Any] = PAPER | dict(data="svhn", rate=0.2, discriminator_rate=0.2)

@@ -132,6 +132,14 @@ def test_round_trip_bit_for_bit(tmp_path, images, style):
     assert not any(parameter.requires_grad for parameter in again.parameters())
 
 
+def test_reading_draws_nothing(folder):
+    torch.manual_seed(0)
+    Hybridizer.from_pretrained(folder)
+    drawn = torch.rand(3)
+    torch.manual_seed(0)
+    assert torch.equal(drawn, torch.rand(3))
+
+
 def test_saved_twice_is_the_same_and_another_replaces_it(hybridizer, folder, images):
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert first.keys() == {"config.json", "model.safetensors"}
@@ -460,6 +468,12 @@ def test_bytes_and_floats_are_the_same_images(hybridizer, images):
         results.append(Hybridize(hybridizer)(given, labels))
     assert torch.equal(results[0][0], results[1][0]) and results[0][0].is_floating_point()
     assert torch.equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize("standardised", [lambda x: 2 * x - 1, lambda x: 255 * x, lambda x: x + float("nan")])
+def test_floats_outside_zero_to_one(hybridizer, images, standardised):
+    with pytest.raises(InputError, match=r"^images: in \[.*\], not in \[0, 1\]; standardise after"):
+        Hybridize(hybridizer)(standardised(images), torch.zeros(5, dtype=torch.int64))
 
 
 def test_alpha_one_gives_hard_labels(hybridizer, images):

@@ -69,7 +69,7 @@ class SciMixGenerator(nn.Module):
 
     def forward(self, batch: Batch, clock: Clock) -> Outcome:
         images = torch.cat([batch.labelled[0], batch.unlabelled[0]])
-        codes: Codes = self.autoencoder(images)
+        codes, strong = self._encode(images, batch)
 
         # Reconstructions, and hybrids with another image's non-semantic content
         partner = torch.randperm(len(images), device=images.device)
@@ -102,7 +102,7 @@ class SciMixGenerator(nn.Module):
             "nonsemantic_repulsion": hybridization.nonsemantic_repulsion(
                 seen.nonsemantic, codes.nonsemantic, kind=self.nonsemantic_distance
             ),
-        } | self._guided(batch, codes)
+        } | self._guided(batch, codes, strong)
         transferred = seen.predictions.argmax(dim=1) == codes.predictions.argmax(dim=1)
         return Outcome(
             losses,
@@ -110,14 +110,27 @@ class SciMixGenerator(nn.Module):
             handed=(images, reconstructions.detach(), hybrids.detach()),
         )
 
-    def _guided(self, batch: Batch, codes: Codes) -> Losses:
+    def _encode(self, images: Images, batch: Batch) -> tuple[Codes, Float[Tensor, "unlabelled classes"] | None]:
+        """The codes of the images; and for FixMatch the logits of the batch's strong views.
+
+        E_c sees both in one batch: in FixMatch batch-norm's statistics are over all views.
+        """
+        if self.guide != "fixmatch":
+            return self.autoencoder(images), None
+        strong = batch.unlabelled[1]
+        encoded = self.autoencoder.classifier(torch.cat([images, strong]))
+        (semantic, _), (predictions, of_strong), (consistent, _) = (
+            part.split([len(images), len(strong)]) for part in encoded
+        )
+        return Codes(semantic, self.autoencoder.nonsemantic_encoder(images), predictions, consistent), of_strong
+
+    def _guided(self, batch: Batch, codes: Codes, strong: Float[Tensor, "unlabelled classes"] | None) -> Losses:
         """L_S: the losses that make z_c semantic."""
         count = len(batch.labels)
         labelled, unlabelled = codes.predictions[:count], codes.predictions[count:]
         if self.guide == "supervised":
             return {"supervised": classification.cross_entropy(labelled, batch.labels)}
-        if self.guide == "fixmatch":
-            _, strong, _ = self.autoencoder.classifier(batch.unlabelled[1])
+        if strong is not None:
             return {
                 "supervised": classification.cross_entropy(labelled, batch.labels),
                 "pseudo_label": classification.pseudo_label(unlabelled, strong, threshold=self.threshold),

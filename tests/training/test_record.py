@@ -241,7 +241,7 @@ def test_what_ended_a_run_is_told_and_not_what_came_of_it(tmp_path, monkeypatch)
 def test_metrics_that_cannot_be_written_are_an_input_error(tmp_path):
     with pytest.raises(InputError, match=r"metrics.jsonl: cannot be written: No space left"), run(tmp_path) as made:
         made._metrics.close()
-        made._metrics = Path("/dev/full").open("w")
+        made._metrics = Path("/dev/full").open("w")  # noqa: SIM115
         train(made)
 
 

@@ -1,6 +1,7 @@
 """Schedules against their closed forms, at their edges, and as functions of the clock alone."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -65,7 +66,7 @@ def test_the_thesis_cosine_would_have_decreased_fully_at_epoch_350_of_300():
     assert rates[175] == pytest.approx(0.05, rel=1e-12)
     assert rates[300] == pytest.approx(0.1 * (1 + math.cos(math.pi * 300 / 350)) / 2, rel=1e-12)
     assert rates[300] > 0.004
-    assert all(later < earlier for earlier, later in zip(rates, rates[1:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(rates))
     assert schedule(at(3500, steps=9000)) == pytest.approx(0, abs=1e-15)
     assert schedule(at(7000, steps=9000)) == pytest.approx(0, abs=1e-15)  # and stays there
 
