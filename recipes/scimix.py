@@ -42,7 +42,7 @@ class Config:
     """Where data sets lie or are downloaded to."""
     download: bool = False
     """Download the data set if it is missing."""
-    labels: int = 200
+    labels: int = 100
     """Labelled images."""
     split: Path | None = None
     """A split file made by `hybridgen split`; without one, the split of --labels, --split-seed and --validation."""

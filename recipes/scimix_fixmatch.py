@@ -50,7 +50,7 @@ class Config:
     """Where data sets lie or are downloaded to."""
     download: bool = False
     """Download the data set if it is missing."""
-    labels: int = 200
+    labels: int = 100
     """Labelled images."""
     split: Path | None = None
     """A split file made by `hybridgen split`; without one, the split of --labels, --split-seed and --validation."""
@@ -77,7 +77,7 @@ class Config:
 
     epochs: float = 14
     """Passes over the unlabelled images."""
-    rate: float = 0.03
+    rate: float = 0.06
     """Learning rate at the start."""
     rate_epochs: float | None = None
     """Epochs in which the cosine rate would decrease fully (thesis); without, FixMatch's own 7π/16 cosine."""
@@ -89,7 +89,7 @@ class Config:
     """Unlabelled images a step, all processes together."""
     clip: float | None = None
     """Largest norm of the gradient."""
-    threshold: float = 0.95
+    threshold: float = 0.9
     """Confidence that a pseudo-label needs."""
     ema_decay: float = 0.99
     """Decay of the averaged weights that are evaluated."""
@@ -141,7 +141,7 @@ class Config:
 
 PAPER: dict[str, Any] = dict(
     validation=0, hybridizer="none", epochs=1000, rate_epochs=1050, labelled_batch=32, unlabelled_batch=224,
-    ema_decay=0.999, depth=28, width=2, momentum=0.001, hybrids_from=100, hybrids_until=200,
+    threshold=0.95, ema_decay=0.999, depth=28, width=2, momentum=0.001, hybrids_from=100, hybrids_until=200,
     record_every=100, evaluate_every=2230, save_every=2230,
 )  # fmt: skip
 CIFAR10: dict[str, Any] = PAPER | dict(data="cifar10", rate=0.015)
