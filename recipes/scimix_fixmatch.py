@@ -131,6 +131,10 @@ class Config:
 
     oracle_steps: int | None = None
     """Training steps of the oracle that measures semantic transfer; by the size of the data set unless given."""
+    oracle_depth: int | None = None
+    """Depth of its wide residual network; by the size of the data set unless given."""
+    oracle_width: int | None = None
+    """Width of that; by the size of the data set unless given."""
     record_every: int = 50
     """Steps between records."""
     evaluate_every: int = 100
@@ -318,7 +322,9 @@ def main(config: Config) -> dict[str, Any]:
     # What the hybrids inherit
     rates = None
     if hybridizer is not None:
-        settings = settings_for(dataset, steps=config.oracle_steps)
+        settings = settings_for(
+            dataset, steps=config.oracle_steps, depth=config.oracle_depth, width=config.oracle_width
+        )
         oracle, _ = load_or_train_oracle(dataset, accelerator, settings=settings)
         rates = transfer_rates(hybridizer, dataset, oracle, accelerator).to_dict()
         side = min(8, len(dataset.test) // 2)
