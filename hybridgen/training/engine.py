@@ -11,18 +11,19 @@ from torch import nn
 from hybridgen.types import InputError
 
 
-def make_accelerator(*, threads: int | None = None) -> Accelerator:
+def make_accelerator(*, threads: int | None = None, keep_memory: bool = True) -> Accelerator:
     """One CPU, one GPU or many processes, with the precision that `accelerate launch` was asked for.
 
     On CPUs the cores are divided among this machine's processes, `threads` each if given: `accelerate launch` alone
-    would leave one thread to a single process.
+    would leave one thread to a single process. With `keep_memory`, freed memory is reused (`keep_freed_memory`).
     """
     # Without `cpu`, the processes of torchrun on a machine without GPUs would each take themselves for the only one.
     accelerator = Accelerator(cpu=not torch.accelerator.is_available())
     if accelerator.device.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-        keep_freed_memory()
+        if keep_memory:
+            keep_freed_memory()
     return accelerator
 
 
