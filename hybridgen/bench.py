@@ -255,7 +255,7 @@ def modulated_convolution(sizes: Sizes, accelerator: Accelerator) -> Case:
         grouped_modulated_conv2d(x, style, grouped.weight).backward(gradient)
 
     return Case(
-        f"modulated convolution, forward and backward, {batch}×{channels}×{side}×{side} (-kept: with freed memory reused)",
+        f"modulated convolution, forward and backward, {batch}×{channels}×{side}×{side} (-kept: memory reused)",
         "the grouped form: a kernel for every sample",
         batch,
         step,
@@ -363,7 +363,7 @@ def run(
         cases[name] = result.pop("case")
         if not json and not head:
             print(f"{result['device']}, {result['threads']} threads, torch {torch.__version__}; medians")
-            print(f"{'':21} {'images/s':>9} {'ms':>9} {'floor ms':>9} {'ratio':>7} {'goal':>7} {'peak MiB':>9}")
+            print(f"{'':26} {'images/s':>9} {'ms':>9} {'floor ms':>9} {'ratio':>7} {'goal':>7} {'peak MiB':>9}")
         head = result
         if not json:
             print(_row(name, cases[name]), flush=True)
@@ -390,7 +390,7 @@ def _in_fresh_process(name: str, options: dict[str, Any]) -> dict[str, Any]:
 def _row(name: str, figures: dict[str, Any]) -> str:
     goal = "" if figures["goal"] is None else f"≤ {figures['goal']:.2f}"
     return (
-        f"{name:21} {figures['images_per_second']:>9.1f} {figures['milliseconds']:>9.1f} "
+        f"{name:26} {figures['images_per_second']:>9.1f} {figures['milliseconds']:>9.1f} "
         f"{figures['floor_milliseconds']:>9.1f} {figures['ratio']:>7.3f} {goal:>7} {figures['peak_memory_mib']:>9.0f}"
     )
 

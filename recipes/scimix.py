@@ -83,7 +83,7 @@ class Config:
     channels_last: bool = True
     """Memory layout of the convolutions; faster on CPUs and with bf16 on GPUs."""
     compiled: bool = False
-    """Compile the networks with torch.compile."""
+    """Compile the networks with torch.compile; not the discriminator if there is a gradient penalty."""
     sync_batchnorm: bool = False
     """Batch-norm statistics over all processes (GPUs only)."""
     depth: int = 10
@@ -239,8 +239,11 @@ def main(config: Config) -> dict[str, Any]:
     discriminator = Discriminator(
         dataset.image_size, width=config.discriminator_width, mean=dataset.mean, std=dataset.std
     )
-    layout = dict(channels_last=config.channels_last, compiled=config.compiled, synchronized=config.sync_batchnorm)
-    autoencoder, discriminator = (laid_out(network, accelerator, **layout) for network in (autoencoder, discriminator))
+    layout = dict(channels_last=config.channels_last, synchronized=config.sync_batchnorm)
+    autoencoder = laid_out(autoencoder, accelerator, compiled=config.compiled, **layout)
+    # Compiled networks have no second derivative, which the gradient penalty needs
+    critic_compiled = config.compiled and not config.weight_gradient_penalty
+    discriminator = laid_out(discriminator, accelerator, compiled=critic_compiled, **layout)
 
     # Objectives
     guide = {
