@@ -5,7 +5,7 @@ accelerate launch recipes/scimix_fixmatch.py --preset paper-cifar10-100 --hybrid
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -297,6 +297,8 @@ def main(config: Config) -> dict[str, Any]:
     make_stream(config, accelerator, dataset, split, config.seed)
     laid_out(make_classifier(config, dataset), accelerator, synchronized=config.sync_batchnorm)
     how_to_use(config)
+    judge = settings_for(dataset, steps=config.oracle_steps, depth=config.oracle_depth, width=config.oracle_width)
+    make_classifier(replace(config, depth=judge.depth, width=judge.width), dataset)
     claim(config.out, config, accelerator, resume=config.resume)
 
     # Classifiers without and with hybrids
@@ -322,10 +324,7 @@ def main(config: Config) -> dict[str, Any]:
     # What the hybrids inherit
     rates = None
     if hybridizer is not None:
-        settings = settings_for(
-            dataset, steps=config.oracle_steps, depth=config.oracle_depth, width=config.oracle_width
-        )
-        oracle, _ = load_or_train_oracle(dataset, accelerator, settings=settings)
+        oracle, _ = load_or_train_oracle(dataset, accelerator, settings=judge)
         rates = transfer_rates(hybridizer, dataset, oracle, accelerator).to_dict()
         side = min(8, len(dataset.test) // 2)
         parents = [

@@ -425,6 +425,8 @@ BAD_STAGE_1 = {
     "one block": (["--generator-channels", "8"], ["generator_channels"]),
 }
 BAD_STAGE_2 = {
+    "oracle of no depth that there is": (["--oracle-depth", "11"], ["depth: 11"]),
+    "oracle that cannot learn": (["--oracle-steps", "5"], ["steps: 5"]),
     "no hybridizer": (["--hybridizer", "/nowhere/hybridizer"], ["/nowhere/hybridizer"]),
     "no seeds": (["--seeds", "0"], ["seeds"]),
     "alpha": (["--alpha", "0.2"], ["alpha", "0.2"]),
