@@ -29,14 +29,17 @@ from hybridgen.data.datasets import InMemory, Part
 from hybridgen.data.pillow_policy import pillow_strong
 from hybridgen.data.splits import Split
 from hybridgen.data.streams import Stream, View
+from hybridgen.generators.samosa import Samosa, SamosaReconstruction, Watched
 from hybridgen.generators.scimix import SciMixDiscriminator, SciMixGenerator
 from hybridgen.hybridizer import Hybridizer, Origin
-from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
+from hybridgen.networks.autoencoder import Architecture, SamosaArchitecture, SamosaAutoencoder, SemanticAutoencoder
 from hybridgen.networks.discriminator import Discriminator
 from hybridgen.networks.stylegan2 import ModulatedConv2d, grouped_modulated_conv2d
-from hybridgen.networks.wide_resnet import WideResNetClassifier
+from hybridgen.networks.wide_resnet import TwoHeadClassifier, WideResNetClassifier
 from hybridgen.semi.fixmatch import FixMatch
 from hybridgen.semi.hybrids import HybridUse
+from hybridgen.semi.mean_teacher import MeanTeacher
+from hybridgen.semi.mixmatch import MixMatch
 from hybridgen.training.ema import EMA
 from hybridgen.training.engine import make_accelerator
 from hybridgen.training.fit import fit
@@ -62,13 +65,15 @@ class Sizes:
     hybridization: int = 128
     fixmatch: tuple[int, int] = (64, 448)
     fixmatch_hybrids: tuple[int, int] = (16, 112)
+    mean_teacher: tuple[int, int] = (30, 98)
+    mixmatch: tuple[int, int] = (64, 64)
     strong: int = 448
     convolution: tuple[int, int, int] = (256, 128, 8)
     """Batch, channels, side."""
 
 
 ON_CPU = Sizes()
-ON_GPU = Sizes(stage1=(60, 196), hybridization=1024, fixmatch_hybrids=(64, 448))
+ON_GPU = Sizes(stage1=(60, 196), hybridization=1024, fixmatch_hybrids=(64, 448), mean_teacher=(60, 196))
 QUICK = Sizes(
     depth=10,
     width=1,
@@ -78,6 +83,8 @@ QUICK = Sizes(
     hybridization=8,
     fixmatch=(2, 14),
     fixmatch_hybrids=(2, 6),
+    mean_teacher=(2, 6),
+    mixmatch=(4, 4),
     strong=32,
     convolution=(8, 16, 8),
 )
@@ -214,6 +221,97 @@ def fixmatch_hybrids(sizes: Sizes, accelerator: Accelerator) -> Case:
     )
 
 
+def mean_teacher(sizes: Sizes, accelerator: Accelerator) -> Case:
+    """As recipes/mean_teacher.py trains it: batches, two views, losses, optimizer, teacher and average."""
+    classifier = TwoHeadClassifier(sizes.depth, sizes.width, CLASSES, **STATISTICS)
+    step, first, second = _mean_teacher_step(sizes, classifier, classifier, accelerator)
+    teacher = deepcopy(classifier).requires_grad_(False)
+
+    def floor() -> None:
+        with torch.no_grad():
+            teacher(second)
+        _backward(classifier, *classifier(first))
+
+    return Case(
+        f"Mean Teacher step, {_shown(sizes.mean_teacher)}",
+        f"bare forward and backward of the {len(first)} images through the student, bare forward through the teacher",
+        len(first),
+        step,
+        floor,
+    )
+
+
+def mixmatch(sizes: Sizes, accelerator: Accelerator) -> Case:
+    """As recipes/mixmatch.py trains it, with two guesses an image."""
+    weakly = partial(weak, flip=True, shift=SIZE // 8)
+    stream = _stream(sizes.mixmatch, (weakly,), (weakly, weakly), accelerator)
+    classifier = WideResNetClassifier(sizes.depth, sizes.width, CLASSES, **STATISTICS)
+    classifier.to(memory_format=torch.channels_last)
+    weights = dict.fromkeys(["supervised", "unsupervised"], 1.0)
+    task = _task(MixMatch(classifier), weights, accelerator, decay_all=False)
+    average = EMA(classifier, 0.999, linear_start=False)
+    steps = fit({"classifier": task}, stream.from_step(0), _clock(stream), accelerator, seed=0)
+
+    def step() -> None:
+        next(steps)
+        average.update(classifier)
+
+    batch = next(stream.from_step(0))
+
+    def floor() -> None:
+        with torch.no_grad():
+            for view in batch.unlabelled:
+                classifier(view)
+        _backward(classifier, *(classifier(images) for images in (*batch.labelled, *batch.unlabelled)))
+
+    return Case(
+        f"MixMatch step, {_shown(sizes.mixmatch)}, two views",
+        "bare forward of both views, bare forward and backward of the labelled images and both views, a batch each",
+        sum(sizes.mixmatch),
+        step,
+        floor,
+    )
+
+
+def samosa(sizes: Sizes, accelerator: Accelerator) -> Case:
+    """SAMOSA's two optimizers on Mean Teacher, as recipes/samosa_mean_teacher.py trains them."""
+    architecture = SamosaArchitecture(SIZE, CLASSES, depth=sizes.depth, width=sizes.width, **STATISTICS)
+    autoencoder = SamosaAutoencoder(architecture)
+    watched = Watched(autoencoder.classifier, heads=2)
+    step, first, second = _mean_teacher_step(sizes, watched, autoencoder, accelerator)
+    classifier, encoder, decoder = autoencoder.classifier, autoencoder.nonsemantic_encoder, autoencoder.decoder
+    teacher = deepcopy(classifier).requires_grad_(False)
+
+    def floor() -> None:
+        with torch.no_grad():
+            teacher(second)
+        seen = classifier(first)
+        _backward(classifier, seen.predictions, seen.consistency, seen.before)
+        encoder.zero_grad(set_to_none=True)
+        _backward(decoder, decoder(seen.semantic.detach(), encoder(first)))
+
+    return Case(
+        f"SAMOSA step on Mean Teacher, {_shown(sizes.mean_teacher)}",
+        "bare forward and backward of E_c and C, of E_r and D, bare forward through the teacher",
+        len(first),
+        step,
+        floor,
+    )
+
+
+def averaging(sizes: Sizes, accelerator: Accelerator) -> Case:
+    """The exponential moving average, against the whole training step that it is a part of."""
+    step, _, classifier = _fixmatch_step(sizes, sizes.fixmatch_hybrids, None, accelerator)
+    average = EMA(classifier, 0.999, linear_start=False)
+    return Case(
+        "EMA update of the classifier",
+        f"a whole FixMatch step, {_shown(sizes.fixmatch_hybrids)}",
+        sum(sizes.fixmatch_hybrids),
+        lambda: average.update(classifier),
+        step,
+    )
+
+
 def strong_augmentation(sizes: Sizes, accelerator: Accelerator) -> Case:
     """From 8-bit images to float; Pillow's images are at hand as such and stay such."""
     torch.set_num_threads(1)
@@ -279,6 +377,10 @@ CASES: dict[str, Entry] = {
     "hybridization": Entry(hybridization, 1.1, 9),
     "fixmatch": Entry(fixmatch, 1.25, 3),
     "fixmatch-hybrids": Entry(fixmatch_hybrids, 1.25, 3),
+    "mean-teacher": Entry(mean_teacher, 1.25, 5),
+    "mixmatch": Entry(mixmatch, 1.25, 5),
+    "samosa": Entry(samosa, 1.25, 5),
+    "ema": Entry(averaging, 0.03, 5),
     "strong-augmentation": Entry(strong_augmentation, 1 / 4, 31),
     # Reusing memory is three times as fast for the grouped form, which has a kernel for every sample to allocate: the
     # goal is for the form as plain PyTorch runs it, and both are shown.
@@ -492,6 +594,37 @@ def _fixmatch_step(
 
     first = next(stream.from_step(0))
     return step, torch.cat([*first.labelled, *first.unlabelled]), classifier
+
+
+def _mean_teacher_step(
+    sizes: Sizes, classifier: nn.Module, network: nn.Module, accelerator: Accelerator
+) -> tuple[Callable[[], None], torch.Tensor, torch.Tensor]:
+    """The step on a classifier of two heads, and both views of its images. With SAMOSA's auto-encoder as the network
+    that is averaged, its two objectives."""
+    weakly = partial(weak, flip=True, shift=SIZE // 8)
+    stream = _stream(sizes.mean_teacher, (weakly, weakly), (weakly, weakly), accelerator)
+    network.to(memory_format=torch.channels_last)
+    objective = MeanTeacher(classifier)
+    weights = dict.fromkeys(["supervised", "consistency", "logit_distance"], 1.0)
+    if isinstance(network, SamosaAutoencoder):
+        regularized = Samosa(objective, classifier, network.decoder)
+        second = SamosaReconstruction(network.nonsemantic_encoder, network.decoder, network.normalize)
+        tasks = {
+            "classifier": _task(regularized, weights | {"regularizer": 1.0}, accelerator),
+            "reconstruction": _task(second, {"reconstruction": 1.0}, accelerator),
+        }
+    else:
+        tasks = {"classifier": _task(objective, weights, accelerator)}
+    average = EMA(network, 0.999, linear_start=False)
+    steps = fit(tasks, stream.from_step(0), _clock(stream), accelerator, seed=0)
+
+    def step() -> None:
+        next(steps)
+        objective.teacher.update(classifier)
+        average.update(network)
+
+    batch = next(stream.from_step(0))
+    return step, *(torch.cat([batch.labelled[view], batch.unlabelled[view]]) for view in (0, 1))
 
 
 def _backward(network: nn.Module, *outputs: torch.Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The command `hybridgen`: pictures and folders of hybrids, transfer rates, splits, timings.
+"""The command `hybridgen`: pictures and folders of hybrids, transfer rates, studies, splits, timings.
 
 What a command needs is imported when it runs, so that help and version come at once.
 """
@@ -6,6 +6,7 @@ What a command needs is imported when it runs, so that help and version come at 
 import io
 import json
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     import hybridgen.data.datasets
     import hybridgen.hybridizer
+    import hybridgen.networks.wide_resnet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,25 +163,15 @@ class Hybridize:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
-    """Measure what hybrids take from their parents: the class of one, the context of the other.
+class Judged(ABC):
+    """What commands that judge hybrids by an oracle have in common."""
 
-    The class is judged by an oracle. Over pairs of test images, beside MixUp, FDA and unrelated images; with 95 %
-    intervals.
-    """
-
-    hybridizer: str | None = None
-    """Folder or hub id of a hybridizer; the one that comes with the repository unless given."""
     data: str = "digits-m"
     """Data set: digits-m, cifar10, svhn, ..., folder:PATH or npz:PATH."""
-    json: bool = False
-    """Print JSON instead of a table."""
     repeats: int = 4
     """Non-semantic parents for every test image."""
     seed: int = 0
     """From which they are drawn."""
-    fda_beta: float = 0.1
-    """Part of the spectrum that FDA takes from the non-semantic parent."""
     oracle: Path | None = None
     """Folder of an oracle; unless given, one is trained on all training labels and kept in the user's cache."""
     oracle_steps: int | None = None
@@ -197,28 +189,61 @@ class Evaluate:
     threads: int | None = None
     """CPU threads a process; all cores divided among the processes unless given."""
 
-    def run(self) -> None:
-        from hybridgen.evaluation.oracle import load_or_train_oracle, load_oracle, settings_for
-        from hybridgen.evaluation.transfer import transfer_rates
-        from hybridgen.training.engine import make_accelerator
+    @abstractmethod
+    def run(self) -> None: ...
+
+    def _oracle_training(self) -> dict[str, int]:
+        """How to train an oracle, as far as it is given. InputError if a trained one is given too."""
         from hybridgen.types import InputError
 
-        training = {
-            name: getattr(self, f"oracle_{name}")
-            for name in ("steps", "depth", "width")
-            if getattr(self, f"oracle_{name}") is not None
-        }
+        given = {name: getattr(self, f"oracle_{name}") for name in ("steps", "depth", "width")}
+        training = {name: value for name, value in given.items() if value is not None}
         if self.oracle is not None and training:
             raise InputError(f"--oracle-{next(iter(training))} is for training an oracle, --oracle gives a trained one")
-        accelerator = make_accelerator(threads=self.threads)
-        hybridizer = _hybridizer(self.hybridizer, accelerator)
+        return training
+
+    def _dataset(self, hybridizer: "hybridgen.hybridizer.Hybridizer") -> "hybridgen.data.datasets.Dataset":
+        from hybridgen.types import InputError
+
         if self.image_size not in (None, hybridizer.image_size):
             raise InputError(f"--image-size {self.image_size}: this hybridizer takes {hybridizer.image_size}")
-        dataset = _dataset(self.data, hybridizer, self.data_root, self.download)
+        return _dataset(self.data, hybridizer, self.data_root, self.download)
+
+    def _oracle(
+        self, dataset: "hybridgen.data.datasets.Dataset", accelerator: "accelerate.Accelerator"
+    ) -> "hybridgen.networks.wide_resnet.WideResNetClassifier":
+        from hybridgen.evaluation.oracle import load_or_train_oracle, load_oracle, settings_for
+
         if self.oracle is not None:
-            oracle = load_oracle(self.oracle, dataset).to(accelerator.device)
-        else:
-            oracle, _ = load_or_train_oracle(dataset, accelerator, settings=settings_for(dataset, **training))
+            return load_oracle(self.oracle, dataset).to(accelerator.device)
+        settings = settings_for(dataset, **self._oracle_training())
+        return load_or_train_oracle(dataset, accelerator, settings=settings)[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Judged):
+    """Measure what hybrids take from their parents: the class of one, the context of the other.
+
+    The class is judged by an oracle. Over pairs of test images, beside MixUp, FDA and unrelated images; with 95 %
+    intervals.
+    """
+
+    hybridizer: str | None = None
+    """Folder or hub id of a hybridizer; the one that comes with the repository unless given."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    fda_beta: float = 0.1
+    """Part of the spectrum that FDA takes from the non-semantic parent."""
+
+    def run(self) -> None:
+        from hybridgen.evaluation.transfer import note, transfer_rates
+        from hybridgen.training.engine import make_accelerator
+
+        self._oracle_training()
+        accelerator = make_accelerator(threads=self.threads)
+        hybridizer = _hybridizer(self.hybridizer, accelerator)
+        dataset = self._dataset(hybridizer)
+        oracle = self._oracle(dataset, accelerator)
         rates = transfer_rates(
             hybridizer,
             dataset,
@@ -233,12 +258,58 @@ class Evaluate:
         if self.json:
             print(json.dumps({"data": self.data} | rates.to_dict(), indent=2))
             return
-        print(rates.table())
-        print(
-            f"\noracle accuracy {rates.oracle_accuracy:.1%} on the test images of {self.data}; "
-            f"{rates.semantic_parents} semantic parents, {rates.repeats} partners each"
-            "\n95 % intervals by the number of semantic parents"
+        print(f"{rates.table()}\n\n{note(self.data, rates.oracle_accuracy, rates.semantic_parents, rates.repeats)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study(Judged):
+    """Study what hybrids inherit: NAME.json, NAME.txt (printed too) and NAME.png, in a folder.
+
+    transfer: class and context by the oracle, by the hybridizer itself and in pixels, over the course of training where
+    several are given. background: outside the object, where masks are known. probe: what a linear classifier reads
+    from the codes. methods: hybridizers beside MixUp, FDA and unrelated images.
+    """
+
+    name: tyro.conf.Positional[Literal["transfer", "background", "probe", "methods"]]
+    """The study."""
+    out: Path
+    """Folder of the three files, none of which is overwritten."""
+    hybridizer: tuple[str, ...] = ()
+    """Folders or hub ids of hybridizers, or a folder of snapshots (step-N); the one that comes with the repository
+    unless given."""
+    probe_images: int | None = None
+    """Of probe: training images of the linear classifier, at most; 5,000 unless given."""
+    fda_beta: float | None = None
+    """Of methods: part of the spectrum that FDA takes from the non-semantic parent; 0.1 unless given."""
+
+    def run(self) -> None:
+        from hybridgen.assets import bundled
+        from hybridgen.evaluation.studies import Conditions, check, files_of, load_hybridizers, study, write
+        from hybridgen.training.engine import make_accelerator
+        from hybridgen.types import InputError
+
+        given = {}
+        for field, name in (("probe_images", "probe"), ("fda_beta", "methods")):
+            if getattr(self, field) is not None:
+                given[field] = getattr(self, field)
+                if self.name != name:
+                    raise InputError(f"--{field.replace('_', '-')}: is of the study {name}, this is {self.name}")
+        self._oracle_training()
+        paths = files_of(self.name, self.out)
+        accelerator = make_accelerator(threads=self.threads)
+        hybridizers, steps = load_hybridizers(self.hybridizer or [bundled()])
+        for hybridizer in hybridizers.values():
+            hybridizer.to(accelerator.device)
+        dataset = self._dataset(hybridizer)
+        check(self.name, hybridizers, dataset)
+        oracle = self._oracle(dataset, accelerator)
+        finding = study(
+            self.name,
+            Conditions(hybridizers, steps, dataset, oracle, accelerator, repeats=self.repeats, seed=self.seed, **given),
         )
+        if accelerator.is_main_process:
+            write(finding, paths)
+            print(f"{finding.table}{paths[-1]}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,12 +333,13 @@ class Bench:
         bench.run(json=self.json, only=self.only, rounds=self.rounds, threads=self.threads, quick=self.quick)
 
 
-Command = SplitImages | Hybridize | Evaluate | Bench
+Command = SplitImages | Hybridize | Evaluate | Study | Bench
 """The fields are a command's options, `run` is what it does."""
 
 COMMANDS: dict[str, type[Command]] = {
     "hybridize": Hybridize,
     "evaluate": Evaluate,
+    "study": Study,
     "split": SplitImages,
     "bench": Bench,
 }

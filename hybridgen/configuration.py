@@ -4,6 +4,7 @@ import io
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, fields, is_dataclass, replace
@@ -86,8 +87,16 @@ def launch(main: Callable[[C], Any], kind: type[C], presets: Mapping[str, Mappin
         main(parse(kind, presets))
 
 
+PATIENCE = 10.0
+"""Seconds for which the other processes leave the word to the machine's first."""
+
+
 class exit_codes:
-    """Context in which an InputError ends the process with one line and exit code 2, a diverged loss with code 1."""
+    """Context in which an InputError ends the process with one line and exit code 2, a diverged loss with code 1.
+
+    What all processes of a machine meet is told by the first of them, whose end makes the launcher end the others. One
+    that is still there after that met it alone, and names itself.
+    """
 
     def __enter__(self) -> None:
         return None
@@ -95,8 +104,12 @@ class exit_codes:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> bool:
         if not isinstance(error, InputError | FloatingPointError):
             return False
-        if int(os.environ.get("LOCAL_RANK", 0)) == 0 or int(os.environ.get("WORLD_SIZE", 1)) == 1:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+        first = alone or int(os.environ.get("LOCAL_RANK", 0)) == 0
+        if not first:
+            time.sleep(PATIENCE)
+        process = "" if first else f" (process {os.environ.get('RANK', '?')})"
+        print(f"error: {error}{process}", file=sys.stderr, flush=True)
         sys.exit(2 if isinstance(error, InputError) else 1)
 
 

@@ -38,6 +38,8 @@ def writing(path: str | Path) -> Iterator[None]:
     """What the system says against writing in this block becomes an InputError that names the file."""
     try:
         yield
+    except FileExistsError as error:  # so `mkdir` calls a file in the place of the folder
+        raise InputError(f"{path}: cannot be written: {Path(path).parent} is not a folder") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
     except RuntimeError as error:  # torch.save's zip writer fails once more over what the system said

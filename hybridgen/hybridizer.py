@@ -17,7 +17,7 @@ import hybridgen
 from hybridgen.data.datasets import Dataset
 from hybridgen.data.splits import Split
 from hybridgen.files import written_aside
-from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
+from hybridgen.networks.autoencoder import METHODS, Autoencoder
 from hybridgen.types import Images, InputError, Labels
 
 FORMAT = "hybridgen-hybridizer"
@@ -37,17 +37,21 @@ class Origin:
     training: dict[str, Any] = field(default_factory=dict)
     """The configuration of the run that trained it."""
     method: str = "scimix"
+    """A name of `networks.autoencoder.METHODS`."""
 
 
 class Hybridizer(nn.Module):
     """Puts the semantic content of one image into the non-semantic context of another.
 
     Images `[b, 3, size, size]` in [0, 1] in and out; standardisation is inside. Always in evaluation mode, and its
-    parameters never receive a gradient; inputs may.
+    parameters never receive a gradient; inputs may. InputError for networks that are not those of the origin's method.
     """
 
-    def __init__(self, autoencoder: SemanticAutoencoder, origin: Origin) -> None:
+    def __init__(self, autoencoder: Autoencoder, origin: Origin) -> None:
         super().__init__()
+        method = next(name for name, (_, network) in METHODS.items() if isinstance(autoencoder, network))
+        if origin.method != method:
+            raise InputError(f"method: {origin.method!r}, but these are the networks of {method!r}")
         self.autoencoder = autoencoder.requires_grad_(False).to(memory_format=torch.channels_last)
         self.origin = origin
         self.train(False)
@@ -103,6 +107,11 @@ class Hybridizer(nn.Module):
                 f"images: {shape}, but this hybridizer takes 3×{self.image_size}×{self.image_size}; "
                 f"use --image-size {self.image_size} or another hybridizer"
             )
+
+    def check_method(self, method: str) -> None:
+        """InputError if another method made it, for whoever needs this one."""
+        if self.origin.method != method:
+            raise InputError(f"hybridizer: made by {self.origin.method}; one made by {method} is needed")
 
     def check_split(self, dataset: Dataset, split: Split, *, allow_other_split: bool = False) -> None:
         """InputError if it does not fit the data set, or was trained on another split of it: labels would leak."""
@@ -161,14 +170,19 @@ class Hybridizer(nn.Module):
             raise InputError(f"{path}: not the description of a hybridizer (format {FORMAT!r})")
         if config.get("version") != VERSION:
             raise InputError(f"{path}: version {config.get('version')}; this hybridgen reads version {VERSION}")
+        if config.get("method") not in tuple(METHODS):
+            raise InputError(f"{path}: method {config.get('method')!r}; this hybridgen reads {', '.join(METHODS)}")
         try:
-            architecture = Architecture(**{k: _tupled(v) for k, v in config["architecture"].items()})
+            shape, network = METHODS[config["method"]]
             origin = Origin(**{f.name: _tupled(config[f.name]) for f in fields(Origin)})
+            if unknown := config["architecture"].keys() - {f.name for f in fields(shape)}:
+                raise InputError(f"architecture: a {origin.method} hybridizer has no {', '.join(sorted(unknown))}")
+            architecture = shape(**{k: _tupled(v) for k, v in config["architecture"].items()})
             digest = config["weights_sha256"]
             if len(origin.classes) != architecture.classes or not all(isinstance(n, str) for n in origin.classes):
                 raise InputError(f"classes: {architecture.classes} names are needed")
             with torch.random.fork_rng(devices=[]):  # the first values are drawn in vain
-                autoencoder = SemanticAutoencoder(architecture, backend=backend)
+                autoencoder = network(architecture, backend=backend)
         except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:  # Runtime: sizes beyond memory
             if isinstance(error, InputError) and str(error).startswith("backend"):
                 raise
@@ -185,7 +199,10 @@ class Hybridizer(nn.Module):
         try:
             autoencoder.load_state_dict(load_tensors(weights))
         except (SafetensorError, RuntimeError) as error:
-            raise InputError(f"{path}: does not fit its description ({str(error).splitlines()[0]})") from error
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"{path}: does not fit its description, that of a {origin.method} hybridizer ({reason})"
+            ) from error
         return cls(autoencoder, origin)
 
 

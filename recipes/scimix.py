@@ -158,6 +158,9 @@ class Config:
     """Steps between records."""
     evaluate_every: int = 500
     """Steps between evaluations and pictures."""
+    snapshot_every: int | None = None
+    """Steps between copies of the hybridizer in OUT/snapshots/step-N, for `hybridgen study transfer`; none unless
+    given."""
     save_every: int = 500
     """Steps between checkpoints."""
 
@@ -194,7 +197,7 @@ PRESETS: dict[str, Mapping[str, Any]] = {
 
 
 def main(config: Config) -> dict[str, Any]:
-    check_positive(config, "epochs", "rate_epochs", "record_every", "evaluate_every", "save_every")
+    check_positive(config, "epochs", "rate_epochs", "record_every", "evaluate_every", "snapshot_every", "save_every")
     accelerator = make_accelerator(threads=config.threads)
     torch.manual_seed(config.seed)
 
@@ -336,6 +339,8 @@ def main(config: Config) -> dict[str, Any]:
                 }
                 run.log(**scores)
                 run.picture("grid", hybrid_grid(hybridizer, *(images.to(accelerator.device) for images in shown)))
+            if config.snapshot_every and clock.every(config.snapshot_every) and accelerator.is_main_process:
+                hybridizer.save_pretrained(config.out / "snapshots" / f"step-{clock.step}")
             run.step(scalars)
 
         # The artefact

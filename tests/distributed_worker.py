@@ -12,9 +12,12 @@ from hybridgen.data.datasets import InMemory, Part
 from hybridgen.data.splits import Split
 from hybridgen.data.streams import Stream
 from hybridgen.evaluation.classification import accuracy
+from hybridgen.generators.samosa import Samosa, SamosaReconstruction, Watched
 from hybridgen.generators.scimix import SciMixDiscriminator, SciMixGenerator
-from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
+from hybridgen.networks.autoencoder import Architecture, SamosaArchitecture, SamosaAutoencoder, SemanticAutoencoder
 from hybridgen.networks.discriminator import Discriminator
+from hybridgen.semi.mean_teacher import MeanTeacher
+from hybridgen.semi.mixmatch import MixMatch
 from hybridgen.training.ema import EMA
 from hybridgen.training.engine import make_accelerator
 from hybridgen.training.fit import fit
@@ -33,10 +36,11 @@ def part() -> Part:
     return Part(InMemory(images), torch.arange(COUNT) % 3)
 
 
-def stream(accelerator: Accelerator, views: int) -> Stream:
+def stream(accelerator: Accelerator, views: int, *, unlabelled: int = 8) -> Stream:
     plain = lambda images, generator: images
     return Stream(
-        part(), SPLIT, labelled=4, unlabelled=8, labelled_views=(plain,) * views, unlabelled_views=(plain,) * views,
+        part(), SPLIT, labelled=4, unlabelled=unlabelled, labelled_views=(plain,) * views,
+        unlabelled_views=(plain,) * views,
         seed=0, rank=accelerator.process_index, world=accelerator.num_processes,
     )  # fmt: skip
 
@@ -99,6 +103,54 @@ def scimix(accelerator: Accelerator) -> dict[str, torch.Tensor]:
     return {"before": before, "after": flat()}
 
 
+class TwoHeads(nn.Module):
+    """Two linear heads on one hidden layer, without batch-norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 8), nn.Tanh())
+        self.heads = nn.ModuleList([nn.Linear(8, 3), nn.Linear(8, 3)])
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = self.body(images)
+        return self.heads[0](hidden), self.heads[1](hidden)
+
+
+def mean_teacher(accelerator: Accelerator) -> dict[str, torch.Tensor]:
+    """Student and teacher after six steps."""
+    torch.manual_seed(accelerator.process_index)
+    objective = MeanTeacher(TwoHeads())
+    prepared, optimizer = accelerator.prepare(objective, sgd(objective))
+    weights = {"supervised": 1.0, "consistency": 100.0, "logit_distance": 0.01}
+    tasks = {"classifier": Task(prepared, weights, optimizer, cosine(0.1, 9))}
+    for _ in fit(tasks, stream(accelerator, 2).from_step(0), Clock(6, 3), accelerator, seed=0):
+        objective.teacher.update(objective.classifier)
+    return {"parameters": torch.cat([p.detach().flatten() for p in objective.parameters()])}
+
+
+def samosa(accelerator: Accelerator) -> dict[str, torch.Tensor]:
+    """The parameters before and after four steps of SAMOSA's two optimizers on MixMatch."""
+    torch.manual_seed(accelerator.process_index)
+    architecture = SamosaArchitecture(SIDE, 3, mean=MEAN, std=STD, depth=10, width=1, stem=4)
+    autoencoder = SamosaAutoencoder(architecture)
+    watched = Watched(autoencoder.classifier, heads=1)
+    classifying = Samosa(MixMatch(watched), watched, autoencoder.decoder)
+    reconstructing = SamosaReconstruction(autoencoder.nonsemantic_encoder, autoencoder.decoder, autoencoder.normalize)
+    prepared = accelerator.prepare(classifying, reconstructing, adam(classifying), adam(reconstructing))
+    weights = dict.fromkeys(["supervised", "unsupervised", "regularizer"], 1.0)
+    tasks = {
+        "classifier": Task(prepared[0], weights, prepared[2], lambda clock: 0.01),
+        "reconstruction": Task(prepared[1], {"reconstruction": 1.0}, prepared[3], lambda clock: 0.01),
+    }
+    average = EMA(autoencoder, 0.9)
+    flat = lambda: torch.cat([p.detach().flatten() for p in (*autoencoder.parameters(), *average.parameters())])
+    before = flat()
+    batches = stream(accelerator, 1, unlabelled=4).from_step(0)
+    for _ in fit(tasks, batches, Clock(4, 3), accelerator, seed=0):
+        average.update(autoencoder)
+    return {"before": before, "after": flat()}
+
+
 def accuracies(accelerator: Accelerator) -> dict[str, torch.Tensor]:
     """Of a classifier that knows some of the images, on counts that two processes cannot share evenly."""
     torch.manual_seed(0)
@@ -115,6 +167,8 @@ def everything(accelerator: Accelerator) -> dict[str, dict[str, torch.Tensor]]:
     return {
         "gradients": gradients(accelerator),
         "scimix": scimix(accelerator),
+        "mean_teacher": mean_teacher(accelerator),
+        "samosa": samosa(accelerator),
         "accuracies": accuracies(accelerator),
         "stream": {"images": seen},
     }

@@ -39,8 +39,8 @@ def become(argv: list[str], folder: Path) -> None:
 
 if __name__ == "__main__":
     install_import_hook("hybridgen", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
-    for recipe in ("scimix.py", "scimix_fixmatch.py"):
-        runpy.run_path(str(RECIPES / recipe), run_name="imported")
+    for recipe in sorted(RECIPES.glob("*.py")):
+        runpy.run_path(str(recipe), run_name="imported")
     import matplotlib.figure  # noqa: F401 - imported late by the package
     import sklearn.datasets  # noqa: F401
     import torch.utils.tensorboard  # noqa: F401

@@ -16,6 +16,7 @@ RANKS = (
     {"hybridizer"},
     {"generators", "semi", "supervised", "export"},
     {"evaluation"},
+    {"experiments"},
     {"bench"},
     {"cli"},
 )

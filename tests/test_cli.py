@@ -21,6 +21,7 @@ from hybridgen.data.datasets import load_dataset
 from hybridgen.data.splits import Split
 from hybridgen.evaluation.grid import choose_parents, hybrid_grid
 from hybridgen.evaluation.oracle import Settings, save_oracle, train_oracle
+from hybridgen.evaluation.studies import STUDIES
 from hybridgen.export import BLOCK, Row
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
@@ -117,7 +118,7 @@ def test_help_names_every_option(run, name):
     assert said.code == 0 and said.err == ""
     assert f"hybridgen {name}" in said.out
     for field in COMMANDS[name].__dataclass_fields__:
-        assert f"--{field.replace('_', '-')}" in said.out
+        assert f"--{field.replace('_', '-')}" in said.out or (name, field) == ("study", "name")
     for field in COMMANDS[name].__dataclass_fields__.values():
         assert field.name in ("semantic", "nonsemantic") or "MISSING" not in said.out
 
@@ -362,6 +363,75 @@ def test_evaluate_trains_and_keeps_an_oracle(run, artefact, tmp_path, monkeypatc
     assert contents(tmp_path) == kept
 
 
+# --- study ----------------------------------------------------------------------------------------------
+
+
+def test_help_of_study_names_every_study(run):
+    assert f"{{{','.join(STUDIES)}}}" in run("study", "--help").out
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_study_prints_what_it_writes(run, artefact, oracle, tmp_path, name):
+    common = ("study", name, "--hybridizer", artefact, "--oracle", oracle, "--repeats", 1, "--out", tmp_path, *ONE)
+    more = {"probe": ("--probe-images", 60), "methods": ("--fda-beta", 0.2)}.get(name, ())
+    said = run(*common, *more)
+    assert said.code == 0, said.err
+    assert said.out == (tmp_path / f"{name}.txt").read_text() + f"{tmp_path / name}.png\n"
+    values = json.loads((tmp_path / f"{name}.json").read_text())
+    assert (values["study"], values["data"], values["repeats"]) == (name, "digits-m", 1)
+    assert values.get("probe_images") == (60 if name == "probe" else None)
+    assert values.get("fda_beta") == (0.2 if name == "methods" else None)
+    before = contents(tmp_path)
+    assert set(before) == {f"{name}.{end}" for end in ("json", "txt", "png")}
+    refused(run(*common, *more), f"{name}.json is there already")
+    assert contents(tmp_path) == before
+
+
+def test_study_that_cannot_be_made_trains_no_oracle(run, artefact, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    images, labels = np.zeros((30, 16, 16, 3), dtype=np.uint8), np.arange(30) % 10
+    np.savez(tmp_path / "own.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    common = ("--hybridizer", artefact, "--data", f"npz:{tmp_path / 'own.npz'}", "--out", tmp_path / "out", *ONE)
+    refused(run("study", "background", *common), "masks", "digits-m and mnist-m:PATH have them")
+    np.savez(tmp_path / "own.npz", x_train=images, y_train=labels % 2, x_test=images, y_test=labels % 2)
+    refused(run("study", "transfer", *common), "SciMix knows the classes 0, 1, 2")
+    assert not (tmp_path / "cache").exists() and not (tmp_path / "out").exists()
+
+
+def test_study_agrees_with_evaluate(run, artefact, oracle, tmp_path):
+    common = ("--hybridizer", artefact, "--oracle", oracle, "--repeats", 1, "--seed", 3, *ONE)
+    rates = json.loads(run("evaluate", *common, "--json").out)
+    run("study", "transfer", *common, "--out", tmp_path)
+    (own,) = json.loads((tmp_path / "transfer.json").read_text())["hybridizers"].values()
+    for key in ("semantic_transfer", "semantic_transfer_interval", "nonsemantic_preservation"):
+        assert own[key] == rates[key]
+
+
+def test_study_over_the_course_of_training(run, artefact, oracle, tmp_path):
+    for step in (10, 2):
+        shutil.copytree(artefact, tmp_path / "snapshots" / f"step-{step}")
+    common = ("study", "transfer", "--hybridizer", tmp_path / "snapshots", "--oracle", oracle, "--repeats", 1, *ONE)
+    assert run(*common, "--out", tmp_path / "out").code == 0
+    values = json.loads((tmp_path / "out" / "transfer.json").read_text())
+    assert values["steps"] == [2, 10] and list(values["hybridizers"]) == ["SciMix step-2", "SciMix step-10"]
+
+
+def test_two_processes_study_what_one_does(run, artefact, oracle, tmp_path):
+    common = ["study", "transfer", "--hybridizer", str(artefact), "--oracle", str(oracle), "--repeats", "1", *ONE]
+    run(*common, "--out", tmp_path / "one")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    command += ["-m", "hybridgen.cli", *common, "--out", str(tmp_path / "two")]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": ""})
+    assert done.returncode == 0, done.stderr
+    one, two = (json.loads((tmp_path / folder / "transfer.json").read_text()) for folder in ("one", "two"))
+    (own,), (other,) = one.pop("hybridizers").values(), two.pop("hybridizers").values()
+    assert two == one
+    for key, value in own.items():
+        np.testing.assert_allclose(
+            np.array(other[key], dtype=float), np.array(value, dtype=float), atol=2e-3, rtol=1e-4
+        )
+
+
 # --- bad input ------------------------------------------------------------------------------------------
 
 
@@ -434,6 +504,20 @@ def refused(said: Said, *words: str) -> None:
         ("evaluate --hybridizer {artefact} --oracle {oracle} --repeats 0", ("repeats",)),
         ("evaluate --hybridizer {artefact} --oracle {oracle} --fda-beta 2", ("beta",)),
         ("evaluate --hybridizer {artefact} --oracle-depth 11", ("depth: 11",)),
+        ("study --out o", ("transfer,background,probe,methods",)),
+        ("study nothing --out o", ("nothing", "transfer")),
+        ("study transfer", ("--out",)),
+        ("study transfer --out o --probe-images 5", ("--probe-images", "probe", "transfer")),
+        ("study probe --out o --fda-beta 0.1", ("--fda-beta", "methods", "probe")),
+        ("study transfer --out o --hybridizer nowhere", ("nowhere",)),
+        ("study transfer --out o --hybridizer {artefact} {artefact}", ("given twice",)),
+        ("study transfer --out o --hybridizer {artefact} --oracle nowhere", ("nowhere",)),
+        ("study transfer --out o --hybridizer {artefact} --oracle nowhere --oracle-width 5", ("--oracle-width",)),
+        ("study transfer --out o --hybridizer {artefact} --image-size 32", ("--image-size 32", "16")),
+        ("study transfer --out o --hybridizer {artefact} --oracle {oracle} --repeats 0", ("repeats",)),
+        ("study methods --out o --hybridizer {artefact} --oracle {oracle} --fda-beta 2", ("beta",)),
+        ("study probe --out o --hybridizer {artefact} --oracle {oracle} --probe-images 0", ("--probe-images 0",)),
+        ("study transfer --out {oracle}/oracle.json/o --hybridizer {artefact}", ("is not a folder",)),
         ("split --out s.json", ("--labels",)),
         ("split --labels 0 --out s.json", ("labels = 0",)),
         ("split --labels 5 --out s.json", ("labels = 5", "10 classes")),
@@ -446,7 +530,7 @@ def refused(said: Said, *words: str) -> None:
 def test_bad_input(run, artefact, oracle, tmp_path, monkeypatch, line, words):
     monkeypatch.chdir(tmp_path)
     arguments = [word.format(artefact=artefact, oracle=oracle) for word in line.split()]
-    if arguments[:1] in (["hybridize"], ["evaluate"]):
+    if arguments[:1] in (["hybridize"], ["evaluate"], ["study"]):
         arguments += ONE
     refused(run(*arguments), *words)
     assert not list(tmp_path.iterdir())

@@ -6,6 +6,7 @@ from typing import Literal
 
 import pytest
 
+from hybridgen import configuration
 from hybridgen.configuration import exit_codes, launch, load, parse, save, to_plain
 from hybridgen.types import InputError
 
@@ -183,6 +184,22 @@ def test_bad_input_is_one_line_and_code_2_a_diverged_loss_code_1(capsys):
     assert capsys.readouterr().err == "error: labels = 0: too few\n"
     assert ended(FloatingPointError("loss 'a' is not finite at step 3")) == 1
     assert capsys.readouterr().err == "error: loss 'a' is not finite at step 3\n"
+
+
+@pytest.mark.parametrize(
+    ("local_rank", "world_size", "waited", "process"),
+    [("0", "4", [], ""), ("1", "4", [configuration.PATIENCE], " (process 3)"), ("1", "1", [], "")],
+)
+def test_the_first_process_of_a_machine_speaks_at_once_and_others_only_if_they_outlive_it(
+    monkeypatch, capsys, local_rank, world_size, waited, process
+):
+    slept = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    for name, value in (("LOCAL_RANK", local_rank), ("WORLD_SIZE", world_size), ("RANK", "3")):
+        monkeypatch.setenv(name, value)
+    assert ended(InputError("a.png: not a readable image")) == 2
+    assert capsys.readouterr().err == f"error: a.png: not a readable image{process}\n"
+    assert slept == waited
 
 
 def test_other_errors_pass(capsys):

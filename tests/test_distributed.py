@@ -71,9 +71,16 @@ def test_each_process_draws_for_itself(of_one, of_two):
     assert not (drawn[0] == drawn[1]).any()
 
 
-def test_both_sides_of_the_game_stay_the_same_on_both_processes(of_two):
+def test_a_student_and_its_teacher_are_those_of_the_whole_batch(of_one, of_two):
+    ours, theirs = (each["mean_teacher"]["parameters"] for each in (of_two[0], of_one))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert torch.equal(ours, of_two[1]["mean_teacher"]["parameters"])
+
+
+@pytest.mark.parametrize("name", ["scimix", "samosa"])
+def test_networks_with_batch_norm_stay_the_same_on_both_processes(of_two, name):
     """Though their draws and, before the first step, their initial parameters were different."""
-    first, second = (each["scimix"] for each in of_two)
+    first, second = (each[name] for each in of_two)
     assert torch.equal(first["after"], second["after"])
     assert torch.isfinite(first["after"]).all()
     assert (first["after"] != first["before"]).float().mean() > 0.5
@@ -138,9 +145,31 @@ def test_a_batch_that_does_not_divide_is_bad_input(data, tmp_path):
     command = [*TORCHRUN, RECIPE, *arguments(data, tmp_path / "run", "--unlabelled-batch", "9")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert said == ["error: unlabelled = 9: the global batch does not divide among 2 processes"], done.stderr
+    line = "error: unlabelled_batch = 9: the global batch does not divide among 2 processes"
+    # On a crowded machine the second may lose patience
+    assert said.count(line) == 1 and set(said) <= {line, f"{line} (process 1)"}, done.stderr
     assert done.returncode != 0 and re.search(r"exitcode\s*:\s*2\b", done.stderr)
     assert not (tmp_path / "run").exists()
+
+
+MET_BY_THE_SECOND = """
+import os, time
+from hybridgen.configuration import exit_codes
+from hybridgen.types import InputError
+with exit_codes():
+    if os.environ["RANK"] == "1":
+        raise InputError("a.png: not a readable image")
+    time.sleep(600)
+"""
+
+
+def test_bad_input_that_one_process_meets_alone_is_told_by_it(tmp_path):
+    (tmp_path / "script.py").write_text(MET_BY_THE_SECOND)
+    command = [*TORCHRUN, tmp_path / "script.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert said == ["error: a.png: not a readable image (process 1)"], done.stderr
+    assert done.returncode != 0
 
 
 def test_two_processes_stop_together_resume_together_and_die_together(data, tmp_path):

@@ -78,6 +78,8 @@ def test_a_path_below_a_file_is_an_input_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match=r"file/folder/new: cannot be written: Not a directory"):
         write_text(tmp_path / "file" / "folder" / "new", "text")
+    with pytest.raises(InputError, match=r"file/new: cannot be written: .*/file is not a folder"):
+        write_text(tmp_path / "file" / "new", "text")
 
 
 @contextmanager

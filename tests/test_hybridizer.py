@@ -20,26 +20,41 @@ from torchvision.transforms import v2
 from hybridgen.data.datasets import Dataset, InMemory, Part
 from hybridgen.data.splits import make_split
 from hybridgen.hybridizer import Hybridize, Hybridizer, Origin
-from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
+from hybridgen.networks.autoencoder import METHODS
 from hybridgen.types import InputError
 
 CLASSES = ("a", "b", "c", "d")
+TINY = {"image_size": 16, "classes": 4, "depth": 10, "width": 1, "stem": 4}
+OWN = {"scimix": {"nonsemantic_channels": 2, "generator_channels": (4, 6, 4)}, "samosa": {}}
 
 
-def build(origin=None, **fields):
+def build(origin=None, method="scimix", **fields):
     """A tiny hybridizer with batch-norm statistics other than the initial ones."""
     torch.manual_seed(0)
-    tiny = {"depth": 10, "width": 1, "stem": 4, "nonsemantic_channels": 2, "generator_channels": (4, 6, 4)}
-    autoencoder = SemanticAutoencoder(Architecture(**{"image_size": 16, "classes": 4} | tiny | fields))
-    autoencoder(torch.rand(8, 3, autoencoder.architecture.image_size, autoencoder.architecture.image_size))
-    for parameter in autoencoder.generator.parameters():
+    shape, network = METHODS[method]
+    autoencoder = network(shape(**TINY | OWN[method] | fields))
+    codes = autoencoder(torch.rand(8, 3, autoencoder.architecture.image_size, autoencoder.architecture.image_size))
+    autoencoder.decode(codes.semantic, codes.nonsemantic)
+    for parameter in (autoencoder.generator if method == "scimix" else autoencoder.decoder).parameters():
         parameter.data *= 1.5
-    return Hybridizer(autoencoder, origin or Origin("bars", "f" * 64, "0" * 16, CLASSES, {"epochs": 3.0}))
+    origin = origin or Origin("bars", "f" * 64, "0" * 16, CLASSES, {"epochs": 3.0}, method)
+    return Hybridizer(autoencoder, origin)
 
 
 @pytest.fixture(scope="module")
 def hybridizer():
     return build()
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def either(request):
+    return build(method=request.param)
+
+
+@pytest.fixture
+def folder_of_either(either, tmp_path):
+    either.save_pretrained(tmp_path / "artefact")
+    return tmp_path / "artefact"
 
 
 @pytest.fixture
@@ -61,33 +76,36 @@ def hybrids(hybridizer, images):
 # --- what it computes -----------------------------------------------------------------------------------
 
 
-def test_hybrids_have_the_codes_of_their_parents(hybridizer, images):
-    autoencoder = hybridizer.autoencoder
+def test_hybrids_have_the_codes_of_their_parents(either, images):
+    autoencoder = either.autoencoder
     semantic, nonsemantic = images, images.flip(0)
-    z_c = autoencoder.classifier.encoder(semantic)
+    samosa = either.origin.method == "samosa"
+    encoder, heads = autoencoder.classifier.encoder, autoencoder.classifier.heads
+    z_c = encoder.trunk(semantic) if samosa else encoder(semantic)
     z_r = autoencoder.nonsemantic_encoder(nonsemantic)
-    hybrid = hybridizer.hybridize(semantic=semantic, nonsemantic=nonsemantic)
+    hybrid = either.hybridize(semantic=semantic, nonsemantic=nonsemantic)
     assert torch.equal(hybrid, autoencoder.decode(z_c, z_r))
-    assert torch.equal(hybridizer.encode_semantic(semantic), z_c)
-    assert torch.equal(hybridizer.encode_nonsemantic(nonsemantic), z_r)
-    assert torch.equal(hybridizer.classify(semantic), autoencoder.classifier.heads.predictions(z_c))
-    both = hybridizer.encode_and_classify(semantic)
-    assert torch.equal(both[0], z_c) and torch.equal(both[1], hybridizer.classify(semantic))
-    assert torch.equal(hybridizer(images), hybridizer.hybridize(semantic=images, nonsemantic=images))
+    assert torch.equal(either.encode_semantic(semantic), z_c)
+    assert torch.equal(either.encode_nonsemantic(nonsemantic), z_r)
+    assert torch.equal(either.classify(semantic), heads.predictions(encoder(semantic)))
+    both = either.encode_and_classify(semantic)
+    assert torch.equal(both[0], z_c) and torch.equal(both[1], either.classify(semantic))
+    assert torch.equal(either(images), either.hybridize(semantic=images, nonsemantic=images))
 
 
-def test_images_are_in_zero_to_one(hybridizer, images):
-    hybrid = hybrids(hybridizer, images)
+def test_images_are_in_zero_to_one(either, images):
+    hybrid = hybrids(either, images)
     assert hybrid.shape == images.shape and hybrid.min() >= 0 and hybrid.max() <= 1
 
 
-def test_pairs_do_not_meet(hybridizer, images):
-    alone = torch.cat([hybrids(hybridizer, torch.stack([images[i], images[4 - i]]))[:1] for i in range(5)])
-    torch.testing.assert_close(hybrids(hybridizer, images), alone)
+def test_pairs_do_not_meet(either, images):
+    alone = torch.cat([hybrids(either, torch.stack([images[i], images[4 - i]]))[:1] for i in range(5)])
+    torch.testing.assert_close(hybrids(either, images), alone)
 
 
-def test_always_in_evaluation_mode_and_its_statistics_never_change(images):
-    hybridizer = build()
+@pytest.mark.parametrize("method", METHODS)
+def test_always_in_evaluation_mode_and_its_statistics_never_change(images, method):
+    hybridizer = build(method=method)
     before = {name: tensor.clone() for name, tensor in hybridizer.state_dict().items()}
     holder = nn.Sequential(hybridizer).train()
     assert hybridizer.train() is hybridizer and hybridizer.train(True) is hybridizer
@@ -97,23 +115,23 @@ def test_always_in_evaluation_mode_and_its_statistics_never_change(images):
         assert torch.equal(tensor, before[name]), name
 
 
-def test_gradient_to_the_images_and_to_no_parameter(hybridizer, images):
-    assert not any(parameter.requires_grad for parameter in hybridizer.parameters())
+def test_gradient_to_the_images_and_to_no_parameter(either, images):
+    assert not any(parameter.requires_grad for parameter in either.parameters())
     semantic, nonsemantic = images.clone().requires_grad_(), images.flip(0).requires_grad_()
-    hybridizer.hybridize(semantic=semantic, nonsemantic=nonsemantic).square().sum().backward()
+    either.hybridize(semantic=semantic, nonsemantic=nonsemantic).square().sum().backward()
     assert semantic.grad.any() and nonsemantic.grad.any()
-    assert all(parameter.grad is None for parameter in hybridizer.parameters())
+    assert all(parameter.grad is None for parameter in either.parameters())
 
 
 @pytest.mark.parametrize("method", ["encode_semantic", "encode_nonsemantic", "classify", "forward"])
-def test_wrong_image_size(hybridizer, method):
+def test_wrong_image_size(either, method):
     with pytest.raises(InputError, match=r"^images: 3×32×32, but this hybridizer takes 3×16×16"):
-        getattr(hybridizer, method)(torch.rand(2, 3, 32, 32))
+        getattr(either, method)(torch.rand(2, 3, 32, 32))
 
 
-def test_images_that_are_not_square(hybridizer):
+def test_images_that_are_not_square(either):
     with pytest.raises(InputError, match=r"^images: 3×16×32, but this hybridizer takes 3×16×16"):
-        hybridizer.classify(torch.rand(2, 3, 16, 32))
+        either.classify(torch.rand(2, 3, 16, 32))
 
 
 # --- saving and reading ---------------------------------------------------------------------------------
@@ -121,7 +139,7 @@ def test_images_that_are_not_square(hybridizer):
 
 @pytest.mark.parametrize("style", ["semantic", "nonsemantic"])
 def test_round_trip_bit_for_bit(tmp_path, images, style):
-    origin = Origin("bars", "e" * 64, "1" * 16, CLASSES, {"epochs": 3.0, "channels": [4, 4]}, "samosa")
+    origin = Origin("bars", "e" * 64, "1" * 16, CLASSES, {"epochs": 3.0, "channels": [4, 4]})
     hybridizer = build(origin, style=style, mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.1))
     hybridizer.save_pretrained(tmp_path)
     again = Hybridizer.from_pretrained(str(tmp_path))
@@ -132,9 +150,29 @@ def test_round_trip_bit_for_bit(tmp_path, images, style):
     assert not any(parameter.requires_grad for parameter in again.parameters())
 
 
-def test_reading_draws_nothing(folder):
+@pytest.mark.parametrize("fields", [{}, {"normalized_resampling": True}, {"image_size": 32, "width": 2}])
+def test_round_trip_of_samosa_bit_for_bit(tmp_path, fields):
+    origin = Origin("bars", "e" * 64, "1" * 16, CLASSES, {"epochs": 3.0}, "samosa")
+    hybridizer = build(origin, "samosa", mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.1), **fields)
+    hybridizer.save_pretrained(tmp_path)
+    again = Hybridizer.from_pretrained(tmp_path)
+    images = torch.rand(5, 3, hybridizer.image_size, hybridizer.image_size)
+    assert torch.equal(hybrids(again, images), hybrids(hybridizer, images))
+    assert torch.equal(again.classify(images), hybridizer.classify(images))
+    assert again.origin == origin and again.autoencoder.architecture == hybridizer.autoencoder.architecture
+    assert not any(module.training for module in again.modules())
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+
+
+def test_bundled_artefact_still_loads():
+    hybridizer = Hybridizer.from_pretrained(Path(__file__).parent.parent / "assets" / "hybridizers" / "digits-m-scimix")
+    assert hybridizer.origin.method == "scimix"
+    assert hybrids(hybridizer, torch.rand(2, 3, 16, 16)).shape == (2, 3, 16, 16)
+
+
+def test_reading_draws_nothing(folder_of_either):
     torch.manual_seed(0)
-    Hybridizer.from_pretrained(folder)
+    Hybridizer.from_pretrained(folder_of_either)
     drawn = torch.rand(3)
     torch.manual_seed(0)
     assert torch.equal(drawn, torch.rand(3))
@@ -150,10 +188,10 @@ def test_saved_twice_is_the_same_and_another_replaces_it(hybridizer, folder, ima
     assert torch.equal(hybrids(Hybridizer.from_pretrained(folder), images), hybrids(other, images))
 
 
-def test_channels_last_makes_the_same_artefact(folder, tmp_path):
-    build().to(memory_format=torch.channels_last).save_pretrained(tmp_path)
+def test_channels_last_makes_the_same_artefact(either, folder_of_either, tmp_path):
+    build(method=either.origin.method).to(memory_format=torch.channels_last).save_pretrained(tmp_path)
     for name in ("config.json", "model.safetensors"):
-        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == (folder_of_either / name).read_bytes()
 
 
 def test_description_says_what_it_is(hybridizer, folder):
@@ -237,6 +275,13 @@ def test_one_flipped_bit_in_the_weights(folder, place):
         (lambda c: c.update(version=2), "version 2; this hybridgen reads version 1"),
         (lambda c: c.pop("version"), "version None"),
         (lambda c: c.update(format="diffusers"), "not the description of a hybridizer"),
+        (lambda c: c.update(method="cutmix"), "method 'cutmix'; this hybridgen reads scimix, samosa"),
+        (lambda c: c.update(method=["samosa"]), "method \\['samosa'\\]; this hybridgen reads"),
+        (lambda c: c.pop("method"), "method None; this hybridgen reads"),
+        (
+            lambda c: c.update(method="samosa"),
+            "a samosa hybridizer has no generator_channels, nonsemantic_channels, style",
+        ),
         (lambda c: c.pop("format"), "not the description of a hybridizer"),
         (lambda c: c.pop("architecture"), "damaged description .*architecture"),
         (lambda c: c.pop("split_hash"), "damaged description .*split_hash"),
@@ -265,6 +310,41 @@ def test_damaged_description(folder, text):
 def test_architecture_that_does_not_fit_the_weights(folder, fields):
     change_config(folder, lambda config: config["architecture"].update(fields))
     refused(folder, "model.safetensors", "does not fit its description")
+
+
+def test_description_of_one_method_and_weights_of_the_other(tmp_path):
+    ours = {method: tmp_path / method for method in METHODS}
+    for method, place in ours.items():
+        build(method=method).save_pretrained(place)
+    configs = {method: json.loads((place / "config.json").read_text()) for method, place in ours.items()}
+    for method, other in (("scimix", "samosa"), ("samosa", "scimix")):
+        change_config(ours[method], lambda config, other=other: config.update(configs[other]))
+        refused(ours[method], "model.safetensors", "truncated or changed")
+        (ours[method] / "config.json").write_text(json.dumps(configs[other]))
+        replace_weights(ours[method], (ours[method] / "model.safetensors").read_bytes())
+        refused(ours[method], "model.safetensors", f"does not fit its description, that of a {other} hybridizer")
+        architecture = configs[method]["architecture"]
+        (ours[method] / "config.json").write_text(json.dumps(configs[other] | {"architecture": architecture}))
+        unknown = (
+            "momentum, normalized_resampling"
+            if method == "samosa"
+            else "generator_channels, nonsemantic_channels, style"
+        )
+        refused(ours[method], "config.json", f"architecture: a {other} hybridizer has no {unknown}")
+
+
+@pytest.mark.parametrize(("method", "said"), [("scimix", "samosa"), ("samosa", "scimix"), ("samosa", "cutmix")])
+def test_networks_of_another_method_than_the_origin_says(method, said):
+    with pytest.raises(InputError, match=f"^method: '{said}', but these are the networks of '{method}'"):
+        build(Origin("bars", "f" * 64, "0" * 16, CLASSES, {}, said), method)
+
+
+def test_method_that_is_needed(either):
+    own = either.origin.method
+    either.check_method(own)
+    other = "samosa" if own == "scimix" else "scimix"
+    with pytest.raises(InputError, match=f"^hybridizer: made by {own}; one made by {other} is needed"):
+        either.check_method(other)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +381,7 @@ def test_pickle_is_refused_and_nothing_of_it_is_executed(folder, tmp_path, hybri
     assert not sprung.exists()
 
 
-def test_wrong_types_are_refused_where_nothing_checks_types(folder):
+def test_wrong_types_are_refused_where_nothing_checks_types(folder_of_either):
     """As a user runs it, without the type checks of the tests: an InputError for each, naming file."""
     program = """
 import json, sys
@@ -325,13 +405,13 @@ for case in cases:
 path.write_text(json.dumps(good))
 Hybridizer.from_pretrained(path.parent)
 """
-    done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program, str(folder_of_either)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def test_unknown_backend_is_not_the_files_fault(folder):
+def test_unknown_backend_is_not_the_files_fault(folder_of_either):
     with pytest.raises(InputError, match=r"^backend: 'other'"):
-        Hybridizer.from_pretrained(folder, backend="other")
+        Hybridizer.from_pretrained(folder_of_either, backend="other")
 
 
 @pytest.mark.parametrize("error", [ConnectionError("no route\nto the hub"), TimeoutError(), ValueError("404")])

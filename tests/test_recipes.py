@@ -139,6 +139,20 @@ def tiny_stage_2(data: str, hybridizer: Path | str, out: Path | str, *more: str 
     )  # fmt: skip
 
 
+def tiny_samosa(data: str, out: Path | str, *more: str | Path) -> tuple[str | Path, ...]:
+    """16 steps of each classifier, in two cycles where there are cycles."""
+    return (
+        "--preset", "smoke", "--data", data, "--labels", "8", "--validation", "8", "--labelled-batch", "4",
+        "--unlabelled-batch", "9", "--epochs", "1", "--hybrids-from", "0.2", "--hybrids-until", "0.8", "--threads",
+        "1", "--record-every", "3", "--evaluate-every", "6", "--save-every", "5", "--oracle-steps", "10",
+        "--out", out, *more,
+    )  # fmt: skip
+
+
+MIXMATCH_BATCHES = ("--labelled-batch", "4", "--unlabelled-batch", "4", "--epochs", "1.3", "--hybrids-until", "1.2")
+"""Of equal size: 18 steps an epoch."""
+
+
 @pytest.fixture(scope="module")
 def stage_1(recipes, toy) -> Path:
     """The folder of a run of stage 1 that never stopped."""
@@ -386,14 +400,201 @@ def test_a_hybridizer_of_another_split_is_refused_unless_allowed(recipes, toy, s
     assert result(recipes.folder / "other")["allow_other_split"] is True
 
 
+# --- other classifiers ---------------------------------------------------------------------------------------
+
+
+BACKBONES = {
+    "scimix_mean_teacher.py": ("Mean Teacher", ()),
+    "scimix_mixmatch.py": ("MixMatch", MIXMATCH_BATCHES),
+    "scimix_supervised.py": ("Supervised", ()),
+}
+
+
+@pytest.fixture(scope="module", params=BACKBONES)
+def other(request, recipes, toy, stage_1) -> tuple[str, Path, tuple[str | Path, ...]]:
+    """A recipe, the folder of its run that never stopped, and its arguments but for the folder."""
+    _, more = BACKBONES[request.param]
+    name = request.param.removesuffix(".py")
+    arguments = (*tiny_stage_2(toy, stage_1 / "hybridizer", name), *more)
+    recipes.succeed(request.param, *arguments)
+    return request.param, recipes.folder / name, arguments
+
+
+def test_other_classifiers_leave_the_same(recipes, other):
+    recipe, folder, _ = other
+    name, _ = BACKBONES[recipe]
+    assert f"{name} + SciMix" in recipes.stdout()
+    values = result(folder)
+    assert list(values["classifiers"]) == [name, f"{name} + SciMix"]
+    assert 0 <= values["transfer"]["semantic_transfer"] <= 1 and (folder / "grid.png").exists()
+    plain = folder / f"{name.lower().replace(' ', '-')}-seed0"
+    assert (plain / "curves.png").exists() and list((plain / "tensorboard").glob("events*"))
+    assert all("classifier/hybrids" not in row for row in metrics(plain))
+    rows = [row for row in metrics(folder / "scimix-seed0") if "classifier/hybrids" in row]
+    assert rows[0]["classifier/hybrids"] == 0 and any(row["classifier/hybrids"] > 0 for row in rows)
+
+
+def test_other_classifiers_stopped_and_resumed_equal_never_stopped(recipes, other):
+    recipe, whole, arguments = other
+    folder = recipes.folder / f"{whole.name}_stopped"
+    arguments = (*arguments, "--out", folder.name)
+    recipes.start(recipe, *arguments)
+    assert recipes.stop(signal.SIGKILL, reached(folder / "scimix-seed0", 10)) == -signal.SIGKILL
+    recipes.succeed(recipe, *arguments, "--resume")
+    for name in (path.name for path in whole.glob("*-seed0")):
+        assert metrics(folder / name) == metrics(whole / name)
+        assert result(folder / name, "seconds") == result(whole / name, "seconds")
+        assert_same_state(folder / name, whole / name)
+
+
+def test_a_backbone_alone_is_the_same_in_both_of_its_recipes(recipes, other):
+    recipe, whole, arguments = other
+    alone = recipe if recipe == "scimix_supervised.py" else recipe.removeprefix("scimix_")
+    recipes.succeed(alone, *arguments, "--hybridizer", "none", "--out", f"{whole.name}_alone")
+    name = next(path.name for path in whole.glob("*-seed0") if not path.name.startswith("scimix"))
+    folder = recipes.folder / f"{whole.name}_alone"
+    assert [path.name for path in folder.glob("*-seed0")] == [name]
+    assert_same_state(folder / name, whole / name)
+
+
+COUNTS = {"bar": 10, "cross": 14, "square": 20}
+
+
+@pytest.fixture(scope="module")
+def marks(recipes) -> str:
+    """Photographs of unequal size and number in classes that differ in a small mark, anywhere on any background."""
+    random = np.random.default_rng(0)
+    for part, counts in (("train", COUNTS), ("test", dict.fromkeys(COUNTS, 4))):
+        for name, count in counts.items():
+            folder = recipes.folder / "marks" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                background = Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+                pixels = np.array(background.resize((64, 64 + 2 * number), Image.Resampling.BICUBIC))
+                row, column = random.integers(16, 40, 2)
+                mark = pixels[row + number : row + number + 9, column : column + 9]
+                mark[3:6] = 255
+                if name == "cross":
+                    mark[:, 3:6] = 255
+                if name == "square":
+                    mark[:] = 255
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return f"folder:{recipes.folder / 'marks'}"
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_supervised_scimix_on_a_fully_labelled_folder(recipes, marks, size):
+    """Tens of images a class and all of them labelled: stage 1, then stage 2 (thesis 2.5.4)."""
+    dataset = load_dataset(marks, image_size=size)
+    assert np.bincount(dataset.train.labels).tolist() == list(COUNTS.values())
+    assert make_split(dataset, labels=38, seed=0, validation=6).unlabelled == ()
+
+    folder, common = recipes.folder / f"marks_{size}", ("--image-size", size, "--labels", "38", "--validation", "6")
+    recipes.succeed("scimix.py", *tiny(marks, folder / "stage_1", *common, "--guide", "supervised", "--epochs", "0.8"))
+    terms = {name for row in metrics(folder / "stage_1") for name in row}
+    assert "generator/supervised" in terms and "generator/consistency" not in terms
+    hybridizer = Hybridizer.from_pretrained(folder / "stage_1" / "hybridizer")
+    image = dataset.test.images.gather(torch.tensor([0])) / 255
+    assert hybridizer.encode_nonsemantic(image).shape[2:] == (size // 4, size // 4)
+    assert hybridizer.hybridize(semantic=image, nonsemantic=image).shape == (1, 3, size, size)
+
+    arguments = tiny_stage_2(
+        marks, folder / "stage_1" / "hybridizer", folder / "stage_2", *common, "--epochs", "2", "--hybrids-from", "0.5",
+        "--hybrids-until", "1.5", "--copies", "1", "--oracle-depth", "10", "--oracle-width", "1",
+    )  # fmt: skip
+    recipes.succeed("scimix_supervised.py", *arguments)
+    values = result(folder / "stage_2")
+    assert list(values["classifiers"]) == ["Supervised", "Supervised + SciMix"] and values["steps"] == 8
+    assert values["split_hash"] == result(folder / "stage_1")["split_hash"]
+    assert 0 <= values["transfer"]["semantic_transfer"] <= 1 and (folder / "stage_2" / "grid.png").exists()
+    plain, hybrids = (metrics(folder / "stage_2" / f"{name}-seed0") for name in ("supervised", "scimix"))
+    assert [row["classifier/hybrids"] > 0 for row in hybrids if "classifier/hybrids" in row] == [True, True, False]
+    assert not any("classifier/hybrids" in row for row in plain)
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_the_birds_are_looked_for_in_their_folder(recipes, size):
+    said = recipes.refuse("scimix_supervised.py", "--preset", f"paper-cub-{size}")
+    assert said == "error: data/CUB_200: no such folder"
+
+
+# --- SAMOSA --------------------------------------------------------------------------------------------------
+
+
+SAMOSA = {
+    "samosa_mean_teacher.py": ("Mean Teacher", ()),
+    "samosa_fixmatch.py": ("FixMatch", ()),
+    "samosa_mixmatch.py": ("MixMatch", (*MIXMATCH_BATCHES, "--probability", "1")),
+}
+
+
+@pytest.fixture(scope="module", params=SAMOSA)
+def samosa(request, recipes, toy) -> tuple[str, Path, tuple[str | Path, ...]]:
+    _, more = SAMOSA[request.param]
+    name = request.param.removesuffix(".py")
+    arguments = (*tiny_samosa(toy, name), *more)
+    recipes.succeed(request.param, *arguments)
+    return request.param, recipes.folder / name, arguments
+
+
+def test_samosa_leaves_both_classifiers_and_a_hybridizer(recipes, toy, samosa):
+    recipe, folder, _ = samosa
+    name, _ = SAMOSA[recipe]
+    values = result(folder)
+    assert list(values["classifiers"]) == [name, f"{name} + SAMOSA"]
+    together, alone = folder / "samosa-seed0", folder / f"{name.lower().replace(' ', '-')}-seed0"
+    assert result(together)["steps"] == result(alone)["steps"] == values["steps"]
+    terms = metrics(together)[0].keys()
+    assert {"classifier/regularizer", "reconstruction/reconstruction"} <= terms
+    assert "classifier/regularizer" not in metrics(alone)[0]
+    hybridizer = Hybridizer.from_pretrained(together / "hybridizer")
+    assert hybridizer.origin.method == "samosa" and hybridizer.origin.split_hash == values["split_hash"]
+    assert 0 <= values["transfer"]["nonsemantic_preservation"] <= 1 and (folder / "grid.png").exists()
+    kept = [row["hybrids_kept"] for row in metrics(together) if "hybrids_kept" in row]
+    replaced = [row["classifier/replaced"] for row in metrics(together) if "classifier/replaced" in row]
+    if name == "MixMatch":
+        assert not kept and replaced[0] < max(replaced) == 1  # its window begins after the first record
+    else:
+        assert len(kept) == 1 and 0 <= kept[0] <= 1 and not replaced  # after the first of two cycles
+        state = torch.load(max((together / "checkpoints").glob("*.pt")), weights_only=True)["modules"]["hybrids"]
+        assert state["images"].shape == (80, 3, 16, 16) and state["images"].any()
+
+
+def test_samosa_stopped_in_its_last_part_and_resumed_equals_never_stopped(recipes, samosa):
+    """With cycles, where labelled images are drawn from hybrids."""
+    recipe, whole, arguments = samosa
+    folder = recipes.folder / f"{whole.name}_stopped"
+    arguments = (*arguments, "--out", folder.name)
+    recipes.start(recipe, *arguments)
+    assert recipes.stop(signal.SIGKILL, reached(folder / "samosa-seed0", 10)) == -signal.SIGKILL
+    recipes.succeed(recipe, *arguments, "--resume")
+    for name in (path.name for path in whole.glob("*-seed0")):
+        assert metrics(folder / name) == metrics(whole / name)
+        assert_same_state(folder / name, whole / name)
+    assert_same_artefact(folder / "samosa-seed0", whole / "samosa-seed0")
+
+
+def test_hybrids_are_of_the_method_that_the_recipe_is_for(recipes, toy, samosa):
+    _, folder, _ = samosa
+    hybridizer = folder / "samosa-seed0" / "hybridizer"
+    said = recipes.refuse("scimix_mean_teacher.py", *tiny_stage_2(toy, hybridizer, "wrong-method"))
+    assert "samosa" in said and "scimix" in said
+    recipes.succeed("mean_teacher.py", *tiny_stage_2(toy, hybridizer, f"{folder.name}_used", "--epochs", "1.5"))
+    assert "Mean Teacher + SAMOSA" in recipes.stdout()
+
+
 # --- what is refused -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe", ["scimix.py", "scimix_fixmatch.py"])
+CLASSIFIERS = ["scimix_fixmatch.py", *BACKBONES, "mean_teacher.py", "mixmatch.py", *SAMOSA]
+
+
+@pytest.mark.parametrize("recipe", ["scimix.py", *CLASSIFIERS])
 def test_help_names_the_presets(recipes, recipe):
     recipes.succeed(recipe, "--help")
-    said = recipes.stdout()
-    for words in ("--preset NAME", "smoke", "paper-cifar10-250", "--config FILE", "--resume", "--labels"):
+    said = " ".join(recipes.stdout().split())
+    paper = "paper-cub-96" if recipe == "scimix_supervised.py" else "paper-cifar10-250"
+    for words in ("--preset NAME", "smoke", paper, "--config FILE", "--resume", "--labels"):
         assert words in said
     assert recipes.stderr() == ""
 
@@ -427,21 +628,53 @@ BAD_STAGE_1 = {
 BAD_STAGE_2 = {
     "oracle of no depth that there is": (["--oracle-depth", "11"], ["depth: 11"]),
     "oracle that cannot learn": (["--oracle-steps", "5"], ["steps: 5"]),
-    "no hybridizer": (["--hybridizer", "/nowhere/hybridizer"], ["/nowhere/hybridizer"]),
     "no seeds": (["--seeds", "0"], ["seeds"]),
+    "average": (["--ema-decay", "1"], ["ema_decay", "1"]),
+    "more labels in a batch than there are": (["--labelled-batch", "9"], ["labelled", "9"]),
+}
+BAD_HYBRIDS = {
+    "no hybridizer": (["--hybridizer", "/nowhere/hybridizer"], ["/nowhere/hybridizer"]),
     "alpha": (["--alpha", "0.2"], ["alpha", "0.2"]),
     "window": (["--hybrids-from", "5", "--hybrids-until", "5"], ["hybrids"]),
 }
-CASES = [(recipe, name) for recipe in ("scimix.py", "scimix_fixmatch.py") for name in BAD]
-CASES += [("scimix.py", name) for name in BAD_STAGE_1] + [("scimix_fixmatch.py", name) for name in BAD_STAGE_2]
+BAD_METHOD = {
+    "teacher": (["--teacher-decay", "1"], ["decay", "1"]),
+    "temperature": (["--temperature", "0"], ["temperature"]),
+    "mixing": (["--mixing", "0"], ["0"]),
+    "no guesses": (["--guesses", "0"], ["guesses"]),
+    "batches of unequal size": (["--unlabelled-batch", "5"], ["unlabelled_batch"]),
+    "probability": (["--probability", "1.5"], ["probability", "1.5"]),
+    "no cycles": (["--cycles", "0"], ["cycles"]),
+    "no hybrids": (["--hybrids-per-image", "0"], ["hybrids_per_image"]),
+    "window after the end": (["--hybrids-from", "9", "--hybrids-until", "10"], ["hybrids_from", "epochs"]),
+}
+METHOD_CASES = {
+    "mean_teacher.py": ["teacher"],
+    "scimix_mean_teacher.py": ["teacher"],
+    "mixmatch.py": ["temperature", "mixing", "no guesses", "batches of unequal size"],
+    "scimix_mixmatch.py": ["temperature", "mixing", "no guesses", "batches of unequal size"],
+    "samosa_mean_teacher.py": ["teacher", "no cycles", "no hybrids", "window after the end"],
+    "samosa_fixmatch.py": ["no cycles", "no hybrids", "window after the end"],
+    "samosa_mixmatch.py": ["temperature", "probability", "window after the end", "batches of unequal size"],
+}
+CASES = [(recipe, name) for recipe in ("scimix.py", *CLASSIFIERS) for name in BAD]
+CASES += [("scimix.py", name) for name in BAD_STAGE_1]
+CASES += [(recipe, name) for recipe in CLASSIFIERS for name in BAD_STAGE_2]
+CASES += [(recipe, name) for recipe in CLASSIFIERS if recipe not in SAMOSA for name in BAD_HYBRIDS]
+CASES += [(recipe, name) for recipe, names in METHOD_CASES.items() for name in names]
 
 
 @pytest.mark.parametrize("recipe, name", CASES, ids=lambda value: value.removesuffix(".py").replace(" ", "-"))
 def test_bad_input_is_one_line_and_leaves_no_run(recipes, toy, recipe, name):
     (recipes.folder / "unknown-field.yaml").write_text("lables: 10\n")
     (recipes.folder / "wrong-type.yaml").write_text("epochs: many\n")
-    arguments, words = (BAD | BAD_STAGE_1 | BAD_STAGE_2)[name]
-    given = tiny(toy, "bad") if recipe == "scimix.py" else tiny_stage_2(toy, "none", "bad")
+    arguments, words = (BAD | BAD_STAGE_1 | BAD_STAGE_2 | BAD_HYBRIDS | BAD_METHOD)[name]
+    if recipe == "scimix.py":
+        given = tiny(toy, "bad")
+    else:
+        given = tiny_samosa(toy, "bad") if recipe in SAMOSA else tiny_stage_2(toy, "none", "bad")
+    if "mixmatch" in recipe:
+        given = (*given, *MIXMATCH_BATCHES)
     said = recipes.refuse(recipe, *given, *arguments)
     for word in words:
         assert word in said, said

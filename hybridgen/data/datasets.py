@@ -93,6 +93,29 @@ class Files:
         return pixels
 
 
+@final
+class Joined:
+    """The images of one source, and after them images in memory."""
+
+    def __init__(self, first: ImageSource, second: InMemory) -> None:
+        self.first, self.second = first, second
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    @property
+    def image_size(self) -> int:
+        return self.first.image_size
+
+    def gather(self, indices: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 h w"]:
+        """The images at `indices`, on the CPU."""
+        of_first = indices < len(self.first)
+        pixels = torch.empty(len(indices), 3, self.image_size, self.image_size, dtype=torch.uint8)
+        pixels[of_first] = self.first.gather(indices[of_first]).cpu()
+        pixels[~of_first] = self.second.gather(indices[~of_first] - len(self.first)).cpu()
+        return pixels
+
+
 def decode(path: str | Path, image_size: int) -> UInt8[Tensor, "3 size size"]:
     """Read one image file of any mode and size: RGB, its central square, resized with antialiasing.
 
@@ -137,7 +160,8 @@ def _chw(array: np.ndarray) -> Tensor:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    said = getattr(error, "strerror", None) or str(error)  # strerror leaves out the path, which we name ourselves
+    return " ".join(said.split()) or type(error).__name__
 
 
 # --- what a data set is ---------------------------------------------------------------------------------
@@ -161,6 +185,15 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def extended(self, pixels: UInt8[Tensor, "m 3 size size"], labels: Int64[Tensor, " m"]) -> "Part":
+        """These images with others after them, in memory if these are; their masks are not known."""
+        more = InMemory(pixels.cpu())
+        if isinstance(self.images, InMemory):
+            images: ImageSource = InMemory(torch.cat([self.images.pixels, more.pixels]))
+        else:
+            images = Joined(self.images, more)
+        return Part(images, torch.cat([self.labels, labels.cpu()]))
 
 
 @dataclass(frozen=True)
@@ -538,11 +571,13 @@ def _folder(request: _Request) -> Dataset:
 def _images_by_class(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; needed is {folder.name}/<class>/<images>")
-    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    for path in entries:
-        if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+    groups = {}
+    for entry in _entries(folder):
+        path = folder / entry.name
+        if entry.is_dir():
+            groups[_class_name(path)] = _images_below(path)
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
             raise InputError(f"{path}: lies outside a class folder; needed is {folder.name}/<class>/<images>")
-    groups = {path.name: _images_below(path) for path in entries if path.is_dir()}
     if not any(groups.values()):
         raise InputError(f"{folder}: no images in <class> folders below it")
     for name, group in groups.items():
@@ -551,14 +586,48 @@ def _images_by_class(folder: Path) -> dict[str, list[Path]]:
     return {name: group for name, group in groups.items() if group}
 
 
+def _class_name(folder: Path) -> str:
+    try:
+        folder.name.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{os.fsencode(folder)!r}: the class's name is not UTF-8; rename the folder") from error
+    return folder.name
+
+
 def _images_below(folder: Path) -> list[Path]:
-    """Image files at any depth, hidden ones left out, in an order that is the same on every machine."""
-    found = []
-    for where, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(where, name) for name in files if not name.startswith(".")]
-    images = [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES]
-    return sorted(images, key=lambda path: path.relative_to(folder).as_posix())
+    """Image files at any depth, hidden ones left out, in an order that is the same on every machine.
+
+    Links are followed. InputError for a link that leads nowhere or to a folder in which it lies.
+    """
+    found: list[Path] = []
+    if not os.path.lexists(folder):
+        return found
+
+    def collect(where: Path, above: Sequence[Path]) -> None:
+        for entry in _entries(where):
+            path = where / entry.name
+            if entry.is_dir():
+                if entry.is_symlink() and any(path.samefile(outer) for outer in above):
+                    raise InputError(f"{path}: a link to a folder in which it lies")
+                collect(path, [*above, path])
+            elif entry.is_file() and path.suffix.lower() in IMAGE_SUFFIXES:
+                found.append(path)
+
+    collect(folder, [folder, *folder.resolve().parents])
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    """What lies in a folder, by name, but for what is hidden. InputError where it cannot be read."""
+    try:
+        with os.scandir(folder) as listing:
+            entries = sorted((e for e in listing if not e.name.startswith(".")), key=lambda entry: entry.name)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({_one_line(error)})") from error
+    for entry in entries:
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            raise InputError(f"{folder / entry.name}: a link that leads nowhere")
+    return entries
 
 
 def _common_size(root: Path, paths: Sequence[Path]) -> int:
@@ -596,13 +665,16 @@ def _decoded(files: Files) -> InMemory:
 
 def _files_digest(root: Path, paths: Sequence[Path]) -> str:
     """SHA-256 of relative names and sizes in bytes, and of the contents unless they are very large."""
-    sizes = [path.stat().st_size for path in paths]
-    with_contents = sum(sizes) <= CONTENT_HASH_LIMIT
-    digest = hashlib.sha256(b"contents" if with_contents else b"sizes")
-    for path, size in sorted(zip(paths, sizes, strict=True), key=lambda item: item[0].as_posix()):
-        digest.update(json.dumps([path.relative_to(root).as_posix(), size]).encode())
-        if with_contents:
-            digest.update(path.read_bytes())
+    try:
+        sizes = [path.stat().st_size for path in paths]
+        with_contents = sum(sizes) <= CONTENT_HASH_LIMIT
+        digest = hashlib.sha256(b"contents" if with_contents else b"sizes")
+        for path, size in sorted(zip(paths, sizes, strict=True), key=lambda item: item[0].as_posix()):
+            digest.update(json.dumps([path.relative_to(root).as_posix(), size]).encode())
+            if with_contents:
+                digest.update(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({_one_line(error)})") from error
     return digest.hexdigest()
 
 

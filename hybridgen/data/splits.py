@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from hybridgen.data.datasets import Dataset
+from hybridgen.files import writing
 from hybridgen.types import InputError
 
 ROLES = ("labelled", "unlabelled", "validation")
@@ -58,25 +59,24 @@ class Split:
     def save(self, path: str | Path) -> None:
         """Write the split as JSON, whole or not at all. InputError if it exists or cannot be written."""
         path = Path(path)
+        if path.exists():
+            raise InputError(f"{path}: exists already; a split is never overwritten")
         aside = None
-        try:
-            if path.exists():
-                raise InputError(f"{path}: exists already; a split is never overwritten")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-            ) as file:
-                aside = Path(file.name)
-                file.write(self._json())
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(aside, 0o644)
-            _rename_without_overwriting(aside, path)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-        finally:
-            if aside is not None:
-                aside.unlink(missing_ok=True)
+        with writing(path):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with tempfile.NamedTemporaryFile(
+                    "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+                ) as file:
+                    aside = Path(file.name)
+                    file.write(self._json())
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.chmod(aside, 0o644)
+                _rename_without_overwriting(aside, path)
+            finally:
+                if aside is not None:
+                    aside.unlink(missing_ok=True)
 
     def _json(self) -> str:
         lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in asdict(self).items()]

@@ -29,7 +29,8 @@ class Stream:
 
     `labelled` and `unlabelled` are global batch sizes, of which each of `world` processes takes its slice.
     Unlabelled images are drawn from all that the split labels or leaves unlabelled, in a new order every
-    epoch; what does not fill a batch at the end of an epoch is left out of that epoch. Labelled images come
+    epoch; what does not fill a batch at the end of an epoch is left out of that epoch. Labelled images are the
+    split's, or those of `labelled_pool` (indices of the part, of images that the split need not know), and come
     in orders that follow on one another without a gap. The orders depend on the seed alone, the draws of
     step k's augmentation on seed, rank and k.
 
@@ -53,16 +54,21 @@ class Stream:
         world: int = 1,
         device: torch.device | str = "cpu",
         workers: int = 0,
+        labelled_pool: Sequence[int] | None = None,
     ) -> None:
-        pools = {"labelled": split.labelled, "unlabelled": sorted(split.labelled + split.unlabelled)}
+        pools = {
+            "labelled": split.labelled if labelled_pool is None else labelled_pool,
+            "unlabelled": sorted(split.labelled + split.unlabelled),
+        }
         for field, size in (("labelled", labelled), ("unlabelled", unlabelled)):
             _check_batch_size(field, size, len(pools[field]), world)
         if not 0 <= rank < world:
             raise InputError(f"rank = {rank}: outside 0..{world - 1}")
         if workers < 0:
             raise InputError(f"workers = {workers}: must not be negative")
-        if pools["unlabelled"][-1] >= len(part):
-            raise InputError(f"split: index {pools['unlabelled'][-1]} of {len(part)} training images")
+        last = max(pools["unlabelled"][-1], max(pools["labelled"]))
+        if last >= len(part):
+            raise InputError(f"split: index {last} of {len(part)} training images")
         self._labelled = _Draws(pools["labelled"], labelled, rank, world, derive_seed(seed, "labelled"))
         self._unlabelled = _Draws(pools["unlabelled"], unlabelled, rank, world, derive_seed(seed, "unlabelled"))
         self._views = (tuple(labelled_views), tuple(unlabelled_views))
@@ -118,11 +124,11 @@ def batches(
 
 def _check_batch_size(field: str, size: int, available: int, world: int) -> None:
     if size <= 0:
-        raise InputError(f"{field} = {size}: a batch needs at least one {field} image")
+        raise InputError(f"{field}_batch = {size}: a batch needs at least one {field} image")
     if size % world:
-        raise InputError(f"{field} = {size}: the global batch does not divide among {world} processes")
+        raise InputError(f"{field}_batch = {size}: the global batch does not divide among {world} processes")
     if size > available:
-        raise InputError(f"{field} = {size}: a batch larger than the {available} {field} images available")
+        raise InputError(f"{field}_batch = {size}: larger than the {available} {field} images that there are")
 
 
 def _as_images(pixels: UInt8[Tensor, "b 3 h w"]) -> Images:

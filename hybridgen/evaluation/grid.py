@@ -36,6 +36,14 @@ def choose_parents(
     return torch.tensor([index for *_, index in sorted(turns)[:rows]]), torch.tensor(nonsemantic)
 
 
+def sample_grid(hybridizer: Hybridizer, part: Part, seed: int, *, side: int = 8) -> Float[Tensor, "3 height width"]:
+    """A grid of up to `side` × `side` hybrids of parents that the seed chooses (`choose_parents`)."""
+    side = min(side, len(part) // 2)
+    device = next(hybridizer.parameters()).device
+    parents = (part.images.gather(chosen).to(device) / 255 for chosen in choose_parents(part, side, side, seed))
+    return hybrid_grid(hybridizer, *parents)
+
+
 @torch.no_grad()
 def hybrid_grid(
     hybridizer: Hybridizer,

@@ -1,13 +1,13 @@
 """How often hybrids take the class of one parent and the context of the other (thesis 2.5.3.1 and A.3.2)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from hybridgen.data.datasets import Dataset, Part
@@ -31,6 +31,87 @@ class Rate(NamedTuple):
     high: float
 
 
+class Trial(NamedTuple):
+    """A batch of pairs: what hybrids may be made of."""
+
+    semantic: Images
+    nonsemantic: Images
+    other: Images
+    """Of neither parent."""
+    ratio: Float[Tensor, " batch"]
+    """Uniform on [0, 1]: MixUp's draw from Beta(1, 1)."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to make hybrids."""
+
+    hybridize: Callable[[Trial], Images]
+    hybridizer: Hybridizer | None = None
+    """Whose own classifier and E_r judge the hybrids beside the oracle and the pixels."""
+
+
+class Distances(NamedTuple):
+    """Squared L2 distances of hybrids from their parents, or from something of them."""
+
+    semantic: Float64[Tensor, " pairs"]
+    """d_c."""
+    nonsemantic: Float64[Tensor, " pairs"]
+    """d_r."""
+
+    @property
+    def inherited(self) -> Bool[Tensor, " pairs"]:
+        """Whether the hybrid is nearer to the non-semantic parent; False where both are equally near."""
+        return self.nonsemantic < self.semantic
+
+    @property
+    def ratio(self) -> float:
+        """Mean d_c over mean d_r, as in table A.13; inf or nan where the latter is 0."""
+        return (self.semantic.mean() / self.nonsemantic.mean()).item()
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was measured of the hybrids of one method, pair by pair, on the CPU."""
+
+    parents: Int64[Tensor, " pairs"]
+    """The semantic parent of each."""
+    semantic_labels: Int64[Tensor, " pairs"]
+    nonsemantic_labels: Int64[Tensor, " pairs"]
+    seen: Int64[Tensor, " pairs"]
+    """The hybrid's class by the oracle."""
+    own: Int64[Tensor, " pairs"] | None
+    """And by the hybridizer's own classifier."""
+    pixels: Distances
+    """From the parents' pixels."""
+    codes: Distances | None
+    """From their z_r, by the hybridizer's E_r (thesis A.3.2)."""
+    backgrounds: Distances | None
+    """From their backgrounds, outside the semantic parent's object; None where masks or backgrounds are not known."""
+
+    def rate(self, hits: Bool[Tensor, " pairs"], among: Bool[Tensor, " pairs"] | None = None) -> Rate:
+        """The share of `hits` among pairs; its interval counts semantic parents and not pairs (`transfer_rates`)."""
+        if among is None:
+            among = torch.ones_like(hits)
+        if not among.any():
+            return Rate(math.nan, 0.0, 1.0)
+        return wilson(hits[among].double().mean().item(), len(self.parents[among].unique()))
+
+    @property
+    def semantic_transfer(self) -> Rate:
+        """s_c by the oracle."""
+        return self.rate(self.seen == self.semantic_labels)
+
+    @property
+    def nonsemantic_preservation(self) -> Rate:
+        """s_r in pixel space."""
+        return self.rate(self.pixels.inherited)
+
+    @property
+    def background_inheritance(self) -> Rate | None:
+        return None if self.backgrounds is None else self.rate(self.backgrounds.inherited)
+
+
 @dataclass(frozen=True)
 class Transfer:
     """What the hybrids of one method inherit: a row of table 2.5."""
@@ -42,6 +123,10 @@ class Transfer:
     background_inheritance: Rate | None
     """Outside the semantic parent's object, the hybrid is nearer to the background of the non-semantic parent than
     to that of the semantic one; None where masks and backgrounds are not known."""
+
+    @classmethod
+    def of(cls, observed: Observed) -> "Transfer":
+        return cls(observed.semantic_transfer, observed.nonsemantic_preservation, observed.background_inheritance)
 
     def to_dict(self) -> dict[str, Any]:
         """Each rate under its name, its interval under `<name>_interval`."""
@@ -79,21 +164,36 @@ class Rates:
 
     def table(self) -> str:
         """The rates in percent with their intervals, a row a method."""
-        head = ("", "semantic transfer", "non-semantic preservation", "background inheritance")
-        rows = [head]
-        named = {HYBRIDIZER: self.hybridizer, MIXUP: self.mixup, FDA: self.fda, CHANCE: self.chance}
-        for name, transfer in named.items():
-            rows.append((name, *map(_shown, vars(transfer).values())))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-        return "\n".join(line.rstrip() for line in lines)
+        return transfer_table({HYBRIDIZER: self.hybridizer, MIXUP: self.mixup, FDA: self.fda, CHANCE: self.chance})
 
 
-def _shown(rate: Rate | None) -> str:
+def transfer_table(transfers: Mapping[str, Transfer]) -> str:
+    """Table 2.5: the rates in percent with their intervals, a row a method."""
+    head = ("", "semantic transfer", "non-semantic preservation", "background inheritance")
+    return aligned([head, *((name, *map(shown, vars(rates).values())) for name, rates in transfers.items())])
+
+
+def note(data: str, oracle_accuracy: float, semantic_parents: int, repeats: int) -> str:
+    """What a reader of a table has to know."""
+    return (
+        f"oracle accuracy {oracle_accuracy:.1%} on the test images of {data}; "
+        f"{semantic_parents} semantic parents, {repeats} partners each"
+        "\n95 % intervals by the number of semantic parents"
+    )
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """The cells of a table in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def shown(rate: Rate | None) -> str:
+    """In percent, with its interval."""
     return "unknown" if rate is None else f"{rate.value:6.1%}  [{rate.low:.1%}, {rate.high:.1%}]"
 
 
-@torch.no_grad()
 def transfer_rates(
     hybridize: Hybridization | Hybridizer,
     dataset: Dataset,
@@ -113,56 +213,132 @@ def transfer_rates(
 
     Raises InputError for fewer than three test images of known class, and for counts below 1.
     """
-    if repeats < 1:
-        raise InputError(f"repeats = {repeats}: at least one partner for every semantic parent is needed")
-    part = dataset.test
-    known = (part.labels >= 0).nonzero().flatten()
-    if len(known) < 3:
-        raise InputError(f"{dataset.name}: {len(known)} test images of known class; three are needed for pairs")
     if isinstance(hybridize, Hybridizer):
         hybridizer = hybridize
         hybridize = lambda semantic, nonsemantic: hybridizer.hybridize(semantic=semantic, nonsemantic=nonsemantic)
-    pairs = draw_pairs(len(known), repeats, seed)
-    generator = torch.Generator().manual_seed(derive_seed(seed, "mixup"))
-    ratios = torch.rand(len(pairs.semantic), generator=generator)  # Beta(1, 1)
-
-    mine = slice(accelerator.process_index, None, accelerator.num_processes)
-    roles = [known[role[mine]] for role in pairs]
-    counts = torch.zeros(4, 3, dtype=torch.float64, device=accelerator.device)
-    streams = (batches(part, role, batch_size, accelerator.device) for role in roles)
-    chunks = zip(*(role.split(batch_size) for role in (*roles[:2], ratios[mine])), strict=True)
-    for ((x_c, labels), (x_r, _), (x_other, _)), (semantic, nonsemantic, ratio) in zip(
-        zip(*streams, strict=True), chunks, strict=True
-    ):
-        ratio = ratio.to(accelerator.device)
-        hybrids = (hybridize(x_c, x_r), mixup(x_c, x_r, ratio), fda(x_c, x_r, fda_beta), x_other)
-        context = _context(part, semantic, nonsemantic, accelerator.device)
-        for row, x_h in enumerate(hybrids):
-            counts[row, 0] += (oracle(x_h).argmax(dim=1) == labels).sum()
-            counts[row, 1] += nearer(x_h, x_r, x_c).sum()
-            if context is not None:
-                outside, b_c, b_r = context
-                counts[row, 2] += nearer(x_h * outside, b_r * outside, b_c * outside).sum()
-    shares = (accelerator.reduce(counts, reduction="sum") / len(pairs.semantic)).tolist()
-
-    backgrounds_known = part.masks is not None and part.backgrounds is not None
-    rows = []
-    for semantic_transfer, preservation, inheritance in shares:
-        rows.append(
-            Transfer(
-                wilson(semantic_transfer, len(known)),
-                wilson(preservation, len(known)),
-                wilson(inheritance, len(known)) if backgrounds_known else None,
-            )
-        )
+    methods = {
+        "hybridizer": Method(lambda trial: hybridize(trial.semantic, trial.nonsemantic)),
+        "mixup": mixing(),
+        "fda": fourier(fda_beta),
+        "chance": chance(),
+    }
+    observed = observe(methods, dataset, oracle, accelerator, repeats=repeats, seed=seed, batch_size=batch_size)
+    known = known_test_images(dataset)
     return Rates(
-        *rows,
-        oracle_accuracy=accuracy(oracle, part, known.tolist(), accelerator, batch_size=batch_size),
+        **{name: Transfer.of(each) for name, each in observed.items()},
+        oracle_accuracy=accuracy(oracle, dataset.test, known.tolist(), accelerator, batch_size=batch_size),
         semantic_parents=len(known),
         repeats=repeats,
         seed=seed,
         fda_beta=fda_beta,
     )
+
+
+def hybridizing(hybridizer: Hybridizer) -> Method:
+    """The hybrids of a hybridizer, which judges them too."""
+    return Method(lambda t: hybridizer.hybridize(semantic=t.semantic, nonsemantic=t.nonsemantic), hybridizer)
+
+
+def mixing() -> Method:
+    """`mixup`."""
+    return Method(lambda trial: mixup(trial.semantic, trial.nonsemantic, trial.ratio))
+
+
+def fourier(beta: float) -> Method:
+    """`fda`."""
+    return Method(lambda trial: fda(trial.semantic, trial.nonsemantic, beta))
+
+
+def chance() -> Method:
+    """An image of neither parent."""
+    return Method(lambda trial: trial.other)
+
+
+def known_test_images(dataset: Dataset) -> Int64[Tensor, " known"]:
+    """Indices of the test images of known class. InputError for fewer than three: pairs need a third image."""
+    known = (dataset.test.labels >= 0).nonzero().flatten()
+    if len(known) < 3:
+        raise InputError(f"{dataset.name}: {len(known)} test images of known class; three are needed for pairs")
+    return known
+
+
+@torch.no_grad()
+def observe(
+    methods: Mapping[str, Method],
+    dataset: Dataset,
+    oracle: Callable[[Images], Float[Tensor, "batch classes"]],
+    accelerator: Accelerator,
+    *,
+    repeats: int = 4,
+    seed: int = 0,
+    batch_size: int = 512,
+) -> dict[str, Observed]:
+    """Measure the hybrids that each method makes of the same pairs of test images, in one pass over them.
+
+    Every image of known class is a semantic parent `repeats` times; partners, mixing ratios and unrelated images are
+    drawn from `seed` alone; processes share the pairs, and all get the whole result.
+    """
+    if repeats < 1:
+        raise InputError(f"repeats = {repeats}: at least one partner for every semantic parent is needed")
+    part, known, device = dataset.test, known_test_images(dataset), accelerator.device
+    pairs = Pairs(*(known[role] for role in draw_pairs(len(known), repeats, seed)))
+    generator = torch.Generator().manual_seed(derive_seed(seed, "mixup"))
+    ratios = torch.rand(len(pairs.semantic), generator=generator)
+
+    mine = torch.arange(len(ratios))[accelerator.process_index :: accelerator.num_processes]
+    table = torch.zeros(len(methods), len(ratios), 8, dtype=torch.float64, device=device)
+    streams = (batches(part, role[mine], batch_size, device) for role in pairs)
+    for at, ((x_c, _), (x_r, _), (x_other, _)) in zip(mine.split(batch_size), zip(*streams, strict=True), strict=True):
+        trial = Trial(x_c, x_r, x_other, ratios[at].to(device))
+        context = _context(part, pairs.semantic[at], pairs.nonsemantic[at], device)
+        for row, method in enumerate(methods.values()):
+            table[row, at.to(device)] = _measured(method, trial, oracle, context)
+    table = accelerator.reduce(table, reduction="sum").cpu()
+
+    observed = {}
+    for (name, method), columns in zip(methods.items(), table.unbind(dim=0), strict=True):
+        seen, own, *distances = columns.unbind(dim=1)
+        pixels, codes, backgrounds = (Distances(*distances[i : i + 2]) for i in (0, 2, 4))
+        judged = method.hybridizer is not None
+        observed[name] = Observed(
+            parents=pairs.semantic,
+            semantic_labels=part.labels[pairs.semantic],
+            nonsemantic_labels=part.labels[pairs.nonsemantic],
+            seen=seen.long(),
+            own=own.long() if judged else None,
+            pixels=pixels,
+            codes=codes if judged else None,
+            backgrounds=backgrounds if part.masks is not None and part.backgrounds is not None else None,
+        )
+    return observed
+
+
+def _measured(
+    method: Method,
+    trial: Trial,
+    oracle: Callable[[Images], Float[Tensor, "batch classes"]],
+    context: Sequence[Tensor] | None,
+) -> Float64[Tensor, "batch 8"]:
+    """Classes by the oracle and by the method's own classifier, then d_c and d_r of pixels, codes and backgrounds.
+
+    Zero where a method has no codes, or the data no backgrounds.
+    """
+    x_h = method.hybridize(trial)
+    parents = (trial.semantic, trial.nonsemantic)
+    columns = [oracle(x_h).argmax(dim=1), *torch.zeros(7, len(x_h), device=x_h.device)]
+    columns[2:4] = [_squared(x_h - parent) for parent in parents]
+    if method.hybridizer is not None:
+        columns[1] = method.hybridizer.classify(x_h).argmax(dim=1)
+        z_h, *z = (method.hybridizer.encode_nonsemantic(images) for images in (x_h, *parents))
+        columns[4:6] = [_squared(z_h - parent) for parent in z]
+    if context is not None:
+        outside, *backgrounds = context
+        columns[6:8] = [_squared((x_h - background) * outside) for background in backgrounds]
+    return torch.stack([column.double() for column in columns], dim=1)
+
+
+def _squared(difference: Float[Tensor, "batch *shape"]) -> Float[Tensor, " batch"]:
+    return difference.square().flatten(1).sum(dim=1)
 
 
 class Pairs(NamedTuple):
@@ -183,11 +359,6 @@ def draw_pairs(images: int, repeats: int, seed: int) -> Pairs:
     for taken in (torch.minimum(semantic, nonsemantic), torch.maximum(semantic, nonsemantic)):
         other += other >= taken
     return Pairs(semantic, nonsemantic, other)
-
-
-def nearer(x: Images, to: Images, than: Images) -> Bool[Tensor, " batch"]:
-    """Whether ‖x - to‖ < ‖x - than‖, over all pixels of an image; False where both are equal."""
-    return (x - to).square().sum((1, 2, 3)) < (x - than).square().sum((1, 2, 3))
 
 
 def mixup(semantic: Images, nonsemantic: Images, ratio: Float[Tensor, " batch"]) -> Images:

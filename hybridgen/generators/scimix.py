@@ -137,13 +137,9 @@ class SciMixGenerator(nn.Module):
             }
         with torch.no_grad():
             _, target, _ = self.teacher(torch.cat([batch.labelled[1], batch.unlabelled[1]]))
-        return {
-            "supervised": classification.cross_entropy(labelled, batch.labels, over=len(codes.predictions)),
-            "consistency": consistency.teacher_consistency(
-                codes.consistency, target, reduction=self.consistency_reduction
-            ),
-            "logit_distance": consistency.logit_distance(codes.predictions, codes.consistency),
-        }
+        return consistency.mean_teacher(
+            codes.predictions, codes.consistency, target, batch.labels, reduction=self.consistency_reduction
+        )
 
     def _disturbed(self, hybrids: Images) -> Images:
         """Hybrids shifted by a few pixels, all by the same, with a little noise: so criteria are harder to fool."""

@@ -1,4 +1,4 @@
-"""Cross-entropies on true labels and on pseudo-labels."""
+"""Cross-entropies on true labels, on pseudo-labels and on guesses."""
 
 import torch
 import torch.nn.functional as F
@@ -35,3 +35,15 @@ def pseudo_label(
     label, mask = confident(weak, threshold)
     losses = F.cross_entropy(strong, label, reduction="none")
     return torch.where(mask, losses, 0.0).mean()
+
+
+def soft_cross_entropy(
+    logits: Float[Tensor, "batch classes"], target: Float[Tensor, "batch classes"]
+) -> Float[Tensor, ""]:
+    """Cross-entropy with class probabilities, batch mean; gradient to `logits` only."""
+    return F.cross_entropy(logits, target.detach())
+
+
+def sharpen(probabilities: Float[Tensor, "batch classes"], temperature: float) -> Float[Tensor, "batch classes"]:
+    """p^(1/T) / Σ p^(1/T) (Berthelot et al. 2019, equation 7): T below 1 lowers the entropy. No gradient."""
+    return (probabilities.detach().log() / temperature).softmax(dim=-1)

@@ -3,8 +3,11 @@
 from typing import Literal
 
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
+
+from hybridgen.losses.classification import cross_entropy
+from hybridgen.types import Losses
 
 Reduction = Literal["mean", "sum"]
 """Over classes: Tarvainen and Valpola's code takes the mean; 'sum' is larger by the number of classes."""
@@ -37,3 +40,27 @@ def teacher_consistency(
 def logit_distance(first: Float[Tensor, "batch classes"], second: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
     """Mean squared distance between the logits of two heads; gradient to both (thesis A.1.2.2)."""
     return F.mse_loss(first, second)
+
+
+def mean_teacher(
+    predictions: Float[Tensor, "batch classes"],
+    consistency: Float[Tensor, "batch classes"],
+    teacher: Float[Tensor, "batch classes"],
+    labels: Int64[Tensor, " labelled"],
+    *,
+    reduction: Reduction = "mean",
+) -> Losses:
+    """Mean Teacher's three losses from the logits of a mini-batch, whose first images have `labels`.
+
+    - supervised: cross-entropy of the student's predictions, divided by the whole mini-batch
+    - consistency: between the student's consistency head and the teacher's predictions
+    - logit_distance: between the student's two heads
+
+    Source: Tarvainen and Valpola's code; thesis 2.2.1.1 and A.1.2.2. Gradient reaches the student and never the
+    teacher.
+    """
+    return {
+        "supervised": cross_entropy(predictions[: len(labels)], labels, over=len(predictions)),
+        "consistency": teacher_consistency(consistency, teacher, reduction=reduction),
+        "logit_distance": logit_distance(predictions, consistency),
+    }

@@ -1,4 +1,4 @@
-"""The semantic auto-encoder of SciMix: E_c, C, E_r and G put together (thesis, figure 2.12a)."""
+"""The auto-encoders of SciMix (thesis, figure 2.12a) and SAMOSA (figure 2.7): E_c, C, E_r and G or D put together."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
@@ -6,8 +6,16 @@ from typing import Any, Literal, NamedTuple
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from hybridgen.networks.adain import AdaINArchitecture, AdaINAutoencoder
+from hybridgen.networks.decoder import SamosaDecoder
 from hybridgen.networks.stylegan2 import StyleGAN2Generator
-from hybridgen.networks.wide_resnet import ClassifierHeads, NonSemanticEncoder, SemanticEncoder
+from hybridgen.networks.wide_resnet import (
+    ClassifierHeads,
+    GatingEncoder,
+    NonSemanticEncoder,
+    Normalize,
+    SemanticEncoder,
+)
 from hybridgen.types import Images, InputError
 
 
@@ -40,12 +48,49 @@ class Architecture:
             raise InputError(f"generator_channels: {self.generator_channels} has fewer than two blocks")
         if min(self.generator_channels) < 1:
             raise InputError(f"generator_channels: {self.generator_channels} has a block without filters")
-        for field in ("classes", "nonsemantic_channels"):
-            if getattr(self, field) < 1:
-                raise InputError(f"{field}: {getattr(self, field)} is below 1")
+        _at_least_one(self, "classes", "nonsemantic_channels")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class SamosaArchitecture:
+    """All that shapes a SAMOSA auto-encoder. The defaults are tables A.1 to A.6 for 10 classes of 32×32 images."""
+
+    image_size: int = 32
+    """Side of the images, a multiple of 4."""
+    classes: int = 10
+    mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
+    std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616)
+    depth: int = 28
+    """Of both wide residual networks: 6n + 4."""
+    width: int = 2
+    """Of both wide residual networks and of the decoder; there are 32·width gates."""
+    stem: int = 16
+    momentum: float = 0.1
+    """Of batch-norm in E_c and C, in torch's sense (the base method's: 0.001 in FixMatch); E_r and D keep 0.1."""
+    normalized_resampling: bool = False
+    """Whether a batch-norm follows the convolutions that change the number of channels on a shortcut or double the
+    size in the decoder, as in the MixMatch experiments (A.1.1)."""
+
+    def __post_init__(self) -> None:
+        if self.image_size % 4 or self.image_size < 4:
+            raise InputError(f"image_size: {self.image_size} is a size the decoder cannot make; take a multiple of 4")
+        if not 0 < self.momentum <= 1:
+            raise InputError(f"momentum: {self.momentum} is outside (0, 1]")
+        if not isinstance(self.normalized_resampling, bool):
+            raise InputError(f"normalized_resampling: {self.normalized_resampling!r} is neither true nor false")
+        _at_least_one(self, "classes")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _at_least_one(architecture: Architecture | SamosaArchitecture, *names: str) -> None:
+    for name in names:
+        if getattr(architecture, name) < 1:
+            raise InputError(f"{name}: {getattr(architecture, name)} is below 1")
 
 
 class Codes(NamedTuple):
@@ -123,3 +168,94 @@ class SemanticAutoencoder(nn.Module):
         if self.architecture.style == "semantic":
             return self.generator(nonsemantic, semantic)
         return self.generator(semantic, nonsemantic)
+
+
+class SamosaFeatures(NamedTuple):
+    """What SAMOSA's classifier sees in a batch of images."""
+
+    semantic: Float[Tensor, "batch channels rows columns"]
+    """z_c, `[b, 64·width, h/4, w/4]`."""
+    predictions: Float[Tensor, "batch classes"]
+    """Logits of C's primary head."""
+    consistency: Float[Tensor, "batch classes"]
+    """Logits of C's stability head."""
+    before: Float[Tensor, "batch channels rows columns"]
+    """E_c^(0..(d_c-2))(x), the output of E_c's last convolution but one, of z_c's shape (thesis 2.3.3)."""
+
+
+class SamosaClassifier(nn.Module):
+    """E_c (table A.1) followed by C (table A.4): `SemanticClassifier`, weight for weight, cut elsewhere.
+
+    E_c is `encoder.trunk`; C is `encoder.norm`, the activation, the average and `heads`. The initialisation is that of
+    the other classifiers too, for they are compared; A.1.1 has torch's.
+    """
+
+    def __init__(self, architecture: SamosaArchitecture) -> None:
+        super().__init__()
+        a = architecture
+        self.encoder = SemanticEncoder(
+            a.depth,
+            a.width,
+            mean=a.mean,
+            std=a.std,
+            stem=a.stem,
+            momentum=a.momentum,
+            normalized_resampling=a.normalized_resampling,
+        )
+        self.heads = ClassifierHeads(self.encoder.channels, a.classes)
+
+    def forward(self, images: Images) -> SamosaFeatures:
+        before, semantic = self.encoder.trunk.last_two(images)
+        return SamosaFeatures(semantic, *self.heads(self.encoder.activated(semantic).mean((2, 3))), before)
+
+
+class SamosaAutoencoder(nn.Module):
+    """Encodes images into z_c and z_r, and decodes any pair of codes into an image in [0, 1].
+
+    z_c is the map `[b, 64·width, h/4, w/4]`, z_r the gates `[b, 32·width]`. For width 2 and 10 classes of 32×32 images
+    the tables give 1,468,900 parameters for E_c and C, 1,990,416 for E_r (524,352 of them in its linear layer) and
+    786,755 for D; A.4.1 speaks of 1.5M, 1.5M and 2M. `backend` is there for the protocol: `InputError` for another.
+    """
+
+    def __init__(self, architecture: SamosaArchitecture, *, backend: str = "hybridgen") -> None:
+        super().__init__()
+        if backend != "hybridgen":
+            raise InputError(f"backend: {backend!r} is a choice for SciMix's generator; SAMOSA has 'hybridgen' alone")
+        a = self.architecture = architecture
+        self.classifier = SamosaClassifier(a)
+        self.nonsemantic_encoder = GatingEncoder(
+            a.image_size,
+            a.depth,
+            a.width,
+            mean=a.mean,
+            std=a.std,
+            stem=a.stem,
+            normalized_resampling=a.normalized_resampling,
+        )
+        self.decoder = SamosaDecoder(a.width, normalized_resampling=a.normalized_resampling)
+
+    @property
+    def normalize(self) -> Normalize:
+        """The standardisation: `decoder` makes standardised images."""
+        return self.classifier.encoder.trunk.normalize
+
+    def forward(self, images: Images) -> Codes:
+        """Encode."""
+        features = self.classifier(images)
+        return Codes(features.semantic, self.nonsemantic_encoder(images), features.predictions, features.consistency)
+
+    def decode(
+        self, semantic: Float[Tensor, "batch channels rows columns"], nonsemantic: Float[Tensor, "batch gates"]
+    ) -> Images:
+        """D's image in [0, 1]. No gradient passes where it was clamped; training takes the unclamped `decoder`."""
+        return self.normalize.inverse(self.decoder(semantic, nonsemantic)).clamp(0, 1)
+
+
+Autoencoder = SemanticAutoencoder | SamosaAutoencoder | AdaINAutoencoder
+
+METHODS = {
+    "scimix": (Architecture, SemanticAutoencoder),
+    "samosa": (SamosaArchitecture, SamosaAutoencoder),
+    "adain": (AdaINArchitecture, AdaINAutoencoder),
+}
+"""The methods that make hybridizers: what shapes each one's networks, and the networks."""

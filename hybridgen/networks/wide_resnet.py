@@ -1,9 +1,11 @@
-"""Wide residual networks (Zagoruyko and Komodakis 2016) and SciMix's encoders and classifier built on them.
+"""Wide residual networks (Zagoruyko and Komodakis 2016), and SciMix's and SAMOSA's encoders and classifiers on them.
 
-Source: thesis, tables A.5 and A.7 to A.9. All networks take images in [0, 1] and standardise them themselves.
+Source: thesis, tables A.1, A.2, A.4, A.5 and A.7 to A.9. All networks take images in [0, 1] and standardise them
+themselves.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -44,10 +46,20 @@ class WideResBlock(nn.Module):
     """Table A.5: BN, LeakyReLU, 3×3 conv, BN, LeakyReLU, 3×3 conv, added to the input.
 
     Where the number of channels changes, a 1×1 convolution takes the raw input, as the table has it
-    (FixMatch's own code lets it take the activated input in the first block of the network).
+    (FixMatch's own code lets it take the activated input in the first block of the network). With
+    `normalized_resampling` a batch-norm follows this convolution (the table: "only for MixMatch").
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, *, slope: float, momentum: float):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        *,
+        slope: float,
+        momentum: float,
+        normalized_resampling: bool = False,
+    ):
         super().__init__()
         self.norm1 = nn.BatchNorm2d(in_channels, momentum=momentum)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
@@ -58,14 +70,28 @@ class WideResBlock(nn.Module):
             if in_channels != out_channels
             else nn.Identity()
         )
+        if normalized_resampling and in_channels != out_channels:
+            self.shortcut = nn.Sequential(self.shortcut, nn.BatchNorm2d(out_channels, momentum=momentum))
         self.slope = slope
+
+    def first(
+        self, x: Float[Tensor, "batch in_channels height width"]
+    ) -> Float[Tensor, "batch out_channels out_height out_width"]:
+        """The output of the first 3×3 convolution."""
+        return self.conv1(F.leaky_relu(self.norm1(x), self.slope, inplace=True))
+
+    def second(
+        self,
+        x: Float[Tensor, "batch in_channels height width"],
+        residual: Float[Tensor, "batch out_channels out_height out_width"],
+    ) -> Float[Tensor, "batch out_channels out_height out_width"]:
+        """The block's output, from its input and what `first` made of it."""
+        return self.shortcut(x) + self.conv2(F.leaky_relu(self.norm2(residual), self.slope, inplace=True))
 
     def forward(
         self, x: Float[Tensor, "batch in_channels height width"]
     ) -> Float[Tensor, "batch out_channels out_height out_width"]:
-        residual = self.conv1(F.leaky_relu(self.norm1(x), self.slope, inplace=True))
-        residual = self.conv2(F.leaky_relu(self.norm2(residual), self.slope, inplace=True))
-        return self.shortcut(x) + residual
+        return self.second(x, self.first(x))
 
 
 class WideResNet(nn.Module):
@@ -73,8 +99,8 @@ class WideResNet(nn.Module):
 
     Gives the map `[b, 64·width, ⌈h/4⌉, ⌈w/4⌉]` before the final batch-norm; `channels` is `64·width`.
     `stem` is the stem's number of filters, `slope` that of the LeakyReLUs, `momentum` batch-norm's in
-    torch's sense (0.001 in FixMatch). Initialisation is FixMatch's: normal, variance 2 / fan-out. Raises
-    `InputError` for a depth that is not 6n + 4 and for a width or stem below 1.
+    torch's sense (0.001 in FixMatch), `normalized_resampling` that of the blocks. Initialisation is FixMatch's:
+    normal, variance 2 / fan-out. Raises `InputError` for a depth that is not 6n + 4 and for a width or stem below 1.
     """
 
     def __init__(
@@ -87,6 +113,7 @@ class WideResNet(nn.Module):
         stem: int = 16,
         slope: float = 0.1,
         momentum: float = 0.1,
+        normalized_resampling: bool = False,
     ):
         super().__init__()
         if depth < 10 or depth % 6 != 4:
@@ -101,8 +128,16 @@ class WideResNet(nn.Module):
         channels = stem
         for filters, stride in ((16 * width, 1), (32 * width, 2), (64 * width, 2)):
             for block in range((depth - 4) // 6):
-                first = block == 0
-                blocks.append(WideResBlock(channels, filters, stride if first else 1, slope=slope, momentum=momentum))
+                blocks.append(
+                    WideResBlock(
+                        channels,
+                        filters,
+                        stride if block == 0 else 1,
+                        slope=slope,
+                        momentum=momentum,
+                        normalized_resampling=normalized_resampling,
+                    )
+                )
                 channels = filters
 
         self.channels = channels
@@ -116,11 +151,23 @@ class WideResNet(nn.Module):
     def forward(self, images: Images) -> Float[Tensor, "batch channels rows columns"]:
         return self.blocks(self.stem(self.normalize(images)))
 
+    def last_two(
+        self, images: Images
+    ) -> tuple[Float[Tensor, "batch channels rows columns"], Float[Tensor, "batch channels rows columns"]]:
+        """The output of the last convolution but one, E_c^(0..(d_c-2)) of thesis 2.3.3, and the map of `forward`."""
+        *body, last = self.blocks
+        x = self.stem(self.normalize(images))
+        for block in body:
+            x = block(x)
+        before = last.first(x)
+        return before, last.second(x, before)
+
 
 class SemanticEncoder(nn.Module):
     """E_c, table A.8: trunk, batch-norm, LeakyReLU, global average: images to z_c `[b, 64·width]`.
 
-    `features` gives the map before the average, for the variant whose z_c is structural (table A.14).
+    `features` gives the map before the average, for the variant whose z_c is structural (table A.14); `activated`
+    makes it of the trunk's map, which is SAMOSA's z_c.
     """
 
     def __init__(
@@ -133,15 +180,30 @@ class SemanticEncoder(nn.Module):
         stem: int = 16,
         slope: float = 0.1,
         momentum: float = 0.1,
+        normalized_resampling: bool = False,
     ):
         super().__init__()
-        self.trunk = WideResNet(depth, width, mean=mean, std=std, stem=stem, slope=slope, momentum=momentum)
+        self.trunk = WideResNet(
+            depth,
+            width,
+            mean=mean,
+            std=std,
+            stem=stem,
+            slope=slope,
+            momentum=momentum,
+            normalized_resampling=normalized_resampling,
+        )
         self.channels = self.trunk.channels
         self.norm = nn.BatchNorm2d(self.channels, momentum=momentum)
         self.slope = slope
 
+    def activated(
+        self, x: Float[Tensor, "batch channels rows columns"]
+    ) -> Float[Tensor, "batch channels rows columns"]:
+        return F.leaky_relu(self.norm(x), self.slope, inplace=True)
+
     def features(self, images: Images) -> Float[Tensor, "batch channels rows columns"]:
-        return F.leaky_relu(self.norm(self.trunk(images)), self.slope, inplace=True)
+        return self.activated(self.trunk(images))
 
     def forward(self, images: Images) -> Float[Tensor, "batch channels"]:
         return self.features(images).mean((2, 3))
@@ -180,6 +242,49 @@ class NonSemanticEncoder(nn.Module):
         return self.projection(self.trunk(images))
 
 
+class GatingEncoder(nn.Module):
+    """SAMOSA's E_r, table A.2: trunk, linear layer and softmax: images to gates `[b, 32·width]`, positive, of sum 1.
+
+    The linear layer sees all places of the map, so it is made for images of one size: `InputError` for another. It
+    has torch's initialisation.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        depth: int = 28,
+        width: int = 2,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        stem: int = 16,
+        slope: float = 0.1,
+        momentum: float = 0.1,
+        normalized_resampling: bool = False,
+    ):
+        super().__init__()
+        self.image_size, self.gates = image_size, 32 * width
+        self.trunk = WideResNet(
+            depth,
+            width,
+            mean=mean,
+            std=std,
+            stem=stem,
+            slope=slope,
+            momentum=momentum,
+            normalized_resampling=normalized_resampling,
+        )
+        self.linear = nn.Linear(self.trunk.channels * (-(-image_size // 4)) ** 2, self.gates)
+
+    def forward(self, images: Images) -> Float[Tensor, "batch gates"]:
+        if tuple(images.shape[2:]) != (self.image_size, self.image_size):
+            raise InputError(
+                f"image size: {images.shape[2]}×{images.shape[3]}; "
+                f"this encoder takes {self.image_size}×{self.image_size}"
+            )
+        return self.linear(self.trunk(images).flatten(1)).softmax(dim=1)
+
+
 def _linear(features: int, classes: int) -> nn.Linear:
     """A linear layer initialised as FixMatch's: Glorot normal, no bias at first."""
     layer = nn.Linear(features, classes)
@@ -203,23 +308,31 @@ class ClassifierHeads(nn.Module):
 
 
 class WideResNetClassifier(nn.Module):
-    """E_c and one linear layer: images to logits `[b, classes]`, the classifier of FixMatch and MixMatch."""
+    """E_c and one linear layer: images to logits `[b, classes]`, the classifier of FixMatch and MixMatch.
 
-    def __init__(
-        self,
-        depth: int,
-        width: int,
-        classes: int,
-        *,
-        mean: Sequence[float],
-        std: Sequence[float],
-        stem: int = 16,
-        slope: float = 0.1,
-        momentum: float = 0.1,
-    ):
+    `options` are those of `SemanticEncoder`.
+    """
+
+    def __init__(self, depth: int, width: int, classes: int, **options: Any):
         super().__init__()
-        self.encoder = SemanticEncoder(depth, width, mean=mean, std=std, stem=stem, slope=slope, momentum=momentum)
+        self.encoder = SemanticEncoder(depth, width, **options)
         self.head = _linear(self.encoder.channels, classes)
 
     def forward(self, images: Images) -> Float[Tensor, "batch classes"]:
         return self.head(self.encoder(images))
+
+
+class TwoHeadClassifier(nn.Module):
+    """E_c and C of table A.7: images to the logits of two heads, the classifier of Mean Teacher.
+
+    `options` are those of `SemanticEncoder`.
+    """
+
+    def __init__(self, depth: int, width: int, classes: int, **options: Any):
+        super().__init__()
+        self.encoder = SemanticEncoder(depth, width, **options)
+        self.heads = ClassifierHeads(self.encoder.channels, classes)
+
+    def forward(self, images: Images) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch classes"]]:
+        """Predictions and consistency."""
+        return self.heads(self.encoder(images))

@@ -3,9 +3,8 @@
 import torch
 from torch import nn
 
-from hybridgen.hybridizer import Hybridizer
 from hybridgen.losses.classification import confident, cross_entropy, pseudo_label
-from hybridgen.semi.hybrids import HybridUse, draw_hybrids, hybrid_loss
+from hybridgen.semi.hybrids import HybridSource, HybridUse, with_hybrids
 from hybridgen.training.objective import Outcome
 from hybridgen.training.schedules import Clock
 from hybridgen.types import Batch
@@ -25,7 +24,7 @@ class FixMatch(nn.Module):
         classifier: nn.Module,
         *,
         threshold: float = 0.95,
-        hybridizer: Hybridizer | None = None,
+        hybridizer: HybridSource | None = None,
         how: HybridUse | None = None,
     ) -> None:
         super().__init__()
@@ -43,17 +42,14 @@ class FixMatch(nn.Module):
         }
         _, mask = confident(of_weak, self.threshold)
         rates = {"confident": mask.float().mean()}
-
-        (hybridizer,) = self._hybridizer
-        if hybridizer is None:
-            return Outcome(losses, rates)
-        if not self.how.active(clock):
-            zero = logits.new_zeros(())
-            return Outcome(losses | {"hybrids": zero}, rates | {"hybrids_kept": zero})
         images = torch.cat([labelled, weak])
-        hybrids = draw_hybrids(hybridizer, images, copies=self.how.copies, keep_consistent=self.how.keep_consistent)
-        targets = logits[: len(images)].detach().softmax(dim=1)
-        losses["hybrids"] = hybrid_loss(
-            self.classifier(hybrids.images), targets, batch.labels, hybrids.partner, hybrids.kept, self.how
+        return with_hybrids(
+            Outcome(losses, rates),
+            self.classifier,
+            *self._hybridizer,
+            images,
+            logits[: len(images)].detach().softmax(dim=1),
+            batch.labels,
+            self.how,
+            clock,
         )
-        return Outcome(losses, rates | {"hybrids_kept": hybrids.kept.float().mean()})

@@ -1,5 +1,7 @@
-"""The loss that a classifier minimises on hybrids (thesis 2.4.2, equation 2.13; its alternatives, A.4.3)."""
+"""The loss that a classifier minimises on hybrids (thesis 2.4.2, equation 2.13; its alternatives, A.4.3), or on what
+MixUp and CutMix mix in their place (table 2.6)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from hybridgen.hybridizer import Hybridizer
 from hybridgen.losses.consistency import Reduction
+from hybridgen.training.objective import Outcome
 from hybridgen.training.schedules import Clock, within
 from hybridgen.types import Images, InputError
 
@@ -52,6 +55,49 @@ class HybridUse:
         return within(clock, self.start, self.stop)
 
 
+@dataclass(frozen=True)
+class Mixing:
+    """MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019) where a hybridizer might stand (table 2.6).
+
+    Each image has a ratio of its own, λ ~ Beta(1, 1), that is uniform on [0, 1).
+    """
+
+    kind: Literal["mixup", "cutmix"]
+
+    def check_method(self, method: str) -> None:
+        """As a hybridizer's: no method of hybrids is this one."""
+        raise InputError(f"hybridizer: {self.kind} is none; one made by {method} is needed")
+
+    def mix(self, images: Images, others: Images) -> tuple[Images, Float[Tensor, " batch"]]:
+        """Each image mixed with the other in its place, and its share. Draws come from torch's global generator."""
+        ratio = torch.rand(len(images), dtype=images.dtype, device=images.device)
+        if self.kind == "mixup":
+            weight = ratio.view(-1, 1, 1, 1)
+        else:
+            weight = cutmix_masks(ratio, *images.shape[2:]).to(images.dtype)
+        return weight * images + (1 - weight) * others, weight.mean(dim=(1, 2, 3))
+
+
+def cutmix_masks(ratio: Float[Tensor, " batch"], height: int, width: int) -> Bool[Tensor, "batch 1 height width"]:
+    """Where each image stays: outside a box of 1 - ratio of its area, as far as the box lies inside the image.
+
+    Sides are rounded down to an even number of pixels, centres uniform over the pixels, from torch's global generator
+    (Yun et al. 2019). The mean of a mask is the image's true share, never below its ratio.
+    """
+    inside = []
+    for length in (height, width):
+        half = ((1 - ratio).sqrt() * length).long().unsqueeze(1) // 2
+        centre = torch.randint(length, half.shape, device=ratio.device)
+        place = torch.arange(length, device=ratio.device)
+        inside.append((place >= centre - half) & (place < centre + half))
+    rows, columns = inside
+    return ~(rows[:, None, :, None] & columns[:, None, None, :])
+
+
+HybridSource = Hybridizer | Mixing
+"""What a classifier's hybrids come from."""
+
+
 class Hybrids(NamedTuple):
     """Several hybrids of each image of a batch: copy k of image i is row k · batch + i."""
 
@@ -59,17 +105,23 @@ class Hybrids(NamedTuple):
     partner: Int64[Tensor, " hybrids"]
     """Place of each hybrid's non-semantic parent in the batch; its semantic parent's is its row modulo the batch."""
     kept: Bool[Tensor, " hybrids"]
+    share: Float[Tensor, " hybrids"] | None = None
+    """Each one's share of its semantic parent, of those that are mixed; a hybridizer's have α."""
 
 
 @torch.no_grad()
-def draw_hybrids(hybridizer: Hybridizer, images: Images, *, copies: int, keep_consistent: bool) -> Hybrids:
-    """Hybridize each image `copies` times, with the non-semantic content of random others of the batch.
+def draw_hybrids(hybridizer: HybridSource, images: Images, *, copies: int, keep_consistent: bool) -> Hybrids:
+    """Hybridize each image `copies` times, with the non-semantic content of random others of the batch; or mix it with
+    them, which leaves nothing out.
 
     Parents are encoded once. Draws come from torch's global generator.
     """
+    partner = torch.cat([torch.randperm(len(images), device=images.device) for _ in range(copies)])
+    if isinstance(hybridizer, Mixing):
+        mixed, share = hybridizer.mix(images.repeat(copies, 1, 1, 1), images[partner])
+        return Hybrids(mixed, partner, torch.ones_like(partner, dtype=torch.bool), share)
     semantic, logits = hybridizer.encode_and_classify(images)
     nonsemantic = hybridizer.encode_nonsemantic(images)
-    partner = torch.cat([torch.randperm(len(images), device=images.device) for _ in range(copies)])
     hybrids = hybridizer.decode(semantic.repeat(copies, *(1,) * (semantic.ndim - 1)), nonsemantic[partner])
     if keep_consistent:
         kept = hybridizer.classify(hybrids).argmax(dim=1) == logits.argmax(dim=1).repeat(copies)
@@ -85,13 +137,14 @@ def hybrid_loss(
     partner: Int64[Tensor, " hybrids"],
     kept: Bool[Tensor, " hybrids"],
     how: HybridUse,
+    share: Float[Tensor, " hybrids"] | None = None,
 ) -> Float[Tensor, ""]:
     """What is lost on hybrids, averaged over all of them; those not kept count as zero.
 
     `logits` are the classifier's on the hybrids, in the order of `Hybrids`; `targets` the class probabilities of the
     batch's images, the first of which have `labels`. Gradient reaches `logits` only.
 
-    - contradict (2.13): squared error to α · target(x_c) + (1 - α) · target(x_r)
+    - contradict (2.13): squared error to α · target(x_c) + (1 - α) · target(x_r), `share` in α's place if given
     - consistency: squared error to target(x_c)
     - pseudo-label: cross-entropy with the class of target(x_c), where that is confident
     - labelled: cross-entropy with the label of x_c, where it has one
@@ -100,7 +153,9 @@ def hybrid_loss(
     copies = len(logits) // len(targets)
     semantic = targets.repeat(copies, 1)
     if how.use in ("contradict", "consistency"):
-        alpha = how.alpha if how.use == "contradict" else 1.0
+        alpha: float | Tensor = how.alpha if how.use == "contradict" else 1.0
+        if share is not None and how.use == "contradict":
+            alpha = share.unsqueeze(1)
         mixed = alpha * semantic + (1 - alpha) * targets[partner]
         squared = (logits.softmax(dim=1) - mixed).square()
         losses = squared.sum(dim=1) if how.reduction == "sum" else squared.mean(dim=1)
@@ -114,3 +169,29 @@ def hybrid_loss(
     kept = kept & labelled.repeat(copies)
     losses = torch.where(kept, F.cross_entropy(logits, padded, reduction="none"), 0.0)
     return losses.sum() / (copies * len(labels))
+
+
+def with_hybrids(
+    outcome: Outcome,
+    classify: Callable[[Images], Float[Tensor, "hybrids classes"]],
+    hybridizer: HybridSource | None,
+    images: Images,
+    targets: Float[Tensor, "batch classes"],
+    labels: Int64[Tensor, " labelled"],
+    how: HybridUse,
+    clock: Clock,
+) -> Outcome:
+    """The outcome, and with a hybridizer also the loss `hybrids` and the rate `hybrids_kept`.
+
+    Hybrids are made of `images`, whose class probabilities are `targets` and the first of which have `labels`.
+    Outside their window nothing is computed or drawn and both scalars are zero. Gradient as in `hybrid_loss`.
+    """
+    if hybridizer is None:
+        return outcome
+    loss = kept = targets.new_zeros(())
+    if how.active(clock):
+        hybrids = draw_hybrids(hybridizer, images, copies=how.copies, keep_consistent=how.keep_consistent)
+        logits = classify(hybrids.images)
+        loss = hybrid_loss(logits, targets, labels, hybrids.partner, hybrids.kept, how, hybrids.share)
+        kept = hybrids.kept.float().mean()
+    return outcome._replace(losses=outcome.losses | {"hybrids": loss}, rates=outcome.rates | {"hybrids_kept": kept})

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,18 +61,27 @@ def sgd(module: nn.Module, *, momentum: float = 0.9, decay: float = 5e-4, decay_
 
     `decay_all=False` decays kernels only (tensors of two dimensions or more), as FixMatch does.
     """
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    if decay_all:
-        groups = [{"params": parameters, "weight_decay": decay}]
-    else:
-        groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-        ]
+    groups = _groups(module, decay, decay_all)
     return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0, foreach=True)
 
 
-def adam(module: nn.Module, *, betas: tuple[float, float] = (0.0, 0.99), decay: float = 0.0) -> torch.optim.AdamW:
-    """Adam with StyleGAN2's momenta over the parameters that learn; the rate is set by the schedule at every step."""
+def adam(
+    module: nn.Module, *, betas: tuple[float, float] = (0.0, 0.99), decay: float = 0.0, decay_all: bool = True
+) -> torch.optim.AdamW:
+    """Adam with StyleGAN2's momenta over the parameters that learn; the rate is set by the schedule at every step.
+
+    Decay is decoupled: p ← (1 - rate · decay) p. `decay_all=False` decays kernels only, as MixMatch does (with its
+    own betas, 0.9 and 0.999, and decay 0.02).
+    """
+    return torch.optim.AdamW(_groups(module, decay, decay_all), lr=0.0, betas=betas, foreach=True)
+
+
+def _groups(module: nn.Module, decay: float, decay_all: bool) -> list[dict[str, Any]]:
+    """The parameters that learn, in one group; or kernels, which decay, and the rest, which does not."""
     parameters = [p for p in module.parameters() if p.requires_grad]
-    return torch.optim.AdamW(parameters, lr=0.0, betas=betas, weight_decay=decay, foreach=True)
+    if decay_all:
+        return [{"params": parameters, "weight_decay": decay}]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]

@@ -35,7 +35,9 @@ def claim(folder: Path, config: Any, accelerator: Accelerator, *, resume: bool) 
     another configuration, and `resume` is on; and for one that cannot be written.
     """
     path = folder / "config.yaml"
-    if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"out: {folder} is not a folder")
+    if not resume and folder.exists() and any(folder.iterdir()):
         raise InputError(f"out: {folder} is not empty; --resume continues a run, another --out starts one")
     if resume and not path.exists():
         raise InputError(f"resume: no run in {folder} ({path.name} is missing); start it without --resume")

@@ -79,6 +79,11 @@ def sigmoid_ramp(weight: float, epochs: float) -> Schedule:
     return schedule
 
 
+def step_ramp(weight: float, steps: int) -> Schedule:
+    """Grows linearly to `weight` over the first `steps` steps (MixMatch: 16,384)."""
+    return lambda clock: weight * min(1.0, clock.step / steps) if steps > 0 else weight
+
+
 def cosine(rate: float, epochs: float) -> Schedule:
     """rate · (1 + cos(π · epoch / epochs)) / 2: "set to fully decrease over 350 epochs" of 300 (thesis A.1.2.2)."""
     return lambda clock: rate * 0.5 * (1 + math.cos(math.pi * min(1.0, clock.epoch / epochs)))
@@ -87,3 +92,13 @@ def cosine(rate: float, epochs: float) -> Schedule:
 def fixmatch_cosine(rate: float) -> Schedule:
     """rate · cos(7π/16 · progress) (Sohn et al. 2020)."""
     return lambda clock: rate * math.cos(7 * math.pi / 16 * clock.progress)
+
+
+def cycled(schedule: Schedule, cycles: int) -> Schedule:
+    """`schedule` over each of `cycles` equal parts of the run, from its beginning every time (thesis A.1.1)."""
+
+    def restarted(clock: Clock) -> float:
+        steps = clock.steps // cycles
+        return schedule(Clock(steps, clock.steps_per_epoch, clock.step % steps))
+
+    return restarted

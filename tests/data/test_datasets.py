@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -343,6 +344,73 @@ def test_folder_faults(tmp_path):
     path.write_bytes(path.read_bytes()[:60])
     fails(f"folder:{damaged}", str(path), "not a readable image")
     fails(f"folder:{damaged}", str(path), "not a readable image", image_size=8)
+
+
+def test_links_are_followed_to_what_there_is(tmp_path):
+    plain, linked = image_folder(tmp_path / "plain"), image_folder(tmp_path / "linked")
+    (linked / "train" / "dog").rename(tmp_path / "elsewhere")
+    (linked / "train" / "dog").symlink_to(tmp_path / "elsewhere")
+    (linked / "test" / "cat" / "0.png").rename(tmp_path / "0.png")
+    (linked / "test" / "cat" / "0.png").symlink_to("../../../0.png")
+    assert load_dataset(f"folder:{linked}").fingerprint == load_dataset(f"folder:{plain}").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "words"),
+    [
+        ("train/cat/here", ".", "a folder in which it lies"),
+        ("train/cat/up", "..", "a folder in which it lies"),
+        ("train/cat/around", "../dog", "a folder in which it lies"),  # train/dog/back leads to cat again
+        ("train/all", "..", "a folder in which it lies"),
+        ("unlabeled", "nowhere", "No such file or directory"),
+        ("train/fox", "nowhere", "leads nowhere"),
+        ("train/cat/more", "nowhere", "leads nowhere"),
+        ("train/cat/3.png", "nowhere.png", "leads nowhere"),
+        ("train/cat/4.png", "4.png", "leads nowhere"),
+    ],
+)
+def test_links_in_circles_or_to_nothing_end_in_one_line(tmp_path, link, target, words):
+    root = image_folder(tmp_path / "own")
+    if target == "../dog":
+        (root / "train" / "dog" / "back").symlink_to("../cat")
+    (root / link).symlink_to(target)
+    fails(f"folder:{root}", str(root / link.split("/")[0]), words)
+
+
+def test_what_only_has_an_images_name_is_passed_over(tmp_path):
+    root = image_folder(tmp_path)
+    before = load_dataset(f"folder:{root}").fingerprint
+    os.mkfifo(root / "train" / "cat" / "pipe.png")
+    (root / "train" / "cat" / "folder.png").mkdir()
+    (root / "train" / "notes.txt").write_text("mine")
+    assert load_dataset(f"folder:{root}").fingerprint == before
+
+
+def test_names_may_hold_anything_but_a_class_must_be_utf_8(tmp_path):
+    root = image_folder(tmp_path)
+    (root / "train" / "cat").rename(root / "train" / "chat noir é 猫")
+    (root / "test" / "cat").rename(root / "test" / "chat noir é 猫")
+    (root / "train" / "dog" / "0.png").rename(root / "train" / "dog" / os.fsdecode(b"\xff 0.png"))
+    assert load_dataset(f"folder:{root}").classes == ("chat noir é 猫", "dog")
+    (root / "train" / "dog").rename(root / "train" / os.fsdecode(b"do\xff"))
+    fails(f"folder:{root}", r"do\xff", "not UTF-8")
+
+
+def test_a_file_that_vanishes_or_may_not_be_read_is_named(tmp_path, monkeypatch):
+    root = image_folder(tmp_path)
+    path = root / "train" / "dog" / "1.png"
+
+    def forbidden(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    fails(f"folder:{root}", str(root), "cannot be read (Permission denied)")
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "scandir", lambda folder: forbidden(folder))
+    fails(f"folder:{root}", str(root / "train"), "cannot be read (Permission denied)")
+    monkeypatch.undo()
+    monkeypatch.setattr(datasets, "_images_below", lambda folder: [path.with_name("gone.png")])
+    fails(f"folder:{root}", "gone.png: not a readable image (No such file or directory)")
 
 
 def test_folder_of_unequal_sizes_needs_image_size(tmp_path):

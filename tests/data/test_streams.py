@@ -177,13 +177,13 @@ def test_a_file_that_breaks_meanwhile_is_named_in_one_line(tmp_path, workers):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"labelled": 0}, "labelled = 0"),
-        ({"unlabelled": 0}, "unlabelled = 0"),
-        ({"unlabelled": -8}, "unlabelled = -8"),
-        ({"labelled": 11}, "labelled = 11: .* 10 labelled"),
-        ({"unlabelled": 44}, "unlabelled = 44: .* 43 unlabelled"),
-        ({"labelled": 3, "world": 2}, "labelled = 3: .* 2 processes"),
-        ({"unlabelled": 7, "world": 2}, "unlabelled = 7: .* 2 processes"),
+        ({"labelled": 0}, "^labelled_batch = 0"),
+        ({"unlabelled": 0}, "unlabelled_batch = 0"),
+        ({"unlabelled": -8}, "unlabelled_batch = -8"),
+        ({"labelled": 11}, "labelled_batch = 11: .* 10 labelled"),
+        ({"unlabelled": 44}, "unlabelled_batch = 44: .* 43 unlabelled"),
+        ({"labelled": 3, "world": 2}, "labelled_batch = 3: .* 2 processes"),
+        ({"unlabelled": 7, "world": 2}, "unlabelled_batch = 7: .* 2 processes"),
         ({"rank": 1}, "rank = 1"),
         ({"workers": -1}, "workers = -1"),
     ],
@@ -243,3 +243,23 @@ def test_on_a_gpu_images_move_once_and_batches_are_the_same(on_disk):
             assert ours.unlabelled[0].is_cuda and ours.labels.is_cuda
             assert torch.equal(ours.unlabelled[0].cpu(), theirs.unlabelled[0])
             assert torch.equal(ours.labels.cpu(), theirs.labels)
+
+
+@pytest.mark.parametrize("source", ["memory", "files"])
+def test_labelled_images_can_be_drawn_from_others_that_the_split_does_not_know(on_disk, source):
+    """Of ten images after the part's own; unlabelled images stay those of the split."""
+    part = (on_disk if source == "files" else in_memory()).extended(numbered()[:10] + 200, torch.arange(10) % 5)
+    drawn = stream(part, labelled_pool=(0, *range(COUNT, COUNT + 10)))
+    known = stream(part)
+    seen = set()
+    for batch, plain_batch in islice(zip(drawn.from_step(0), known.from_step(0), strict=True), 12):
+        values = numbers(batch.labelled[0])
+        seen |= set(values)
+        assert batch.labels.tolist() == [(value - 200 if value >= 200 else value) % 5 for value in values]
+        assert torch.equal(batch.unlabelled[0], plain_batch.unlabelled[0])
+    assert seen == {0, *range(200, 210)}
+
+
+def test_a_pool_beyond_the_images_is_refused():
+    with pytest.raises(InputError, match=f"index {COUNT} of {COUNT}"):
+        stream(labelled_pool=(*range(4), COUNT))

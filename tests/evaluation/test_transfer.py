@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from hybridgen.data.datasets import Dataset, InMemory, Part
-from hybridgen.evaluation.transfer import draw_pairs, fda, mixup, nearer, transfer_rates, wilson
+from hybridgen.evaluation.transfer import draw_pairs, fda, mixup, transfer_rates, wilson
 from hybridgen.types import InputError
 
 COUNT, SIZE = 24, 8
@@ -178,13 +178,6 @@ def test_fda_equals_the_shifted_spectrum_form(size, beta):
 def test_fda_of_an_image_with_itself_is_the_image():
     images = torch.rand(3, 3, 16, 16)
     torch.testing.assert_close(fda(images, images, 0.2), images, atol=1e-5, rtol=0)
-
-
-def test_nearer_is_strict():
-    x = torch.full((2, 3, 4, 4), 0.5)
-    assert not nearer(x, x + 0.25, x - 0.25).any()
-    assert not nearer(x, x, x).any()
-    assert nearer(x, x, x + 0.25).all()
 
 
 def test_bad_input_is_named(dataset):

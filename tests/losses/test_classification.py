@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hybridgen.losses.classification import confident, cross_entropy, pseudo_label
+from hybridgen.losses.classification import confident, cross_entropy, pseudo_label, sharpen, soft_cross_entropy
 
 
 def log_probabilities(logits):
@@ -78,3 +78,42 @@ def test_without_confident_images_the_loss_is_zero_and_teaches_nothing(views):
     loss.backward()
     assert loss.item() == 0
     assert not strong.grad.any()
+
+
+def test_soft_cross_entropy_teaches_the_logits_and_never_the_target():
+    logits, target = draw(5, 3).requires_grad_(), draw(5, 3, seed=1).softmax(1).requires_grad_()
+    loss = soft_cross_entropy(logits, target)
+    loss.backward()
+    log_p, q = log_probabilities(logits), target.detach().numpy()
+    assert loss.item() == pytest.approx(-(q * log_p).sum() / 5, rel=1e-12)
+    np.testing.assert_allclose(logits.grad.numpy(), (np.exp(log_p) - q) / 5, rtol=1e-10, atol=1e-15)
+    assert target.grad is None
+
+
+def test_soft_cross_entropy_with_certain_targets_is_cross_entropy():
+    logits, labels = draw(5, 3), torch.tensor([0, 2, 1, 1, 0])
+    certain = torch.nn.functional.one_hot(labels, 3).double()
+    assert soft_cross_entropy(logits, certain).item() == pytest.approx(cross_entropy(logits, labels).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 1.0, 3.0])
+def test_sharpening_is_a_power_made_to_sum_to_one(temperature):
+    probabilities = draw(6, 4).softmax(1)
+    powers = probabilities.numpy() ** (1 / temperature)
+    sharpened = sharpen(probabilities, temperature)
+    np.testing.assert_allclose(sharpened.numpy(), powers / powers.sum(axis=1, keepdims=True), rtol=1e-12)
+    entropy = lambda p: -(p * p.log()).sum(1)
+    assert torch.equal(entropy(sharpened) < entropy(probabilities) - 1e-9, torch.full((6,), temperature < 1))
+
+
+def test_limits_of_sharpening():
+    """The most probable class for T → 0, where the powers themselves underflow; all classes alike for T → ∞."""
+    probabilities = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.4, 0.4, 0.2], [0.0, 1.0, 0.0]])
+    hard = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.5, 0.5, 0.0], [0.0, 1.0, 0.0]])
+    torch.testing.assert_close(sharpen(probabilities, 1e-3), hard)
+    torch.testing.assert_close(sharpen(probabilities, 1e6)[:3], torch.full((3, 3), 1 / 3))
+    assert torch.equal(sharpen(probabilities, 1e6)[3], hard[3])  # what is impossible stays so
+
+
+def test_sharpening_has_no_gradient():
+    assert not sharpen(draw(2, 3).softmax(1).requires_grad_(), 0.5).requires_grad

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hybridgen.losses.consistency import logit_distance, mean_squared, teacher_consistency
+from hybridgen.losses.consistency import logit_distance, mean_squared, mean_teacher, teacher_consistency
 
 
 @pytest.fixture
@@ -60,3 +60,29 @@ def test_logit_distance_teaches_both_heads(logits):
     assert loss.item() == pytest.approx((difference**2).mean(), rel=1e-12)
     np.testing.assert_allclose(first.grad.numpy(), 2 * difference / difference.size, rtol=1e-12)
     np.testing.assert_allclose(second.grad.numpy(), -2 * difference / difference.size, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("reduction", "count"), [("mean", 5 * 4), ("sum", 5)])
+def test_mean_teachers_three_losses(logits, reduction, count):
+    """Cross-entropy of the first images over the whole mini-batch; head 2 to the teacher's head 1; head 1 to head 2."""
+    predictions, consistency = logits
+    teacher = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    labels = torch.tensor([3, 0])
+    losses = mean_teacher(predictions, consistency, teacher, labels, reduction=reduction)
+    p, q, target = (probabilities(values) for values in (predictions, consistency, teacher))
+    expected = {
+        "supervised": -np.log(p[[0, 1], labels]).sum() / 5,
+        "consistency": ((q - target) ** 2).sum() / count,
+        "logit_distance": ((predictions - consistency).detach().numpy() ** 2).sum() / (5 * 4),
+    }
+    assert {name: loss.item() for name, loss in losses.items()} == pytest.approx(expected, rel=1e-12)
+
+    def reaches(name):
+        found = torch.autograd.grad(losses[name], (predictions, consistency, teacher), allow_unused=True)
+        return [gradient is not None and bool(gradient.any()) for gradient in found]
+
+    assert {name: reaches(name) for name in losses if name != "logit_distance"} == {
+        "supervised": [True, False, False],
+        "consistency": [False, True, False],
+    }
+    assert reaches("logit_distance") == [True, True, False]

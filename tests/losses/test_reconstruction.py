@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hybridgen.losses.reconstruction import distance, reconstruction
+from hybridgen.losses.reconstruction import distance, reconstruction, squared_error
 
 
 @pytest.fixture
@@ -47,3 +47,19 @@ def test_equal_images_cost_nothing_and_have_a_finite_gradient(pair, kind):
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(output.grad, torch.zeros_like(output))
+
+
+@pytest.mark.parametrize(("reduction", "divisor"), [("mean", 5 * 3 * 4 * 6), ("sum", 5)])
+def test_squared_error_and_its_gradient_to_both_sides(pair, reduction, divisor):
+    output, target = (side.requires_grad_() for side in pair)
+    loss = squared_error(output, target, reduction=reduction)
+    difference = (output - target).detach().numpy()
+    assert loss.item() == pytest.approx((difference**2).sum() / divisor, rel=1e-12)
+    loss.backward()
+    np.testing.assert_allclose(output.grad.numpy(), 2 * difference / divisor, rtol=1e-12)
+    np.testing.assert_allclose(target.grad.numpy(), -2 * difference / divisor, rtol=1e-12)
+
+
+def test_summed_squared_error_is_the_squared_distance(pair):
+    torch.testing.assert_close(squared_error(*pair, reduction="sum"), reconstruction(*pair, kind="squared"))
+    assert torch.equal(squared_error(*pair), squared_error(*pair, reduction="mean"))

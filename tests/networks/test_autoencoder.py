@@ -1,14 +1,25 @@
-"""The auto-encoder against the sum of tables A.7 to A.10, at every size, and either code as the style."""
+"""SciMix's auto-encoder against tables A.7 to A.10, and either code as the style; SAMOSA's against A.1 to A.6."""
 
 from dataclasses import FrozenInstanceError
+from itertools import pairwise
 
 import pytest
 import torch
 
-from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
+from hybridgen.networks.autoencoder import (
+    METHODS,
+    Architecture,
+    SamosaArchitecture,
+    SamosaAutoencoder,
+    SemanticAutoencoder,
+    SemanticClassifier,
+)
 from hybridgen.types import InputError
 
 TINY = {"depth": 10, "width": 1, "stem": 4, "nonsemantic_channels": 2, "generator_channels": (4, 6, 4)}
+
+
+SAMOSA = {"image_size": 16, "classes": 4, "depth": 10, "width": 1, "stem": 4}
 
 
 @pytest.fixture
@@ -127,3 +138,172 @@ def test_errors_name_the_field(field, value):
 def test_unknown_backend_is_named():
     with pytest.raises(InputError, match=r"^backend: 'other'"):
         SemanticAutoencoder(Architecture(**TINY), backend="other")
+
+
+# --- SAMOSA ---------------------------------------------------------------------------------------------
+
+
+def samosa(**fields):
+    torch.manual_seed(0)
+    return SamosaAutoencoder(SamosaArchitecture(**SAMOSA | fields)).double()
+
+
+def wide_resnet_parameters():
+    """Tables A.1 and A.5 for width 2."""
+    count, before = 3 * 9 * 16, 16
+    for filters in (32, 64, 128):
+        for _ in range(4):
+            count += 2 * before + 9 * before * filters + 2 * filters + 9 * filters * filters
+            count += before * filters if before != filters else 0
+            before = filters
+    return count
+
+
+def test_parameters_of_samosa_are_those_of_its_tables():
+    """E_c (A.1) with C (A.4), and E_r (A.2) without its linear layer, have A.4.1's 1.5M; D (A.3) has not its 2M."""
+    autoencoder = SamosaAutoencoder(SamosaArchitecture())
+    trunk = wide_resnet_parameters()
+    filters = (128, 128, 128, 128, 64, 64, 64, 64, 64, 64, 64, 64, 16)
+    deconv = sum(2 * c + 9 * c * f + f for c, f in pairwise(filters)) + 9 * 16 * 3 + 3
+    classifier = trunk + 2 * 128 + 2 * 10 * (128 + 1)
+    assert parameters(autoencoder.classifier.encoder.trunk) == trunk
+    assert parameters(autoencoder.classifier) == classifier == 1_468_900
+    assert parameters(autoencoder.nonsemantic_encoder) == trunk + 8192 * 64 + 64 == 1_990_416
+    assert parameters(autoencoder.decoder) == deconv == 786_755
+    assert parameters(autoencoder) == classifier + 1_990_416 + deconv
+    assert round(classifier / 1e6, 1) == round(trunk / 1e6, 1) == 1.5
+    assert round(deconv / 1e6, 1) == 0.8
+
+
+@pytest.mark.parametrize("size", [4, 16, 20, 32])
+def test_shapes_of_samosa_at_every_size(size):
+    autoencoder = samosa(image_size=size).float()
+    features = autoencoder.classifier(torch.rand(2, 3, size, size))
+    assert features.semantic.shape == features.before.shape == (2, 64, size // 4, size // 4)
+    assert autoencoder.decoder.first(features.semantic).shape == features.before.shape
+    assert features.predictions.shape == features.consistency.shape == (2, 4)
+    gates = autoencoder.nonsemantic_encoder(torch.rand(2, 3, size, size))
+    assert gates.shape == (2, 32)
+    assert autoencoder.decode(features.semantic, gates).shape == (2, 3, size, size)
+
+
+def test_shapes_of_samosas_tables():
+    autoencoder = SamosaAutoencoder(SamosaArchitecture()).eval()
+    rows = {"E_c": [], "E_r": []}
+    for name, trunk in (("E_c", autoencoder.classifier.encoder.trunk), ("E_r", autoencoder.nonsemantic_encoder.trunk)):
+        for layer in (trunk.stem, *trunk.blocks):  # the last block of E_c is run in two halves
+            layer.register_forward_hook(lambda _, __, output, name=name: rows[name].append(tuple(output.shape[1:])))
+    with torch.no_grad():
+        codes = autoencoder(torch.rand(1, 3, 32, 32))
+    expected = [(16, 32, 32)] + [(32, 32, 32)] * 4 + [(64, 16, 16)] * 4 + [(128, 8, 8)] * 4
+    assert rows["E_r"] == expected
+    assert [*rows["E_c"], tuple(codes.semantic.shape[1:])] == expected
+    assert codes.nonsemantic.shape == (1, 64)
+    assert codes.predictions.shape == codes.consistency.shape == (1, 10)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_samosas_classifier_is_scimixs_with_another_cut(images, training):
+    ours = samosa().classifier.train(training)
+    theirs = SemanticClassifier(Architecture(**{"image_size": 16, "classes": 4} | TINY)).double().train(training)
+    theirs.load_state_dict(ours.state_dict())
+    features = ours(images)
+    _, predictions, consistency = theirs(images)
+    assert torch.equal(features.predictions, predictions) and torch.equal(features.consistency, consistency)
+    for name, buffer in theirs.named_buffers():
+        assert torch.equal(ours.get_buffer(name), buffer), name
+    ours.eval()
+    pooled = torch.nn.functional.leaky_relu(ours.encoder.norm(ours(images).semantic), 0.1).mean((2, 3))
+    assert torch.equal(pooled, theirs.eval()(images)[0])
+
+
+def test_samosas_codes(images):
+    autoencoder = samosa().eval()
+    codes, features = autoencoder(images), autoencoder.classifier(images)
+    before, semantic = autoencoder.classifier.encoder.trunk.last_two(images)
+    assert torch.equal(codes.semantic, semantic) and torch.equal(features.before, before)
+    assert torch.equal(features.semantic, semantic)
+    assert torch.equal(codes.nonsemantic, autoencoder.nonsemantic_encoder(images))
+    assert torch.equal(codes.predictions, features.predictions)
+    assert torch.equal(codes.consistency, features.consistency)
+
+
+def test_samosa_decodes_into_zero_to_one_and_clamps(images):
+    """Gradient passes where nothing was clamped, and there alone."""
+    autoencoder = samosa(mean=(0.1, 0.5, 0.9), std=(0.1, 0.2, 0.3)).eval()
+    codes = autoencoder(images)
+    last = autoencoder.decoder.post[-1]
+    last.weight.data *= 30
+    seen = []
+    autoencoder.decoder.register_forward_hook(lambda _, __, output: seen.append(output))
+    decoded = autoencoder.decode(codes.semantic, codes.nonsemantic)
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(3, 1, 1) for v in ((0.1, 0.5, 0.9), (0.1, 0.2, 0.3)))
+    raw = seen[0] * std + mean
+    torch.testing.assert_close(decoded, raw.clamp(0, 1), rtol=0, atol=1e-7)
+    (gradient,) = torch.autograd.grad(decoded.sum(), seen[0])
+    inside = (raw > 0) & (raw < 1)
+    assert inside.any() and not inside.all()
+    assert torch.equal(gradient != 0, inside)
+
+
+def test_both_codes_of_samosa_shape_their_own_image_alone(images):
+    autoencoder = samosa().eval()
+    codes = autoencoder(images)
+    semantic, nonsemantic = (code.detach().requires_grad_() for code in codes[:2])
+    autoencoder.decode(semantic, nonsemantic)[1].sum().backward()
+    for gradient in (semantic.grad, nonsemantic.grad):
+        assert [bool(row.any()) for row in gradient] == [False, True, False]
+
+
+def test_momentum_is_that_of_the_classifier_alone():
+    autoencoder = samosa(momentum=0.001)
+    for name, module in autoencoder.named_modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.momentum == (0.001 if name.startswith("classifier") else 0.1), name
+
+
+def test_normalized_resampling_reaches_all_three_networks():
+    plain, normalized = samosa(), samosa(normalized_resampling=True)
+    extra = {
+        "classifier": 2 * (16 + 32 + 64),
+        "nonsemantic_encoder": 2 * (16 + 32 + 64),
+        "decoder": 2 * (32 + 32),
+    }
+    for name, count in extra.items():
+        assert parameters(normalized.get_submodule(name)) == parameters(plain.get_submodule(name)) + count
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image_size", 18),
+        ("image_size", 0),
+        ("image_size", -4),
+        ("classes", 0),
+        ("momentum", 0.0),
+        ("momentum", 1.5),
+        ("depth", 12),
+        ("width", 0),
+        ("stem", 0),
+        ("std", (0.5, 0.0, 0.5)),
+    ],
+)
+def test_errors_of_samosa_name_the_field(field, value):
+    with pytest.raises(InputError, match=rf"^{field}: .*\d") as error:
+        samosa(**{field: value})
+    assert "\n" not in str(error.value)
+
+
+def test_samosa_has_one_backend():
+    with pytest.raises(InputError, match=r"^backend: 'stylegan2-pytorch' .* SAMOSA has 'hybridgen' alone"):
+        SamosaAutoencoder(SamosaArchitecture(**SAMOSA), backend="stylegan2-pytorch")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_architectures_survive_a_round_trip_and_shape_their_networks(method):
+    shape, network = METHODS[method]
+    architecture = shape(depth=10, width=1, classes=3)
+    assert shape(**architecture.to_dict()) == architecture
+    assert network(architecture).architecture == architecture
+    with pytest.raises(FrozenInstanceError):
+        architecture.depth = 16

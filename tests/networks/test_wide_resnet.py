@@ -1,4 +1,4 @@
-"""Encoders and classifier against tables A.5, A.7 to A.9: shapes, parameters, order of operations."""
+"""Encoders and classifiers against tables A.1, A.2, A.5, A.7 to A.9: shapes, parameters, order of operations."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from hybridgen.networks.wide_resnet import (
     ClassifierHeads,
+    GatingEncoder,
     NonSemanticEncoder,
     Normalize,
     SemanticEncoder,
@@ -39,6 +40,7 @@ def test_parameters_of_the_tables():
     assert parameters(WideResNet(28, 2, **STATISTICS)) == trunk == 1_466_064
     assert parameters(SemanticEncoder(28, 2, **STATISTICS)) == trunk + 2 * 128
     assert parameters(NonSemanticEncoder(28, 2, **STATISTICS)) == trunk + 8 * (128 + 1)
+    assert parameters(GatingEncoder(32, 28, 2, **STATISTICS)) == trunk + 8192 * 64 + 64
     assert parameters(ClassifierHeads(128, 10)) == 2 * 10 * (128 + 1)
     assert parameters(WideResNetClassifier(28, 2, 10, **STATISTICS)) == 1_467_610
 
@@ -48,6 +50,18 @@ def test_parameters_of_other_depths_and_widths(depth, width, stem):
     network = WideResNet(depth, width, stem=stem, **STATISTICS)
     assert network.channels == 64 * width
     assert parameters(network) == trunk_parameters(depth, width, stem)
+
+
+def test_parameters_with_normalized_resampling():
+    """A batch-norm on each of the three shortcuts that change the number of channels."""
+    extra = 2 * (32 + 64 + 128)
+    trunk = trunk_parameters(28, 2) + extra
+    assert parameters(WideResNet(28, 2, normalized_resampling=True, **STATISTICS)) == trunk
+    assert parameters(SemanticEncoder(28, 2, normalized_resampling=True, **STATISTICS)) == trunk + 2 * 128
+    gating = GatingEncoder(16, 28, 2, normalized_resampling=True, **STATISTICS)
+    assert parameters(gating) == trunk + 2048 * 64 + 64
+    same = WideResNet(10, 1, stem=16, normalized_resampling=True, **STATISTICS)  # the first group keeps 16 channels
+    assert parameters(same) == trunk_parameters(10, 1) + 2 * (32 + 64)
 
 
 @pytest.mark.parametrize("size", [16, 32, 64, 96])
@@ -83,9 +97,41 @@ def test_semantic_vector_is_the_mean_of_its_features():
     torch.testing.assert_close(encoder(images), encoder.features(images).mean((2, 3)))
 
 
+@pytest.mark.parametrize("size", [16, 20, 32])
+def test_gates_are_the_softmax_of_a_linear_layer_on_the_whole_map(size):
+    encoder = GatingEncoder(size, 10, 1, **STATISTICS).double().eval()
+    images = torch.rand(3, 3, size, size, dtype=torch.float64)
+    gates = encoder(images)
+    assert gates.shape == (3, encoder.gates) == (3, 32)
+    features = encoder.trunk(images)
+    weight = encoder.linear.weight.view(32, 64, size // 4, size // 4)
+    exponentials = (torch.einsum("bchw,gchw->bg", features, weight) + encoder.linear.bias).exp()
+    torch.testing.assert_close(gates, exponentials / exponentials.sum(1, keepdim=True))
+    torch.testing.assert_close(gates.sum(1), torch.ones(3, dtype=torch.float64))
+
+
+def test_last_two_convolutions():
+    """The map is that of `forward`; before it, the last block's first convolution; statistics move once."""
+    trunk = WideResNet(16, 1, stem=4, **STATISTICS).double()
+    images = torch.rand(3, 3, 16, 16, dtype=torch.float64)
+    hooked = []
+    trunk.blocks[-1].conv1.register_forward_hook(lambda _, __, output: hooked.append(output.clone()))
+    expected = trunk(images)
+    before, features = trunk.last_two(images)
+    assert torch.equal(features, expected) and torch.equal(before, hooked[0])
+    assert before.shape == features.shape == (3, 64, 4, 4)
+    assert all(m.num_batches_tracked == 2 for m in trunk.modules() if isinstance(m, nn.BatchNorm2d))
+    last = trunk.blocks[-1]
+    reached = torch.autograd.grad(before.square().sum(), list(trunk.parameters()), allow_unused=True)
+    unreached = [name for (name, _), g in zip(trunk.named_parameters(), reached, strict=True) if g is None]
+    own = {*last.norm2.parameters(), last.conv2.weight}
+    assert unreached == [name for name, parameter in trunk.named_parameters() if parameter in own]
+
+
 @pytest.mark.parametrize(("filters", "stride"), [(4, 1), (6, 1), (6, 2)])
-def test_block_is_table_a5(filters, stride):
-    block = WideResBlock(4, filters, stride, slope=0.1, momentum=0.1).double()
+@pytest.mark.parametrize("normalized", [False, True])
+def test_block_is_table_a5(filters, stride, normalized):
+    block = WideResBlock(4, filters, stride, slope=0.1, momentum=0.1, normalized_resampling=normalized).double()
     x = torch.randn(3, 4, 8, 8, dtype=torch.float64)
     before = x.clone()
 
@@ -98,7 +144,12 @@ def test_block_is_table_a5(filters, stride):
 
     residual = F.conv2d(leaky_relu(norm(x)), block.conv1.weight, stride=stride, padding=1)
     residual = F.conv2d(leaky_relu(norm(residual)), block.conv2.weight, padding=1)
-    direct = x if filters == 4 else F.conv2d(x, block.shortcut.weight, stride=stride)
+    if filters == 4:
+        direct = x
+    else:
+        shortcut = block.shortcut[0] if normalized else block.shortcut
+        direct = F.conv2d(x, shortcut.weight, stride=stride)
+        direct = norm(direct) if normalized else direct
     torch.testing.assert_close(block(x), direct + residual, rtol=1e-12, atol=1e-12)
     assert torch.equal(x, before)
 
@@ -144,3 +195,5 @@ def test_other_bad_input():
         Normalize((0.5, 0.5, 0.5), (0.5, 0.0, 0.5))
     with pytest.raises(InputError, match=r"30×32 .* multiples of 4"):
         NonSemanticEncoder(10, 1, **STATISTICS)(torch.rand(2, 3, 30, 32))
+    with pytest.raises(InputError, match=r"^image size: 32×16; this encoder takes 16×16"):
+        GatingEncoder(16, 10, 1, **STATISTICS)(torch.rand(2, 3, 32, 16))

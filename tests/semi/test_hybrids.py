@@ -1,4 +1,4 @@
-"""The loss on hybrids: the four uses of table A.15 against references, and how hybrids are drawn."""
+"""The loss on hybrids: the four uses of table A.15 against references, and how hybrids are drawn or mixed."""
 
 import math
 
@@ -8,7 +8,8 @@ import torch
 
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
-from hybridgen.semi.hybrids import HybridUse, draw_hybrids, hybrid_loss
+from hybridgen.semi.hybrids import HybridUse, Mixing, cutmix_masks, draw_hybrids, hybrid_loss, with_hybrids
+from hybridgen.training.objective import Outcome
 from hybridgen.training.schedules import Clock
 from hybridgen.types import InputError
 
@@ -165,6 +166,94 @@ def test_keep_consistent_keeps_what_the_hybridizer_sees_as_its_semantic_parents_
 def test_hybrids_carry_no_gradient(hybridizer, images):
     hybrids = draw_hybrids(hybridizer, images.requires_grad_(), copies=1, keep_consistent=True)
     assert not hybrids.images.requires_grad
+
+
+# --- mixing in the place of hybrids --------------------------------------------------------------------
+
+
+def boxes(ratios, size):
+    """CutMix's masks pixel by pixel, of the centres that come next from torch's generator: rows first."""
+    centres = [torch.randint(size, (len(ratios), 1)).flatten().tolist() for _ in range(2)]
+    masks = np.ones((len(ratios), 1, size, size))
+    for i, ratio in enumerate(ratios):
+        half = int(math.sqrt(1 - ratio) * size) // 2
+        for row in range(size):
+            for column in range(size):
+                if all(-half <= at - centre[i] < half for at, centre in zip((row, column), centres, strict=True)):
+                    masks[i, 0, row, column] = 0
+    return masks
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixing_and_its_loss_against_a_reference(images, kind):
+    """Copy k of image i is row k · batch + i, with a partner and a share of its own; each target is both parents'."""
+    torch.manual_seed(5)
+    hybrids = draw_hybrids(Mixing(kind), images, copies=3, keep_consistent=True)
+    torch.manual_seed(5)
+    partner = torch.cat([torch.randperm(BATCH) for _ in range(3)]).tolist()
+    ratios = torch.rand(3 * BATCH, dtype=torch.float64).tolist()
+    masks = boxes(ratios, 16) if kind == "cutmix" else np.reshape(ratios, (-1, 1, 1, 1))
+    shares = masks.mean(axis=(1, 2, 3))
+    own, other = images.numpy()[[row % BATCH for row in range(3 * BATCH)]], images.numpy()[partner]
+    np.testing.assert_allclose(hybrids.images.numpy(), masks * own + (1 - masks) * other, rtol=1e-12)
+    np.testing.assert_allclose(hybrids.share.numpy(), shares, rtol=1e-12)
+    assert hybrids.partner.tolist() == partner and hybrids.kept.all()
+    assert 0 < shares.min() < 0.5 and 0.7 < shares.max() <= 1
+
+    logits, targets = draw(3 * BATCH, CLASSES, seed=0), draw(BATCH, CLASSES, seed=1).softmax(1)
+    how, labels = HybridUse(copies=3), torch.tensor([1])
+    loss = hybrid_loss(logits, targets, labels, hybrids.partner, hybrids.kept, how, hybrids.share)
+    total = sum(
+        (
+            (softmax(logits[row].numpy()) - (shares[row] * t[row % BATCH] + (1 - shares[row]) * t[partner[row]])) ** 2
+        ).sum()
+        for t in [targets.numpy()]
+        for row in range(3 * BATCH)
+    )
+    assert loss.item() == pytest.approx(total / (3 * BATCH), rel=1e-12)
+
+
+def test_a_box_is_as_large_as_the_ratio_leaves_room_for():
+    """Nothing at ratio 1; at ratio 0 all of the image from a box at its centre, a quarter from one in the corner."""
+    torch.manual_seed(0)
+    assert cutmix_masks(torch.ones(9), 8, 6).all()
+    masks = cutmix_masks(torch.zeros(500), 8, 6)
+    assert masks.shape == (500, 1, 8, 6) and masks[:, 0].any(dim=(1, 2)).any()
+    shares = masks.float().mean(dim=(1, 2, 3))
+    assert shares.min() == 0 and shares.max() == pytest.approx(0.75)
+    ratio = torch.rand(2000)
+    shares = cutmix_masks(ratio, 16, 16).float().mean(dim=(1, 2, 3))
+    assert (shares >= ratio - 1e-6).all() and len(shares.unique()) > 50
+
+
+def test_shares_equal_to_alpha_are_equation_2_13(arguments):
+    how = HybridUse(alpha=0.8, copies=COPIES)
+    share = torch.full((COPIES * BATCH,), 0.8, dtype=torch.float64)
+    torch.testing.assert_close(hybrid_loss(**arguments, how=how, share=share), hybrid_loss(**arguments, how=how))
+    assert not torch.allclose(hybrid_loss(**arguments, how=how, share=share - 0.3), hybrid_loss(**arguments, how=how))
+
+
+def test_an_objective_learns_from_mixtures_without_knowing(images):
+    """The loss is that of the drawn mixtures, and outside the window nothing is drawn."""
+    targets, labels = draw(BATCH, CLASSES, seed=1).softmax(1), torch.tensor([2, 0])
+    classify = lambda batch: batch.mean(dim=(2, 3)) @ draw(3, CLASSES, seed=2)
+    how, source = HybridUse(copies=2, start=1.0), Mixing("cutmix")
+    outcome = lambda step: with_hybrids(
+        Outcome({}), classify, source, images, targets, labels, how, Clock(steps=9, steps_per_epoch=3, step=step)
+    )
+    torch.manual_seed(7)
+    assert outcome(2).losses["hybrids"] == 0
+    inside = outcome(3)
+    torch.manual_seed(7)
+    drawn = draw_hybrids(source, images, copies=2, keep_consistent=True)
+    expected = hybrid_loss(classify(drawn.images), targets, labels, drawn.partner, drawn.kept, how, drawn.share)
+    assert torch.equal(inside.losses["hybrids"], expected) and inside.rates["hybrids_kept"] == 1
+
+
+def test_a_mixture_is_of_no_method_of_hybrids(hybridizer, images):
+    with pytest.raises(InputError, match=r"^hybridizer: mixup is none; one made by scimix is needed"):
+        Mixing("mixup").check_method("scimix")
+    assert draw_hybrids(hybridizer, images, copies=1, keep_consistent=True).share is None
 
 
 # --- how and when ---------------------------------------------------------------------------------------

@@ -46,9 +46,10 @@ def names(network: nn.Module, parameters: list[nn.Parameter]) -> set[str]:
     return {name for name, parameter in network.named_parameters() if id(parameter) in wanted}
 
 
-def test_sgd_decays_kernels_only_when_asked_to():
+@pytest.mark.parametrize("optimizer", [sgd, adam])
+def test_kernels_alone_decay_when_asked_to(optimizer):
     network = Network()
-    decaying, plain = sgd(network, decay=1e-3, decay_all=False).param_groups
+    decaying, plain = optimizer(network, decay=1e-3, decay_all=False).param_groups
     assert names(network, decaying["params"]) == {"convolution.weight", "head.weight"}
     assert names(network, plain["params"]) == {"convolution.bias", "norm.weight", "norm.bias", "head.bias"}
     assert (decaying["weight_decay"], plain["weight_decay"]) == (1e-3, 0.0)
@@ -87,6 +88,21 @@ def test_adam_has_stylegan2s_momenta_and_decoupled_decay():
     module.weight.grad = torch.full_like(module.weight, 2.0)
     optimizer.step()
     assert module.weight.item() == pytest.approx(before * (1 - 0.5 * 0.1) - 0.5, rel=1e-6)
+
+
+def test_adam_decays_mixmatchs_kernels_by_rate_times_decay():
+    """Without gradients' pull a kernel shrinks to (1 - 0.002 · 0.02) of itself in each step, a bias not at all."""
+    module = nn.Linear(3, 2).double()
+    kernel, bias = (parameter.detach().clone() for parameter in module.parameters())
+    optimizer = adam(module, betas=(0.9, 0.999), decay=0.02, decay_all=False)
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for _ in range(3):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.002
+        optimizer.step()
+    torch.testing.assert_close(module.weight.detach(), kernel * (1 - 0.002 * 0.02) ** 3, rtol=1e-12, atol=0)
+    assert torch.equal(module.bias, bias)
 
 
 def test_a_task_knows_its_optimizers_parameters():

@@ -306,8 +306,9 @@ def test_a_damaged_configuration_is_an_input_error(tmp_path, content):
 
 def test_a_folder_that_cannot_be_made_is_an_input_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match="is not empty"):
-        claim(tmp_path / "file", CONFIG, Accelerator(), resume=False)
+    for resume in (False, True):
+        with pytest.raises(InputError, match=r"out: .*file is not a folder"):
+            claim(tmp_path / "file", CONFIG, Accelerator(), resume=resume)
     with pytest.raises(InputError, match=r"file/run/config.yaml: cannot be written: Not a directory"):
         claim(tmp_path / "file" / "run", CONFIG, Accelerator(), resume=False)
 

@@ -5,7 +5,17 @@ from itertools import pairwise
 
 import pytest
 
-from hybridgen.training.schedules import Clock, cosine, fixmatch_cosine, sigmoid_ramp, value, window, within
+from hybridgen.training.schedules import (
+    Clock,
+    cosine,
+    cycled,
+    fixmatch_cosine,
+    sigmoid_ramp,
+    step_ramp,
+    value,
+    window,
+    within,
+)
 from hybridgen.types import InputError
 
 
@@ -79,3 +89,21 @@ def test_fixmatch_cosine(step):
 def test_fixmatch_cosine_ends_near_a_fifth_and_depends_on_steps_not_on_epochs():
     assert fixmatch_cosine(0.03)(at(300)) == pytest.approx(0.03 * 0.195090322016, rel=1e-9)
     assert fixmatch_cosine(0.03)(at(40, steps_per_epoch=1)) == fixmatch_cosine(0.03)(at(40, steps_per_epoch=99))
+
+
+@pytest.mark.parametrize("steps_per_epoch", [1, 10])
+def test_step_ramp_grows_linearly_in_steps_and_stays(steps_per_epoch):
+    schedule = step_ramp(75.0, 200)
+    values = [schedule(at(step, steps_per_epoch=steps_per_epoch)) for step in (0, 1, 50, 199, 200, 201, 300)]
+    assert values == [0, 75 / 200, 18.75, 75 * 199 / 200, 75, 75, 75]
+
+
+def test_step_ramp_of_no_length_is_on_at_once():
+    assert step_ramp(75.0, 0)(at(0)) == 75.0
+
+
+def test_a_cycled_schedule_starts_anew_in_every_cycle():
+    schedule, alone = cycled(fixmatch_cosine(0.03), 3), fixmatch_cosine(0.03)
+    values = [schedule(at(step, steps=30)) for step in range(30)]
+    assert values == [alone(at(step, steps=10)) for step in range(10)] * 3
+    assert cycled(cosine(0.1, 2.0), 1)(at(7, steps=30)) == cosine(0.1, 2.0)(at(7, steps=30))

@@ -1,0 +1,104 @@
+"""The pictures of studies: curves or bars, confusions, columns of images."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from jaxtyping import Float, Float64
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from hybridgen.evaluation.transfer import Rate
+
+Series = Mapping[str, Sequence[Rate | float | None]]
+"""Rates or plain ratios by what they are; in each as many as there are hybridizers, None where there is none."""
+
+
+def draw_series(
+    axis: Axes,
+    names: Sequence[str],
+    series: Series,
+    title: str,
+    *,
+    steps: Sequence[int] | None = None,
+    chance: float | None = None,
+) -> None:
+    """Curves over the steps of training, or bars for each name; rates with their intervals, ratios on a log axis."""
+    rates = all(isinstance(value, Rate) for values in series.values() for value in values if value is not None)
+    for i, (label, values) in enumerate(series.items()):
+        there = [j for j, value in enumerate(values) if value is not None and (rates or 0 < value < math.inf)]
+        numbers = [Rate(*(values[j] if rates else (values[j],) * 3)) for j in there]
+        heights = [number.value for number in numbers]
+        errors = [[max(0.0, n.value - n.low) for n in numbers], [max(0.0, n.high - n.value) for n in numbers]]
+        if steps is not None:
+            at = [steps[j] for j in there]
+            axis.errorbar(at, heights, errors, label=label, marker="o", markersize=3, linewidth=1.2, capsize=2)
+        else:
+            width = 0.8 / len(series)
+            at = [j + (i - (len(series) - 1) / 2) * width for j in there]
+            bars = axis.bar(at, heights, 0.92 * width, yerr=errors if rates else None, label=label, capsize=2)
+            if len(names) * len(series) <= 12:
+                texts = [f"{height:.0%}" if rates else f"{height:.3g}" for height in heights]
+                axis.bar_label(bars, texts, padding=2, fontsize=8)
+    if steps is not None:
+        axis.set_xlabel("training step", fontsize=9)
+    else:
+        axis.set_xticks(range(len(names)), names, fontsize=8, rotation=0 if len(names) <= 2 else 20)
+        axis.set_xlim(-0.6, len(names) - 0.4)
+    if rates:
+        axis.set_ylim(0, 1.08)
+        axis.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    else:
+        axis.set_yscale("log")
+        axis.margins(y=0.15)
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
+        axis.axhline(1, color="grey", linewidth=0.8, linestyle=":")
+    if chance is not None:
+        axis.axhline(chance, color="black", linewidth=0.9, linestyle="--", label=f"chance, {chance:.0%}")
+    axis.set_title(title, fontsize=10)
+    axis.tick_params(which="both", labelsize=8)
+    axis.grid(axis="y", alpha=0.3)
+    axis.set_axisbelow(True)
+    axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False)
+
+
+def draw_confusion(axis: Axes, shares: Float64[Tensor, "classes classes"], classes: Sequence[str], name: str) -> None:
+    """Rows are classes of semantic parents, columns what the oracle sees; figures in percent up to 20 classes."""
+    image = axis.imshow(shares.numpy(), vmin=0, vmax=1, cmap="Blues")
+    if len(classes) <= 20:
+        axis.set_xticks(range(len(classes)), classes, fontsize=7, rotation=90 if max(map(len, classes)) > 2 else 0)
+        axis.set_yticks(range(len(classes)), classes, fontsize=7)
+        for i, row in enumerate(shares.tolist()):
+            for j, share in enumerate(row):
+                if share >= 0.005:
+                    colour = "white" if share > 0.5 else "black"
+                    axis.text(j, i, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    axis.set_xlabel("class that the oracle sees in the hybrid", fontsize=9)
+    axis.set_ylabel("class of the semantic parent", fontsize=9)
+    axis.set_title(f"{name}: classes of hybrids, %", fontsize=10)
+    axis.figure.colorbar(image, ax=axis, shrink=0.8, format=lambda share, _: f"{share:.0%}")
+
+
+def image_columns(columns: Mapping[str, Float[Tensor, "rows ..."]]) -> Figure:
+    """Titled columns of images `[rows, 3, size, size]`, or of maps `[rows, size, size]` that share a scale of colour.
+
+    Maps are drawn without the places where they are nan.
+    """
+    rows = len(next(iter(columns.values())))
+    figure = Figure(figsize=(1.7 * len(columns), 1.45 * rows + 0.6), layout="constrained")
+    axes = figure.subplots(rows, len(columns), squeeze=False)
+    maps = [column for column in columns.values() if column.ndim == 3]
+    highest = max((float(column.nan_to_num().max()) for column in maps), default=1.0)
+    for j, (title, column) in enumerate(columns.items()):
+        axes[0, j].set_title(title, fontsize=9)
+        for i, image in enumerate(column):
+            axes[i, j].set_xticks([])
+            axes[i, j].set_yticks([])
+            if image.ndim == 3:
+                axes[i, j].imshow(image.clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+            else:
+                drawn = axes[i, j].imshow(image.numpy(), vmin=0, vmax=highest, cmap="magma", interpolation="nearest")
+    if maps:
+        figure.colorbar(drawn, ax=axes[:, -1].tolist(), shrink=0.6).set_label("sum over colours", fontsize=8)
+    return figure

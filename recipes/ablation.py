@@ -1,0 +1,275 @@
+"""The thesis's ablations over seeds: tables A.14 (generators), A.15 (uses of hybrids), 2.3 (classifiers), 2.6 (mixing).
+
+python recipes/ablation.py --table A.15 --hybridizer bundled
+python recipes/ablation.py --table A.14 --preset paper-svhn-60 --common="--download" --out runs/table-a14
+python recipes/ablation.py --table 2.3 --generator="--epochs 18" --classifier="--epochs 7 --hybrids-until 6"
+"""
+
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from accelerate import Accelerator
+from matplotlib.figure import Figure
+
+from hybridgen.configuration import check_positive, launch
+from hybridgen.evaluation.figures import draw_series
+from hybridgen.evaluation.transfer import Rate, aligned
+from hybridgen.experiments.comparison import shown, summarize
+from hybridgen.experiments.jobs import Job, finish
+from hybridgen.files import write_text, written_aside
+from hybridgen.training.record import claim
+from hybridgen.types import InputError
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train every row of one of the thesis's ablations over seeds; --resume continues where it stopped.
+
+    Each run is a recipe's, as a process of its own with a folder and a log in --out. Arguments for them are given in
+    one word, as in --classifier="--epochs 6 --depth 16".
+    """
+
+    table: Literal["A.14", "A.15", "2.3", "2.6"] = "A.14"
+    """The thesis's table."""
+    data: str = "digits-m"
+    """Data set: digits-m, cifar10, svhn, ..., folder:PATH or npz:PATH."""
+    labels: int = 100
+    """Labelled images."""
+    backbone: Literal["mean-teacher", "fixmatch", "mixmatch"] = "mean-teacher"
+    """What trains the classifier."""
+    hybridizer: str | None = None
+    """Of tables A.15 and 2.6: folder or hub id of a SciMix hybridizer, or bundled. The others train their own."""
+    common: str = ""
+    """Arguments for all runs."""
+    generator: str = ""
+    """Arguments for runs of stage 1, recipes/scimix.py."""
+    classifier: str = ""
+    """Arguments for runs of classifiers, the backbone's recipe."""
+    out: Path = Path("runs/ablation")
+    """Folder of all runs, table.json, table.txt and table.png."""
+    resume: bool = False
+    """Continue the ablation in --out; finished runs are left as they are."""
+    seed: int = 0
+    """The first of --seeds."""
+    seeds: int = 3
+    """Number of seeds."""
+
+
+PRESETS: dict[str, Mapping[str, Any]] = {
+    "smoke": dict(seeds=1, generator="--preset smoke", classifier="--preset smoke"),
+    "paper-svhn-60": dict(
+        data="svhn", labels=60, generator="--preset paper-svhn-60", classifier="--preset paper-svhn-60"
+    ),
+    "paper-cifar10-250": dict(
+        data="cifar10", labels=250, generator="--preset paper-cifar10-250", classifier="--preset paper-cifar10-250"
+    ),
+}
+"""The second has the settings of all four tables, the third those of table 2.6 too."""
+
+
+# --- what the tables are ----------------------------------------------------------------------------------------
+
+
+class Row(NamedTuple):
+    name: str
+    hybrids: str
+    """none, given (those of --hybridizer), mixup, cutmix, or a name of GENERATORS."""
+    classifier: tuple[str, ...] | None = ()
+    """Arguments; None where the classifier is the generator's own."""
+
+
+class Table(NamedTuple):
+    title: str
+    rows: dict[str, Row]
+    """By the names of their folders."""
+    note: str
+    generators: Literal["none", "one", "each"] = "none"
+    """Of each kind: one, for all seeds of the classifiers, or one for each."""
+
+
+GENERATORS: dict[str, tuple[str, ...]] = {
+    "full": (),
+    "structural": ("--style", "nonsemantic"),
+    "no-hybridization": (
+        "--weight-semantic-attraction", "0", "--weight-semantic-repulsion", "0", "--weight-nonsemantic-attraction",
+        "0", "--weight-nonsemantic-repulsion", "0", "--weight-adversarial-hybrid", "0",
+    ),
+    "basic": ("--weight-semantic-repulsion", "0", "--weight-nonsemantic-repulsion", "0"),
+    "not-frozen": ("--no-freeze-criteria",),
+}  # fmt: skip
+"""What each leaves out of stage 1."""
+
+ALONE = {"alone": Row("no hybrids", "none")}
+
+TABLES = {
+    "A.14": Table(
+        "variants of the generator",
+        ALONE | {
+            "structural": Row("structural z_c (z_r as style)", "structural"),
+            "no-hybridization": Row("no L_hyb", "no-hybridization"),
+            "basic": Row("basic L_hyb", "basic"),
+            "not-frozen": Row("criteria not frozen", "not-frozen"),
+            "full": Row("full", "full"),
+        },
+        "Each variant was trained once, from the first seed; deviations are those of the classifiers.",
+        "one",
+    ),
+    "A.15": Table(
+        "uses of hybrids",
+        ALONE | {
+            "labelled": Row("labelled", "given", ("--use", "labelled")),
+            "pseudo-label": Row("pseudo-label", "given", ("--use", "pseudo-label")),
+            "consistency": Row("consistency", "given", ("--use", "consistency")),
+            "contradict": Row("contradict", "given", ("--use", "contradict")),
+        },
+        "All uses are of the hybrids of one hybridizer.",
+    ),
+    "2.3": Table(
+        "the generator's own classifier or a new one",
+        ALONE | {
+            "own": Row("generator's classifier", "full", None),
+            "trained-on": Row("generator's classifier, then hybrids", "full", ("--from-hybridizer",)),
+            "new": Row("new classifier, hybrids", "full"),
+        },
+        "Every seed has a generator of its own. Its classifier, E_c and C of stage 1, guides the training and sees no "
+        "hybrids;\nit is then trained on with them, or a new one is trained in its place.",
+        "each",
+    ),
+    "2.6": Table(
+        "hybrids against MixUp and CutMix",
+        ALONE | {
+            "mixup": Row("MixUp", "mixup"),
+            "cutmix": Row("CutMix", "cutmix"),
+            "scimix": Row("SciMix", "given"),
+        },
+        "As many images are mixed as hybrids are made, in the same epochs.",
+    ),
+}  # fmt: skip
+
+MEASURES = {
+    "test_accuracy_last": "last",
+    "test_accuracy_selected": "selected",
+    "semantic_transfer": "s_c",
+    "nonsemantic_preservation": "s_r",
+}
+
+
+# --- runs -------------------------------------------------------------------------------------------------------
+
+
+def jobs_of(config: Config, key: str, seed: int) -> list[Job]:
+    """The runs behind a row from one seed; the last one gives its result. InputError for what cannot be split."""
+    table = TABLES[config.table]
+    row = table.rows[key]
+    shared = ("--data", config.data, "--labels", str(config.labels))
+    name, jobs, beside = row.hybrids, [], Path(__file__).with_name
+    if row.hybrids in GENERATORS:
+        own = config.seed if table.generators == "one" else seed
+        given = (*_words(config, "common"), *_words(config, "generator"), *shared, "--seed", str(own))
+        folder = config.out / f"generator-{row.hybrids}-seed{own}"
+        jobs.append(Job(folder, beside("scimix.py"), (*given, *GENERATORS[row.hybrids])))
+        name = str(folder / "hybridizer")
+    elif row.hybrids == "given":
+        name = str(config.hybridizer)
+    if row.classifier is not None:
+        recipe = f"{'' if row.hybrids in ('mixup', 'cutmix') else 'scimix_'}{config.backbone.replace('-', '_')}.py"
+        given = (*_words(config, "common"), *_words(config, "classifier"), *shared, "--seed", str(seed), "--seeds", "1")
+        given = (*given, "--hybridizer", name, *(() if row.hybrids == "none" else ("--no-baseline",)))
+        jobs.append(Job(config.out / f"{key}-seed{seed}", beside(recipe), (*given, *row.classifier)))
+    return jobs
+
+
+def _words(config: Config, field: str) -> list[str]:
+    try:
+        return shlex.split(getattr(config, field))
+    except ValueError as error:
+        raise InputError(f"{field}: {getattr(config, field)!r} cannot be split into arguments ({error})") from error
+
+
+# --- the table --------------------------------------------------------------------------------------------------
+
+
+def measured(results: list[dict[str, Any]]) -> dict[str, dict[str, float] | None]:
+    """Mean and deviation of every measure over a row's seeds, None for one that the row does not have."""
+    flat = [result | (result.get("transfer") or {}) for result in results]
+    columns = {key: [each.get(key) for each in flat] for key in MEASURES}
+    return {key: None if None in values else summarize(values) for key, values in columns.items()}
+
+
+def text_of(config: Config, figures: Mapping[str, Mapping[str, dict[str, float] | None]]) -> str:
+    table = TABLES[config.table]
+    head = (f"{config.data}, {config.labels} labels, {config.backbone}", *MEASURES.values())
+    body = [
+        (table.rows[key].name, *("-" if value is None else shown(value) for value in row.values()))
+        for key, row in figures.items()
+    ]
+    return (
+        f"Table {config.table}: {table.title}\n\n{aligned([head, *body])}\n\n"
+        f"Test accuracy of the last and of the selected epoch, semantic transfer s_c and non-semantic preservation s_r "
+        f"of the\nhybrids, in %: mean{' ± standard deviation' if config.seeds > 1 else ''} over {config.seeds} "
+        f"seed(s). {table.note}\n"
+    )
+
+
+def draw(config: Config, figures: Mapping[str, Mapping[str, dict[str, float] | None]]) -> None:
+    """Accuracies and rates of all rows, with their deviations, in table.png."""
+    table, series = TABLES[config.table], {}
+    for key, label in (
+        ("test_accuracy_last", "test accuracy"),
+        ("semantic_transfer", "semantic transfer $s_c$"),
+        ("nonsemantic_preservation", "non-semantic preservation $s_r$"),
+    ):
+        values = [row[key] for row in figures.values()]
+        spread = lambda value: Rate(*(value["mean"] + sign * value.get("std", 0.0) for sign in (0, -1, 1)))
+        if any(values):
+            series[label] = [value and spread(value) for value in values]
+    figure = Figure(figsize=(1.5 + 1.6 * len(figures), 4.6), layout="constrained")
+    title = f"Table {config.table}: {table.title} ({config.data}, {config.labels} labels, {config.seeds} seed(s))"
+    draw_series(figure.subplots(), [table.rows[key].name for key in figures], series, title)
+    with written_aside(config.out / "table.png") as aside:
+        figure.savefig(aside, dpi=110, format="png")
+
+
+def main(config: Config) -> dict[str, Any]:
+    environment = dict(os.environ)
+    check_positive(config, "labels", "seeds")
+    if int(environment.get("WORLD_SIZE", 1)) > 1:
+        raise InputError("ablation: several processes; start it as one, with python")
+    table = TABLES[config.table]
+    if any(row.hybrids == "given" for row in table.rows.values()) != (config.hybridizer not in (None, "none")):
+        needs = "needs one: a folder, a hub id or bundled" if table.generators == "none" else "trains its own"
+        raise InputError(f"hybridizer: {config.hybridizer or 'none'}, but table {config.table} {needs}")
+    if config.backbone == "fixmatch" and config.table == "2.6":
+        raise InputError("backbone: fixmatch has no recipe for MixUp and CutMix; take mean-teacher or mixmatch")
+    seeds = range(config.seed, config.seed + config.seeds)
+    planned = {key: [jobs_of(config, key, seed) for seed in seeds] for key in table.rows}
+    claim(config.out, config, Accelerator(cpu=True, mixed_precision="no"), resume=config.resume)
+
+    # Runs, each folder's once
+    every = {job.folder: job for row in planned.values() for jobs in row for job in jobs}
+    results = {}
+    for number, (folder, job) in enumerate(every.items(), start=1):
+        print(f"{number}/{len(every)} {folder}", flush=True)
+        results[folder] = finish(job, environment)
+
+    # Table
+    figures = {key: measured([results[jobs[-1].folder] for jobs in row]) for key, row in planned.items()}
+    rows = {
+        key: {"name": table.rows[key].name, "runs": [str(jobs[-1].folder) for jobs in row], **figures[key]}
+        for key, row in planned.items()
+    }
+    values = {"table": config.table, "data": config.data, "labels": config.labels, "seeds": list(seeds), "rows": rows}
+    draw(config, figures)
+    write_text(config.out / "table.txt", text := text_of(config, figures))
+    write_text(config.out / "table.json", json.dumps(values, indent=2) + "\n")
+    print(f"\n{text}{config.out / 'table.png'}")
+    return values
+
+
+if __name__ == "__main__":
+    launch(main, Config, PRESETS)

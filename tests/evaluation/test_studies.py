@@ -1,0 +1,270 @@
+"""The studies on hybridizers whose inheritance is known, and against plain numpy."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from matplotlib.figure import Figure
+from PIL import Image
+
+from hybridgen.data.datasets import Dataset, InMemory, Part
+from hybridgen.evaluation.studies import STUDIES, Conditions, Finding, files_of, load_hybridizers, study, write
+from hybridgen.evaluation.transfer import CHANCE, FDA, MIXUP, draw_pairs, transfer_rates
+from hybridgen.hybridizer import Hybridizer, Origin
+from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
+from hybridgen.types import InputError
+
+COUNT, SIZE = 21, 16
+CLASSES = ("a", "b", "c")
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    """Backgrounds of random colour noise; the class is the column of a white bar."""
+    g = torch.Generator().manual_seed(0)
+
+    def part(count: int) -> Part:
+        labels = torch.arange(count) % 3
+        backgrounds = torch.randint(0, 200, (count, 3, SIZE, SIZE), generator=g, dtype=torch.uint8)
+        masks = torch.zeros(count, SIZE, SIZE, dtype=torch.bool)
+        masks[torch.arange(count), :, 2 * labels] = True
+        pixels = torch.where(masks[:, None], torch.tensor(255, dtype=torch.uint8), backgrounds)
+        return Part(InMemory(pixels), labels, masks, backgrounds)
+
+    train, test = part(60), part(COUNT)
+    train.labels[-6:] = -1
+    return Dataset("bars", CLASSES, SIZE, train, test, "f" * 64, False, (0.5,) * 3, (0.25,) * 3)
+
+
+def oracle(images: torch.Tensor) -> torch.Tensor:
+    """Sees the class of an image as the brightest of three columns; and is wrong about some on purpose."""
+    columns = images.mean((1, 2))[:, [0, 2, 4]]
+    doubt = (images.flatten(1)[:, 100] > 0.6).float()
+    return columns + doubt[:, None] * torch.tensor([3.0, 0.0, 0.0])
+
+
+def tiny(seed: int = 0, *, size: int = SIZE, classes: tuple[str, ...] = CLASSES) -> Hybridizer:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        architecture = Architecture(
+            image_size=size, classes=len(classes), depth=10, width=1, stem=4, generator_channels=(4, 4)
+        )
+        return Hybridizer(SemanticAutoencoder(architecture), Origin("bars", "f" * 64, "0" * 16, classes))
+
+
+def making(hybridize) -> Hybridizer:
+    """A hybridizer with another way to make hybrids, a function of both parents."""
+    hybridizer = tiny()
+    hybridizer.hybridize = lambda *, semantic, nonsemantic: hybridize(semantic, nonsemantic)
+    return hybridizer
+
+
+def conditions(dataset: Dataset, hybridizers: dict[str, Hybridizer] | Hybridizer, **fields) -> Conditions:
+    if isinstance(hybridizers, Hybridizer):
+        hybridizers = {"SciMix": hybridizers}
+    fields = {"repeats": 3, "steps": None} | fields
+    return Conditions(hybridizers, fields.pop("steps"), dataset, oracle, Accelerator(), **fields)
+
+
+def found(name: str, dataset: Dataset, hybridizers, **fields) -> dict:
+    return study(name, conditions(dataset, hybridizers, **fields)).values
+
+
+def parents(dataset: Dataset, repeats: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    pairs = draw_pairs(COUNT, repeats, seed)
+    return pairs.semantic.numpy(), pairs.nonsemantic.numpy()
+
+
+def test_transfer_equals_a_plain_reference(dataset):
+    hybridizer, seed = tiny(), 4
+    values = found("transfer", dataset, hybridizer, seed=seed)["hybridizers"]["SciMix"]
+    x = dataset.test.images.pixels.float() / 255
+    labels = dataset.test.labels.tolist()
+    distances = {"pixel": [], "code": []}
+    hits = {"semantic_transfer": 0, "own_semantic_transfer": 0, "nonsemantic_preservation": 0, "code_preservation": 0}
+    counts = np.zeros((3, 3))
+    c_all, r_all = parents(dataset, seed=seed)
+    for c, r in zip(c_all, r_all, strict=True):
+        h = hybridizer.hybridize(semantic=x[c][None], nonsemantic=x[r][None])
+        z = [hybridizer.encode_nonsemantic(i).double().numpy() for i in (h, x[c][None], x[r][None])]
+        p = [i.double().numpy() for i in (h[0], x[c], x[r])]
+        for space, (of_h, of_c, of_r) in (("pixel", p), ("code", z)):
+            distances[space].append((((of_h - of_c) ** 2).sum(), ((of_h - of_r) ** 2).sum()))
+        seen = int(oracle(h).argmax())
+        counts[labels[c], seen] += 1
+        hits["semantic_transfer"] += seen == labels[c]
+        hits["own_semantic_transfer"] += int(hybridizer.classify(h).argmax()) == labels[c]
+        hits["nonsemantic_preservation"] += distances["pixel"][-1][0] > distances["pixel"][-1][1]
+        hits["code_preservation"] += distances["code"][-1][0] > distances["code"][-1][1]
+    for name, right in hits.items():
+        assert values[name] == pytest.approx(right / len(c_all)), name
+        low, high = values[f"{name}_interval"]
+        assert low <= values[name] <= high
+    for space, pairs in distances.items():
+        d_c, d_r = np.mean(pairs, axis=0)
+        assert values[f"{space}_distance_semantic"] == pytest.approx(d_c, rel=1e-5)
+        assert values[f"{space}_distance_nonsemantic"] == pytest.approx(d_r, rel=1e-5)
+        assert values[f"{space}_distance_ratio"] == pytest.approx(d_c / d_r, rel=1e-5)
+    np.testing.assert_allclose(values["confusion"], counts / counts.sum(1, keepdims=True))
+
+
+def test_returning_a_parent_inherits_all_of_it(dataset):
+    hybridizers = {"first": making(lambda c, r: c), "second": making(lambda c, r: r)}
+    finding = study("transfer", conditions(dataset, hybridizers))
+    first, second = finding.values["hybridizers"].values()
+    for key in ("nonsemantic_preservation", "code_preservation"):
+        assert (first[key], second[key]) == (0.0, 1.0)
+    for space in ("pixel", "code"):
+        assert first[f"{space}_distance_ratio"] == 0.0
+        assert second[f"{space}_distance_ratio"] is None  # not finite: d_r is 0
+        assert second[f"{space}_distance_semantic"] == pytest.approx(first[f"{space}_distance_nonsemantic"])
+    json.dumps(finding.values, allow_nan=False)
+    assert first["semantic_transfer"] == pytest.approx(finding.values["oracle_accuracy"])
+
+
+def test_background_of_a_composite_is_the_nonsemantic_parents(dataset):
+    known = {
+        image.numpy().tobytes(): background
+        for image, background in zip(dataset.test.images.pixels, dataset.test.backgrounds, strict=True)
+    }
+
+    def composite(semantic, nonsemantic):
+        other = torch.stack([known[(image * 255).round().byte().numpy().tobytes()] for image in nonsemantic])
+        return torch.where((semantic == 1).all(1, keepdim=True), semantic, 0.75 * other.float() / 255)
+
+    values = found("background", dataset, making(composite))["hybridizers"]["SciMix"]
+    outside = ~dataset.test.masks.numpy()[:, None]
+    b = dataset.test.backgrounds.numpy().astype(np.float64) / 255
+    d_c, d_r = np.mean(
+        [
+            [((outside[c] * (0.75 * b[r] - b[c])) ** 2).sum(), ((outside[c] * (0.75 * b[r] - b[r])) ** 2).sum()]
+            for c, r in zip(*parents(dataset), strict=True)
+        ],
+        axis=0,
+    )
+    assert values["background_inheritance"] == 1.0
+    assert values["background_distance_semantic"] == pytest.approx(d_c, rel=1e-5)
+    assert values["background_distance_nonsemantic"] == pytest.approx(d_r, rel=1e-5)
+    assert values["background_distance_ratio"] == pytest.approx(d_c / d_r, rel=1e-5)
+
+
+def test_background_needs_masks_and_says_who_has_them(dataset):
+    bare = replace(dataset, test=Part(dataset.test.images, dataset.test.labels))
+    with pytest.raises(InputError, match=r"bars.*digits-m and mnist-m"):
+        found("background", bare, tiny())
+
+
+def test_probe_reads_the_class_where_it_is(dataset):
+    hybridizer = making(lambda c, r: c)
+    bar = lambda images: torch.stack([images[:, :, :, 2 * i] for i in range(3)], 1).mean((2, 3))  # the class
+    hybridizer.encode_semantic = lambda images: bar(images)[:, :, None, None].expand(-1, -1, 2, 2)
+    hybridizer.encode_nonsemantic = lambda images: images[:, :, :2, 10:]  # noise
+    values = found("probe", dataset, hybridizer, probe_images=30)
+    own = values["hybridizers"]["SciMix"]
+    assert own["semantic_probe"] == own["pooled_semantic_probe"] == 1.0
+    assert own["nonsemantic_probe"] < 0.7
+    assert values["chance"]["probe"] == pytest.approx(1 / 3)
+    assert values["probe_images"] == 30
+    assert found("probe", dataset, hybridizer)["probe_images"] == 54  # those of known class
+
+    seen = oracle(dataset.test.images.pixels.float() / 255).argmax(1)
+    pairs = [(seen[c], dataset.test.labels[c], dataset.test.labels[r]) for c, r in zip(*parents(dataset), strict=True)]
+    different = [pair for pair in pairs if pair[1] != pair[2]]
+    assert len(different) < len(pairs)
+    assert own["semantic_class_taken"] == pytest.approx(np.mean([h == c for h, c, _ in different]))
+    assert own["nonsemantic_class_taken"] == pytest.approx(np.mean([h == r for h, _, r in different]))
+
+
+def test_probe_of_vectors_is_not_pooled(dataset):
+    finding = study("probe", conditions(dataset, tiny(), repeats=1))
+    assert "pooled_semantic_probe" not in finding.values["hybridizers"]["SciMix"]
+    assert "pooled" not in finding.table
+    with pytest.raises(InputError, match="--probe-images 0"):
+        found("probe", dataset, tiny(), probe_images=0)
+
+
+def test_methods_are_the_rows_of_the_transfer_rates(dataset):
+    first, second = tiny(0), tiny(1)
+    values = found("methods", dataset, {"one": first, "two": second}, fda_beta=0.2)
+    rates = [transfer_rates(each, dataset, oracle, Accelerator(), repeats=3, fda_beta=0.2) for each in (first, second)]
+    expected = {"one": rates[0].hybridizer, "two": rates[1].hybridizer}
+    expected |= {MIXUP: rates[0].mixup, FDA: rates[0].fda, CHANCE: rates[0].chance}
+    assert values["methods"] == {name: each.to_dict() for name, each in expected.items()}
+    assert list(values["methods"]) == list(expected)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("steps", [None, (5, 20)])
+def test_every_study_leaves_numbers_a_table_and_a_picture(dataset, tmp_path, name, steps):
+    hybridizers = {"here": tiny(0), "there": tiny(1)}
+    write(study(name, conditions(dataset, hybridizers, steps=steps, repeats=1)), files_of(name, tmp_path / "new"))
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [f"{name}.{e}" for e in ("json", "png", "txt")]
+    values = json.loads((tmp_path / "new" / f"{name}.json").read_text())
+    assert (values["study"], values["data"], values["repeats"], values["semantic_parents"]) == (name, "bars", 1, COUNT)
+    assert values["steps"] == (steps and list(steps))
+    table = (tmp_path / "new" / f"{name}.txt").read_text()
+    for row in ("here", "there", f"oracle accuracy {values['oracle_accuracy']:.1%}"):
+        assert row in table
+    with Image.open(tmp_path / "new" / f"{name}.png") as picture:
+        picture.load()
+        assert min(picture.size) > 300
+    for end in ("json", "txt", "png"):
+        with pytest.raises(InputError, match=f"{name}.{end} is there already"):
+            files_of(name, tmp_path / "new")
+        (tmp_path / "new" / f"{name}.{end}").unlink()
+
+
+def test_nothing_is_half_written(tmp_path):
+    class Interrupted(Figure):
+        def savefig(self, *arguments, **options):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(Finding({}, "", Interrupted()), files_of("transfer", tmp_path / "out"))
+    assert not list((tmp_path / "out").iterdir())
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="file is not a folder"):
+        files_of("transfer", tmp_path / "file" / "below")
+
+
+def test_other_classes_are_refused_where_the_hybridizer_judges(dataset):
+    with pytest.raises(InputError, match="knows the classes x, y, z, bars has a, b, c"):
+        found("transfer", dataset, tiny(classes=("x", "y", "z")))
+
+
+def test_snapshots_come_in_the_order_of_their_steps(tmp_path):
+    for seed, step in enumerate((100, 20, 3)):
+        tiny(seed).save_pretrained(tmp_path / "snapshots" / f"step-{step}")
+    hybridizers, steps = load_hybridizers([tmp_path / "snapshots"])
+    assert steps == (3, 20, 100)
+    assert list(hybridizers) == ["SciMix step-3", "SciMix step-20", "SciMix step-100"]
+    for seed, hybridizer in zip((2, 1, 0), hybridizers.values(), strict=True):
+        expected = tiny(seed).autoencoder.state_dict()
+        assert all(torch.equal(t, expected[n]) for n, t in hybridizer.autoencoder.state_dict().items())
+    assert load_hybridizers([tmp_path / "snapshots" / "step-3"])[1] is None
+
+
+def test_names_tell_hybridizers_apart(tmp_path):
+    for seed, run in enumerate(("a", "b")):
+        tiny(seed).save_pretrained(tmp_path / run / "hybridizer")
+    folders = [tmp_path / run / "hybridizer" for run in ("a", "b")]
+    hybridizers, steps = load_hybridizers(folders)
+    assert list(hybridizers) == ["SciMix a", "SciMix b"] and steps is None
+    assert list(load_hybridizers(folders[:1])[0]) == ["SciMix"]
+    with pytest.raises(InputError, match="given twice"):
+        load_hybridizers([folders[0], folders[0]])
+    tiny(size=32).save_pretrained(tmp_path / "large")
+    with pytest.raises(InputError, match=r"different sizes \(16, 32\)"):
+        load_hybridizers([folders[0], tmp_path / "large"])
+
+
+def test_pairs_of_no_kind_have_no_rate(dataset):
+    """All test images of one class: none are of different classes."""
+    one = replace(dataset, test=replace(dataset.test, labels=torch.zeros(COUNT, dtype=torch.int64)))
+    values = found("probe", one, tiny(), repeats=1)["hybridizers"]["SciMix"]
+    assert values["nonsemantic_class_taken"] is None
+    assert not math.isnan(values["semantic_probe"])

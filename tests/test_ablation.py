@@ -1,0 +1,344 @@
+"""The ablations: what each row runs, how a table stops and goes on, and MixUp, CutMix and a generator's own classifier
+in the recipes of classifiers."""
+
+import importlib.util
+import json
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hybridgen.configuration import parse
+from hybridgen.experiments.comparison import start_from
+from hybridgen.experiments.jobs import Job, finish
+from hybridgen.hybridizer import Hybridizer
+from hybridgen.networks.wide_resnet import TwoHeadClassifier, WideResNetClassifier
+from hybridgen.semi.hybrids import Mixing
+from hybridgen.types import InputError
+
+spec = importlib.util.spec_from_file_location("recipes_as_processes", Path(__file__).with_name("test_recipes.py"))
+processes = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(processes)
+recipes, toy, stage_1 = processes.recipes, processes.toy, processes.stage_1  # fixtures
+ablation = runpy.run_path(str(processes.RECIPES / "ablation.py"))
+Config, TABLES, GENERATORS, jobs_of = (ablation[name] for name in ("Config", "TABLES", "GENERATORS", "jobs_of"))
+
+
+# --- what the rows run ---------------------------------------------------------------------------------------
+
+
+def configured(job: Job) -> dict:
+    """The configuration that the job's recipe makes of its arguments."""
+    recipe = runpy.run_path(str(job.recipe))
+    presets = recipe.get("PRESETS") or {"smoke": {}}
+    return vars(parse(recipe["Config"], presets, [*job.arguments, "--out", str(job.folder)]))
+
+
+def test_generators_are_the_variants_of_stage_1():
+    """Each changes what the preset of the same name changes, and nothing else."""
+    recipe = runpy.run_path(str(processes.RECIPES / "scimix.py"))
+    svhn = recipe["SVHN"] | {"labels": 60}
+    for name, arguments in GENERATORS.items():
+        changed = vars(parse(recipe["Config"], {}, list(arguments))).items() - vars(recipe["Config"]()).items()
+        preset = recipe["PRESETS"].get(f"variant-{name}", svhn)
+        assert dict(changed) == {key: value for key, value in preset.items() if svhn.get(key) != value}
+    assert len(GENERATORS) == 5
+
+
+@pytest.mark.parametrize("backbone", ["mean-teacher", "fixmatch", "mixmatch"])
+def test_every_row_of_every_table_is_taken_by_its_recipe(backbone):
+    for name, table in TABLES.items():
+        if (name, backbone) == ("2.6", "fixmatch"):
+            continue
+        config = Config(
+            table=name, backbone=backbone, data="svhn", labels=60, hybridizer="owner/hybrids", common="--threads 3",
+            generator="--depth 16", classifier="--seeds 9 --epochs 13",
+        )  # fmt: skip
+        for key, row in table.rows.items():
+            *generators, last = jobs_of(config, key, 2)
+            assert all(configured(job)["depth"] == 16 and job.recipe.name == "scimix.py" for job in generators)
+            values = configured(last)
+            assert (values["data"], values["labels"], values["threads"], values["seed"]) == ("svhn", 60, 3, 2)
+            if row.classifier is not None:
+                assert values["epochs"] == 13 and values["seeds"] == 1
+                assert values["baseline"] is (key == "alone") is (values["hybridizer"] == "none")
+                if generators:
+                    assert values["hybridizer"] == str(generators[0].folder / "hybridizer")
+                elif key in ("mixup", "cutmix"):
+                    assert values["hybridizer"] == key
+                elif key != "alone":
+                    assert values["hybridizer"] == "owner/hybrids"
+                assert values["from_hybridizer"] is (key == "trained-on")
+                assert values["use"] == (key if name == "A.15" and key != "alone" else "contradict")
+
+
+def test_variants_are_trained_once_and_own_classifiers_from_every_seed():
+    once, each = (
+        [jobs_of(Config(table=table), key, seed) for key in TABLES[table].rows for seed in (0, 1, 2)]
+        for table in ("A.14", "2.3")
+    )
+    folders = lambda jobs: {job.folder.name for row in jobs for job in row if job.recipe.name == "scimix.py"}
+    assert folders(once) == {f"generator-{name}-seed0" for name in GENERATORS}
+    assert folders(each) == {f"generator-full-seed{seed}" for seed in (0, 1, 2)}
+    assert len({job.folder for row in once for job in row}) == 5 + 6 * 3
+    assert len({job.folder for row in each for job in row}) == 3 + 3 * 3
+
+
+def test_a_table_holds_means_and_deviations_and_dashes_where_nothing_is():
+    with_rates = [
+        {"test_accuracy_last": last, "test_accuracy_selected": 0.5, "transfer": {"semantic_transfer": last / 2}}
+        for last in (0.2, 0.6)
+    ]
+    alone = [{"test_accuracy_last": 0.25, "transfer": None}] * 2
+    rows = {"alone": alone, "full": with_rates}
+    figures = {key: ablation["measured"](results) for key, results in rows.items()}
+    assert figures["full"]["test_accuracy_last"] == {
+        "mean": pytest.approx(0.4), "std": pytest.approx(np.std([0.2, 0.6], ddof=1)),
+    }  # fmt: skip
+    assert figures["full"]["semantic_transfer"]["mean"] == pytest.approx(0.2)
+    assert figures["alone"]["test_accuracy_selected"] is figures["alone"]["semantic_transfer"] is None
+    text = ablation["text_of"](Config(seeds=2), figures).splitlines()
+    assert text[0].startswith("Table A.14")
+    assert text[3].replace("no hybrids", "").split() == ["25.0", "±", "0.0", "-", "-", "-"]
+    assert text[4].replace("full", "").split() == ["40.0", "±", "28.3", "50.0", "±", "0.0", "20.0", "±", "14.1", "-"]
+
+
+# --- jobs ----------------------------------------------------------------------------------------------------
+
+
+SCRIPT = """
+import json, os, signal, sys, time
+from pathlib import Path
+out = Path(sys.argv[sys.argv.index("--out") + 1])
+out.mkdir(exist_ok=True)
+if "{how}" == "stopped":
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(60)
+if "{how}" == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+if "{how}" == "unfinished":
+    sys.exit()
+if "{how}" != "fine":
+    print("50%\\rerror: epochs: 0 is not above 0", "more", sep="\\n", file=sys.stderr)
+    sys.exit({how})
+(out / "result.json").write_text(json.dumps(dict(arguments=sys.argv[1:], variable=os.environ["VARIABLE"])))
+"""
+
+
+@pytest.fixture
+def job(tmp_path):
+    def make(how: object = "fine") -> Job:
+        (tmp_path / "script.py").write_text(SCRIPT.replace("{how}", str(how)))
+        return Job(tmp_path / "run", tmp_path / "script.py", ("--epochs", "3"))
+
+    return make
+
+
+ENVIRONMENT = {"VARIABLE": "given"}
+
+
+def test_a_job_gives_its_result_and_is_never_done_twice(job, tmp_path):
+    result = finish(job(), ENVIRONMENT)
+    assert result == {"arguments": ["--epochs", "3", "--out", str(tmp_path / "run")], "variable": "given"}
+    (tmp_path / "script.py").unlink()
+    assert finish(job(2), ENVIRONMENT) == result
+
+
+def test_a_job_that_was_begun_is_continued(job, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    assert finish(job(), ENVIRONMENT)["arguments"][-1] == "--resume"
+
+
+@pytest.mark.parametrize(
+    "how, code, reason",
+    [
+        (2, 2, "epochs: 0 is not above 0"),
+        (7, 7, "epochs: 0 is not above 0"),
+        ("killed", 1, "killed by signal 9"),
+        ("unfinished", 1, ""),
+    ],
+)
+def test_a_failing_job_is_one_line_with_its_name_and_its_error(job, tmp_path, capfd, how, code, reason):
+    (tmp_path / "run.log").write_text("error: of an earlier time\n")
+    with pytest.raises(SystemExit) as end:
+        finish(job(how), ENVIRONMENT)
+    assert end.value.code == code
+    said = capfd.readouterr()
+    run, log = tmp_path / "run", tmp_path / "run.log"
+    assert said.err == f"error: {run}, a run of script.py: {reason}; all it said is in {log}\n" and said.out == ""
+    assert log.read_text().startswith("error: of an earlier time\n")
+
+
+def test_a_signal_is_handed_on(job, capfd):
+    before = signal.getsignal(signal.SIGTERM)
+    began = time.monotonic()
+    with pytest.raises(SystemExit) as end:
+        finish(job("stopped"), ENVIRONMENT)
+    assert end.value.code == 143 and time.monotonic() - began < 50
+    assert "stopped by signal 15" in capfd.readouterr().err and signal.getsignal(signal.SIGTERM) is before
+
+
+# --- a whole table -------------------------------------------------------------------------------------------
+
+
+def of_table(table: str, data: str, *more: str) -> tuple[str, ...]:
+    """As in `processes.tiny`: 24 steps of stage 1, 24 of classifiers."""
+    common = (
+        "--preset smoke --validation 8 --labelled-batch 4 --unlabelled-batch 9 --epochs 3 --threads 1 "
+        "--record-every 3 --evaluate-every 6 --save-every 5"
+    )
+    return (
+        "--table", table, "--data", data, "--labels", "8", "--seeds", "1", f"--common={common}",
+        "--generator=--generator-channels 8 8",
+        "--classifier=--hybrids-from 1 --hybrids-until 2.5 --oracle-steps 10", *more,
+    )  # fmt: skip
+
+
+def running(folder: Path) -> list[str]:
+    """Processes that have the folder among their arguments."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        found += [path.parent.name] if str(folder).encode() in words else []
+    return found
+
+
+def times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_table_stopped_and_killed_continues_and_leaves_finished_runs_alone(recipes, toy):
+    folder, arguments = recipes.folder / "own", of_table("2.3", toy, "--out", "own")
+    generator, trained_on = folder / "generator-full-seed0", folder / "trained-on-seed0"
+    recipes.start("ablation.py", *arguments)
+    assert recipes.stop(signal.SIGTERM, processes.reached(generator, 5)) == 143
+    assert "stopped by signal 15 in own/generator-full-seed0; --resume continues" in recipes.stderr()
+    assert not (generator / "result.json").exists() and not (folder / "table.json").exists()
+    done = times(folder / "alone-seed0")
+
+    recipes.start("ablation.py", *arguments, "--resume")
+    assert recipes.stop(signal.SIGKILL, processes.reached(trained_on / "scimix-seed0", 5)) == -signal.SIGKILL
+    if sys.platform == "linux":
+        began = time.monotonic()
+        while running(Path("own/trained-on-seed0")):
+            assert time.monotonic() - began < 30
+            time.sleep(0.05)
+    done |= times(generator)
+
+    recipes.succeed("ablation.py", *arguments, "--resume")
+    assert times(folder / "alone-seed0") | times(generator) == done
+    values = json.loads((folder / "table.json").read_text())
+    accuracies = {key: row["test_accuracy_last"]["mean"] for key, row in values["rows"].items()}
+    assert accuracies == {
+        "alone": processes.result(folder / "alone-seed0" / "mean-teacher-seed0")["test_accuracy_last"],
+        "own": processes.result(generator)["test_accuracy_last"],
+        "trained-on": processes.result(trained_on / "scimix-seed0")["test_accuracy_last"],
+        "new": processes.result(folder / "new-seed0" / "scimix-seed0")["test_accuracy_last"],
+    }
+    assert [path.name for path in trained_on.glob("*-seed0")] == ["scimix-seed0"]
+    rates = processes.result(folder / "new-seed0")["transfer"]
+    assert values["rows"]["new"]["semantic_transfer"] == {"mean": rates["semantic_transfer"]}
+    assert values["rows"]["alone"]["semantic_transfer"] is values["rows"]["own"]["semantic_transfer"] is None
+    assert (folder / "table.txt").read_text() in recipes.stdout()
+    with Image.open(folder / "table.png") as picture:
+        picture.load()
+        assert min(picture.size) > 300
+
+    assert "seeds = 1, this run 2" in recipes.refuse("ablation.py", *arguments, "--resume", "--seeds", "2")
+    assert "own is not empty" in recipes.refuse("ablation.py", *arguments)
+
+
+def test_a_failing_run_stops_the_table(recipes, toy):
+    bad = "--classifier=--depth 11 --oracle-steps 10"
+    assert recipes.run("ablation.py", *of_table("2.6", toy, "--hybridizer", "bundled", "--out", "fails"), bad) == 2
+    said = recipes.stderr().splitlines()
+    assert len(said) == 1 and said[0].startswith("error: fails/alone-seed0, a run of scimix_mean_teacher.py: depth")
+    assert not (recipes.folder / "fails" / "mixup-seed0").exists()
+
+
+BAD = {
+    "unknown table": (["--table", "A.16"], ["--table", "A.14"]),
+    "no hybridizer": (["--table", "A.15"], ["hybridizer", "A.15"]),
+    "none as hybridizer": (["--table", "2.6", "--hybridizer", "none"], ["hybridizer", "2.6"]),
+    "one that would not be used": (["--table", "A.14", "--hybridizer", "bundled"], ["hybridizer", "A.14", "its own"]),
+    "no seeds": (["--table", "2.3", "--seeds", "0"], ["seeds"]),
+    "below a file": (["--table", "2.3", "--out", "toy.npz/run"], ["toy.npz/run", "cannot be written"]),
+    "unbalanced quotes": (["--table", "2.3", "--generator=--data 'a"], ["generator", "'a"]),
+    "nothing to resume": (["--table", "2.3", "--resume"], ["resume", "no run"]),
+    "backbone without a recipe": (
+        ["--table", "2.6", "--hybridizer", "bundled", "--backbone", "fixmatch"], ["fixmatch", "mean-teacher"],
+    ),
+    "unknown backbone": (["--backbone", "adamatch"], ["adamatch", "mixmatch"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_leaves_no_run(recipes, toy, name):
+    arguments, words = BAD[name]
+    said = recipes.refuse("ablation.py", "--data", toy, "--out", "bad", *arguments)
+    for word in words:
+        assert word in said, said
+    assert not (recipes.folder / "bad").exists()
+
+
+# --- what the tables ask of the recipes of classifiers --------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe, kind", [("mean_teacher.py", "cutmix"), ("mixmatch.py", "mixup")])
+def test_a_classifier_learns_from_mixtures_in_the_place_of_hybrids(recipes, toy, recipe, kind):
+    batches = processes.MIXMATCH_BATCHES if recipe == "mixmatch.py" else ()
+    arguments = (*processes.tiny_stage_2(toy, kind, kind, "--no-baseline"), *batches)
+    recipes.succeed(recipe, *arguments)
+    folder = recipes.folder / kind
+    assert [path.name for path in folder.glob("*-seed0")] == [f"{kind}-seed0"]
+    title = {"cutmix": "Mean Teacher + CutMix", "mixup": "MixMatch + MixUp"}[kind]
+    assert list(processes.result(folder)["classifiers"]) == [title] and title in recipes.stdout()
+    assert processes.result(folder)["transfer"] is None and not (folder / "grid.png").exists()
+    losses = [row["classifier/hybrids"] for row in processes.metrics(folder / f"{kind}-seed0") if len(row) > 4]
+    assert losses[0] == 0 and max(losses) > 0
+
+
+REFUSED = {
+    "of scimix": ("scimix_mean_teacher.py", "mixup", [], ["mixup", "scimix"]),
+    "another use": ("mean_teacher.py", "mixup", ["--use", "labelled"], ["use", "labelled", "contradict"]),
+    "nothing to train": ("mean_teacher.py", "none", ["--no-baseline"], ["hybridizer", "--no-baseline"]),
+    "nothing to start from": ("mean_teacher.py", "none", ["--from-hybridizer"], ["hybridizer", "--from-hybridizer"]),
+    "mixtures have no classifier": ("mean_teacher.py", "cutmix", ["--from-hybridizer"], ["from_hybridizer", "cutmix"]),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_recipes_of_classifiers_refuse(recipes, toy, name):
+    recipe, hybridizer, more, words = REFUSED[name]
+    said = recipes.refuse(recipe, *processes.tiny_stage_2(toy, hybridizer, "refused", *more))
+    for word in words:
+        assert word in said, said
+    assert not (recipes.folder / "refused").exists()
+
+
+def test_a_classifier_starts_from_the_one_that_guided_the_hybridizer(stage_1):
+    hybridizer = Hybridizer.from_pretrained(stage_1 / "hybridizer")
+    images = torch.rand(5, 3, 16, 16)
+    shape = hybridizer.autoencoder.architecture
+    options = dict(mean=shape.mean, std=shape.std)
+    for kind in (TwoHeadClassifier, WideResNetClassifier):
+        network = kind(10, 1, 2, **options).eval()
+        before = [value.clone() for value in network.state_dict().values()]
+        start_from(network, hybridizer)
+        predictions = network(images)[0] if kind is TwoHeadClassifier else network(images)
+        torch.testing.assert_close(predictions, hybridizer.classify(images))
+        assert any(not torch.equal(a, b) for a, b in zip(before, network.state_dict().values(), strict=True))
+        with pytest.raises(InputError, match=r"^from_hybridizer: .*--depth"):
+            start_from(kind(16, 1, 2, **options), hybridizer)
+    with pytest.raises(InputError, match=r"^from_hybridizer: mixup"):
+        start_from(network, Mixing("mixup"))
