@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from hybridgen.data.datasets import Files, InMemory, Part
 from hybridgen.data.streams import derive_seed
-from hybridgen.files import write_text, written_aside
+from hybridgen.files import is_vacant, remove_leftovers, write_text, written_aside
 from hybridgen.hybridizer import Hybridizer
 from hybridgen.types import InputError
 
@@ -109,6 +109,7 @@ def write_hybrids(
     }
     if accelerator.is_main_process:
         _claim(folder, manifest)
+        remove_leftovers(folder)
     accelerator.wait_for_everyone()
     done = _read(folder)
     accelerator.wait_for_everyone()
@@ -209,7 +210,7 @@ def _claim(folder: Path, manifest: dict) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"out: {folder} is not a folder")
     if not path.exists():
-        if folder.exists() and any(folder.iterdir()):
+        if not is_vacant(folder):
             raise InputError(f"out: {folder} is not empty, and holds no hybrids; give another folder")
         write_text(path, json.dumps(manifest, indent=2) + "\n")
         return
@@ -223,8 +224,6 @@ def _claim(folder: Path, manifest: dict) -> None:
             raise InputError(
                 f"out: {folder} holds hybrids of another {field} ({there}; this is {value}); give another folder"
             )
-    for stale in folder.glob("*/.*.tmp"):  # of a process that was killed
-        stale.unlink(missing_ok=True)
 
 
 def _read(folder: Path) -> dict[int, Row]:

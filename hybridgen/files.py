@@ -1,6 +1,7 @@
 """Writing files so that a reader never meets half of one."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,6 +32,22 @@ def written_aside(path: str | Path) -> Iterator[Path]:
         finally:
             with suppress(OSError):
                 aside.unlink(missing_ok=True)
+
+
+LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
+"""Names of what killed processes leave of files that they wrote aside."""
+
+
+def is_vacant(folder: Path) -> bool:
+    """Whether a folder is not there or holds nothing but such leftovers."""
+    return not folder.exists() or all(LEFTOVER.fullmatch(path.name) for path in folder.iterdir())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove them, at any depth. Nothing may be writing there."""
+    for path in folder.rglob(".*.tmp"):
+        if LEFTOVER.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -161,7 +161,8 @@ def main(config: Config) -> dict[str, Any]:
         depth=config.depth,
         width=config.width,
     )
-    autoencoder = laid_out(AdaINAutoencoder(architecture), accelerator, channels_last=config.channels_last)
+    autoencoder = AdaINAutoencoder(architecture).to(accelerator.device)
+    autoencoder = laid_out(autoencoder, accelerator, channels_last=config.channels_last)
     classifier = autoencoder.classifier
     if config.perceptual == "vgg":
         load_vgg(classifier, download=config.download)

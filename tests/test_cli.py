@@ -286,6 +286,14 @@ def test_interrupted_folder_is_continued(run, folder, artefact, tmp_path):
     assert contents(out) == contents(folder)
 
 
+def test_folder_of_a_process_killed_before_its_first_hybrid_is_taken(run, folder, artefact, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".hybrids.json.7.tmp").write_bytes(b"half")
+    run("hybridize", "--hybridizer", artefact, "--out", out, "--count", COUNT, *ONE)
+    assert contents(out) == contents(folder)
+
+
 def test_two_processes_equal_one(folder, artefact, tmp_path):
     out = tmp_path / "two"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]

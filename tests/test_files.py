@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from hybridgen.files import write_text, writing, written_aside
+from hybridgen.files import is_vacant, remove_leftovers, write_text, writing, written_aside
 from hybridgen.types import InputError
 
 
@@ -107,6 +107,23 @@ def test_torchs_writer_tells_why_it_failed(tmp_path):
 def test_writing_passes_what_is_no_fault_of_the_file():
     with pytest.raises(ZeroDivisionError), writing("file"):
         _ = 1 / 0
+
+
+def test_leftovers_of_killed_processes_do_not_count_and_are_removed_and_nothing_else_is(tmp_path):
+    folder = tmp_path / "run"
+    assert is_vacant(folder)
+    (folder / "deep").mkdir(parents=True)
+    left = [folder / ".config.yaml.123.tmp", folder / "deep" / ".step-00000001.pt.7.tmp"]
+    mine = [folder / ".hidden.tmp", folder / "a.1.tmp", folder / "deep" / ".b.1.tmp~"]
+    left[0].touch()
+    assert not is_vacant(folder)  # a folder is no leftover
+    (folder / "deep").rmdir()
+    assert is_vacant(folder)
+    (folder / "deep").mkdir()
+    for path in left + mine:
+        path.touch()
+    remove_leftovers(folder)
+    assert sorted(path for path in folder.rglob("*") if path.is_file()) == sorted(mine)
 
 
 KILLED_BEFORE_RENAMING = """

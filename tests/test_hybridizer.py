@@ -25,7 +25,7 @@ from hybridgen.types import InputError
 
 CLASSES = ("a", "b", "c", "d")
 TINY = {"image_size": 16, "classes": 4, "depth": 10, "width": 1, "stem": 4}
-OWN = {"scimix": {"nonsemantic_channels": 2, "generator_channels": (4, 6, 4)}, "samosa": {}}
+OWN = {"scimix": {"nonsemantic_channels": 2, "generator_channels": (4, 6, 4)}, "samosa": {}, "adain": {}}
 
 
 def build(origin=None, method="scimix", **fields):
@@ -33,8 +33,9 @@ def build(origin=None, method="scimix", **fields):
     torch.manual_seed(0)
     shape, network = METHODS[method]
     autoencoder = network(shape(**TINY | OWN[method] | fields))
-    codes = autoencoder(torch.rand(8, 3, autoencoder.architecture.image_size, autoencoder.architecture.image_size))
-    autoencoder.decode(codes.semantic, codes.nonsemantic)
+    images = torch.rand(8, 3, autoencoder.architecture.image_size, autoencoder.architecture.image_size)
+    autoencoder.classifier.train()
+    autoencoder.decode(autoencoder.classifier(images)[0], autoencoder.nonsemantic_encoder(images))
     for parameter in (autoencoder.generator if method == "scimix" else autoencoder.decoder).parameters():
         parameter.data *= 1.5
     origin = origin or Origin("bars", "f" * 64, "0" * 16, CLASSES, {"epochs": 3.0}, method)
@@ -79,15 +80,18 @@ def hybrids(hybridizer, images):
 def test_hybrids_have_the_codes_of_their_parents(either, images):
     autoencoder = either.autoencoder
     semantic, nonsemantic = images, images.flip(0)
-    samosa = either.origin.method == "samosa"
-    encoder, heads = autoencoder.classifier.encoder, autoencoder.classifier.heads
-    z_c = encoder.trunk(semantic) if samosa else encoder(semantic)
+    if either.origin.method == "adain":
+        z_c, logits = autoencoder.classifier.features(semantic)[-1], autoencoder.classifier.network(semantic)
+    else:
+        encoder, heads = autoencoder.classifier.encoder, autoencoder.classifier.heads
+        z_c = encoder.trunk(semantic) if either.origin.method == "samosa" else encoder(semantic)
+        logits = heads.predictions(encoder(semantic))
     z_r = autoencoder.nonsemantic_encoder(nonsemantic)
     hybrid = either.hybridize(semantic=semantic, nonsemantic=nonsemantic)
     assert torch.equal(hybrid, autoencoder.decode(z_c, z_r))
     assert torch.equal(either.encode_semantic(semantic), z_c)
     assert torch.equal(either.encode_nonsemantic(nonsemantic), z_r)
-    assert torch.equal(either.classify(semantic), heads.predictions(encoder(semantic)))
+    assert torch.equal(either.classify(semantic), logits)
     both = either.encode_and_classify(semantic)
     assert torch.equal(both[0], z_c) and torch.equal(both[1], either.classify(semantic))
     assert torch.equal(either(images), either.hybridize(semantic=images, nonsemantic=images))

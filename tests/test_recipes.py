@@ -532,7 +532,7 @@ SAMOSA = {
 def samosa(request, recipes, toy) -> tuple[str, Path, tuple[str | Path, ...]]:
     _, more = SAMOSA[request.param]
     name = request.param.removesuffix(".py")
-    arguments = (*tiny_samosa(toy, name), *more)
+    arguments = (*tiny_samosa(toy, name, "--snapshot-every", "7"), *more)
     recipes.succeed(request.param, *arguments)
     return request.param, recipes.folder / name, arguments
 
@@ -550,6 +550,11 @@ def test_samosa_leaves_both_classifiers_and_a_hybridizer(recipes, toy, samosa):
     hybridizer = Hybridizer.from_pretrained(together / "hybridizer")
     assert hybridizer.origin.method == "samosa" and hybridizer.origin.split_hash == values["split_hash"]
     assert 0 <= values["transfer"]["nonsemantic_preservation"] <= 1 and (folder / "grid.png").exists()
+    steps = values["steps"]
+    snapshots = {path.name for path in (together / "snapshots").iterdir()}
+    assert snapshots == {f"step-{step}" for step in (*range(7, steps, 7), steps)}
+    last, saved = together / "snapshots" / f"step-{steps}", together / "hybridizer"
+    assert (last / "model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()
     kept = [row["hybrids_kept"] for row in metrics(together) if "hybrids_kept" in row]
     replaced = [row["classifier/replaced"] for row in metrics(together) if "classifier/replaced" in row]
     if name == "MixMatch":
@@ -581,6 +586,32 @@ def test_hybrids_are_of_the_method_that_the_recipe_is_for(recipes, toy, samosa):
     assert "samosa" in said and "scimix" in said
     recipes.succeed("mean_teacher.py", *tiny_stage_2(toy, hybridizer, f"{folder.name}_used", "--epochs", "1.5"))
     assert "Mean Teacher + SAMOSA" in recipes.stdout()
+
+
+# --- AdaIN ---------------------------------------------------------------------------------------------------
+
+
+def tiny_adain(data: str, out: Path | str, *more: str | Path) -> tuple[str | Path, ...]:
+    """Twelve steps of the classifier and of the decoder."""
+    return (
+        "--preset", "smoke", "--data", data, "--labels", "8", "--validation", "8", "--threads", "1", "--epochs", "1.5",
+        "--perception-steps", "12", "--batch", "9", "--record-every", "3", "--evaluate-every", "6", "--save-every",
+        "5", "--out", out, *more,
+    )  # fmt: skip
+
+
+def test_adain_leaves_a_hybridizer_and_resumes(recipes, toy):
+    recipes.succeed("adain.py", *tiny_adain(toy, "adain"))
+    whole, folder = recipes.folder / "adain", recipes.folder / "adain_stopped"
+    hybridizer = Hybridizer.from_pretrained(whole / "hybridizer")
+    assert hybridizer.origin.method == "adain"
+    assert hybridizer.origin.split_hash == result(whole)["split_hash"]
+    assert (whole / "grid.png").exists() and (whole / "curves.png").exists()
+    recipes.start("adain.py", *tiny_adain(toy, "adain_stopped"))
+    assert recipes.stop(signal.SIGKILL, reached(folder, 5)) == -signal.SIGKILL
+    recipes.succeed("adain.py", *tiny_adain(toy, "adain_stopped", "--resume"))
+    assert metrics(folder) == metrics(whole)
+    assert_same_artefact(folder, whole)
 
 
 # --- what is refused -----------------------------------------------------------------------------------------
@@ -637,6 +668,26 @@ BAD_HYBRIDS = {
     "alpha": (["--alpha", "0.2"], ["alpha", "0.2"]),
     "window": (["--hybrids-from", "5", "--hybrids-until", "5"], ["hybrids"]),
 }
+BAD_ADAIN = {
+    "no perception": (["--perception-steps", "0"], ["perception_steps"]),
+    "no labels": (["--labels", "0"], ["labels"]),
+    "batch larger than the data": (["--batch", "5000"], ["5000"]),
+    "unknown flag": (["--lables", "10"], ["--lables"]),
+    "no folder": (["--data", "folder:/nowhere/at/all"], ["/nowhere/at/all"]),
+    "depth": (["--depth", "11"], ["depth", "11"]),
+    "nothing to resume": (["--resume"], ["resume", "no run"]),
+    "below a file": (["--out", "toy.npz/run"], ["toy.npz/run", "cannot be written"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_ADAIN)
+def test_bad_input_of_adain_is_one_line_and_leaves_no_run(recipes, toy, name):
+    arguments, words = BAD_ADAIN[name]
+    said = recipes.refuse("adain.py", *tiny_adain(toy, "bad_adain"), *arguments)
+    assert all(word in said for word in words), said
+    assert not (recipes.folder / "bad_adain").exists()
+
+
 BAD_METHOD = {
     "teacher": (["--teacher-decay", "1"], ["decay", "1"]),
     "temperature": (["--temperature", "0"], ["temperature"]),

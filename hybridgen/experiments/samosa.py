@@ -59,6 +59,9 @@ class SamosaSettings:
     """Trainings one after the other, `epochs` each; rates start anew."""
     hybrids_per_image: int = 10
     """Hybrids of each labelled image, made after each cycle as further labelled images of the next."""
+    snapshot_every: int | None = None
+    """Steps between copies of the hybridizer in the run's snapshots/step-N, for `hybridgen study transfer`; none unless
+    given."""
     hybrids_from: float = 1.5
     """First epoch of a cycle with hybrids."""
     hybrids_until: float = 12
@@ -107,7 +110,7 @@ def compare_samosa(config: ClassifierSettings, backbone: Backbone, *, replacing:
     cannot be made, before a folder is.
     """
     check_counts(config)
-    check_positive(config, "reconstruction_rate_epochs", "cycles", "hybrids_per_image")
+    check_positive(config, "reconstruction_rate_epochs", "cycles", "hybrids_per_image", "snapshot_every")
     check_window(config)
     accelerator = make_accelerator(threads=config.threads)
     dataset, split = load_data(config)
@@ -228,6 +231,8 @@ def train_samosa(
 
     def after_step() -> dict[str, float]:
         noted = method.after_step()
+        if config.snapshot_every and clock.every(config.snapshot_every) and accelerator.is_main_process:
+            hybridizer.save_pretrained(folder / "snapshots" / f"step-{clock.step}")
         if clock.step % cycle_steps or clock.done or replacing is not None:
             return noted
         cycle_seed = derive_seed(seed, "hybrids", clock.step // cycle_steps)

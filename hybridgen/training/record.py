@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hybridgen import configuration
-from hybridgen.files import save_picture, write_text, writing, written_aside
+from hybridgen.files import is_vacant, remove_leftovers, save_picture, write_text, writing, written_aside
 from hybridgen.training.checkpoint import Checkpoints
 from hybridgen.training.fit import Diverged
 from hybridgen.training.schedules import Clock
@@ -37,7 +37,7 @@ def claim(folder: Path, config: Any, accelerator: Accelerator, *, resume: bool) 
     path = folder / "config.yaml"
     if folder.exists() and not folder.is_dir():
         raise InputError(f"out: {folder} is not a folder")
-    if not resume and folder.exists() and any(folder.iterdir()):
+    if not resume and not is_vacant(folder):
         raise InputError(f"out: {folder} is not empty; --resume continues a run, another --out starts one")
     if resume and not path.exists():
         raise InputError(f"resume: no run in {folder} ({path.name} is missing); start it without --resume")
@@ -48,6 +48,7 @@ def claim(folder: Path, config: Any, accelerator: Accelerator, *, resume: bool) 
                 raise InputError(f"resume: {folder} has {field} = {then.get(field)!r}, this run {now[field]!r}")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        remove_leftovers(folder)
         configuration.save(replace(config, resume=False) if resume else config, path)
     accelerator.wait_for_everyone()
 

@@ -265,6 +265,16 @@ def test_an_empty_folder_may_be_taken_and_another_may_not(tmp_path):
     assert (tmp_path / "config.yaml").read_text() == before
 
 
+def test_a_folder_of_a_process_killed_while_it_claimed_it_may_be_taken(tmp_path):
+    (tmp_path / ".config.yaml.123.tmp").write_text("rate: 0")
+    claim(tmp_path, CONFIG, Accelerator(), resume=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / ".step-00000005.pt.123.tmp").write_text("half")
+    claim(tmp_path, CONFIG, Accelerator(), resume=True)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
 def test_resuming_needs_a_run(tmp_path):
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match=rf"resume: no run in {folder} .config.yaml is missing"):
