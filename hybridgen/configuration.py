@@ -94,6 +94,7 @@ PATIENCE = 10.0
 class exit_codes:
     """Context in which an InputError ends the process with one line and exit code 2, a diverged loss with code 1.
 
+    Ctrl-C needs no line (code 130).
     What all processes of a machine meet is told by the first of them, whose end makes the launcher end the others. One
     that is still there after that met it alone, and names itself.
     """
@@ -102,6 +103,8 @@ class exit_codes:
         return None
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> bool:
+        if isinstance(error, KeyboardInterrupt):
+            sys.exit(130)
         if not isinstance(error, InputError | FloatingPointError):
             return False
         alone = int(os.environ.get("WORLD_SIZE", 1)) == 1

@@ -206,6 +206,7 @@ def test_other_errors_pass(capsys):
     with pytest.raises(KeyError), exit_codes():
         raise KeyError("a defect of ours")
     assert ended(SystemExit(143)) == 143
+    assert ended(KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == ""
     with exit_codes():
         pass
