@@ -76,9 +76,9 @@ class Hybridize:
     nonsemantic: tuple[Path, ...] = ()
     """Image files that give everything else."""
     rows: int | None = None
-    """Semantic parents of the grid, drawn from the data set; 10 unless given."""
+    """Semantic parents of the grid, drawn from the data set; 10 unless given, or half the images of a smaller set."""
     columns: int | None = None
-    """Non-semantic parents of the grid; 10 unless given."""
+    """Non-semantic parents of the grid; as many unless given."""
     count: int | None = None
     """How many hybrids to write into the folder."""
     part: Literal["train", "test"] | None = None
@@ -142,7 +142,8 @@ class Hybridize:
         else:
             dataset = self._dataset(hybridizer)
             part = dataset.train if self.part == "train" else dataset.test
-            chosen = choose_parents(part, self.rows or 10, self.columns or 10, self.seed)
+            side = min(10, len(part) // 2)
+            chosen = choose_parents(part, self.rows or side, self.columns or side, self.seed)
             parents = [part.images.gather(indices) for indices in chosen]
         grid = hybrid_grid(hybridizer, *(images.to(accelerator.device).float() / 255 for images in parents))
         save_picture(self.out, grid)

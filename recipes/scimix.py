@@ -17,7 +17,7 @@ from hybridgen.data.datasets import load_dataset
 from hybridgen.data.splits import Split, make_split
 from hybridgen.data.streams import Stream
 from hybridgen.evaluation.classification import accuracy
-from hybridgen.evaluation.grid import choose_parents, hybrid_grid
+from hybridgen.evaluation.grid import sample_grid
 from hybridgen.generators.scimix import SciMixDiscriminator, SciMixGenerator
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
@@ -306,10 +306,7 @@ def main(config: Config) -> dict[str, Any]:
         average.network,
         Origin(dataset.name, dataset.fingerprint, split.hash, dataset.classes, identity(config)),
     )
-    side = min(8, len(dataset.test) // 2)
-    shown = [
-        dataset.test.images.gather(chosen) / 255 for chosen in choose_parents(dataset.test, side, side, config.seed)
-    ]
+    sample_grid(hybridizer, dataset.test, config.seed)  # refuses too few test images now and not later
 
     # Training
     clock = Clock(steps=round(config.epochs * stream.steps_per_epoch), steps_per_epoch=stream.steps_per_epoch)
@@ -338,7 +335,7 @@ def main(config: Config) -> dict[str, Any]:
                     "validation/accuracy": accuracy(hybridizer.classify, dataset.train, split.validation, accelerator)
                 }
                 run.log(**scores)
-                run.picture("grid", hybrid_grid(hybridizer, *(images.to(accelerator.device) for images in shown)))
+                run.picture("grid", sample_grid(hybridizer, dataset.test, config.seed))
             if config.snapshot_every and clock.every(config.snapshot_every) and accelerator.is_main_process:
                 hybridizer.save_pretrained(config.out / "snapshots" / f"step-{clock.step}")
             run.step(scalars)

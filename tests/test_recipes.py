@@ -389,6 +389,24 @@ def test_a_comparison_stopped_in_its_second_half_goes_on_there(recipes, toy, sta
     assert result(folder, "seconds", "classifiers") == result(stage_2, "seconds", "classifiers")
 
 
+def test_the_bundled_hybridizer_is_for_its_own_images(recipes, toy):
+    said = recipes.refuse("scimix_fixmatch.py", *tiny_stage_2(toy, "bundled", "foreign"))
+    assert "bundled" in said and "digits-m" in said and "--hybridizer" in said
+    assert not (recipes.folder / "foreign").exists()
+
+
+@pytest.mark.parametrize("recipe", ["scimix.py", "scimix_fixmatch.py", "samosa_mean_teacher.py"])
+def test_a_single_test_image_is_refused_before_training(recipes, recipe):
+    random = np.random.default_rng(0)
+    labels = np.arange(40) % 2
+    images = random.integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
+    np.savez(recipes.folder / "one.npz", x_train=images, y_train=labels, x_test=images[:1], y_test=labels[:1])
+    data = f"npz:{recipes.folder / 'one.npz'}"
+    given = {"scimix.py": tiny(data, "one"), "samosa_mean_teacher.py": tiny_samosa(data, "one")}
+    assert "1" in recipes.refuse(recipe, *given.get(recipe, tiny_stage_2(data, "none", "one")))
+    assert not (recipes.folder / "one").exists()
+
+
 def test_a_hybridizer_of_another_split_is_refused_unless_allowed(recipes, toy, stage_1):
     other = tiny_stage_2(toy, stage_1 / "hybridizer", "other", "--split-seed", "1", "--epochs", "1")
     said = recipes.refuse("scimix_fixmatch.py", *other)

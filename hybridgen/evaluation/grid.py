@@ -21,8 +21,10 @@ def choose_parents(
 ) -> tuple[Int64[Tensor, " rows"], Int64[Tensor, " columns"]]:
     """Different images for both edges of a grid: random, the semantic ones with the classes in turn.
 
-    InputError if the part has fewer images than both edges need.
+    InputError if the part has fewer images than both edges need, or an edge none.
     """
+    if rows < 1 or columns < 1:
+        raise InputError(f"a grid needs an image on either edge; there are {len(part)} to choose from")
     if rows + columns > len(part):
         raise InputError(f"rows + columns = {rows + columns}: there are {len(part)} images to choose from")
     order = torch.randperm(len(part), generator=torch.Generator().manual_seed(derive_seed(seed, "grid"))).tolist()

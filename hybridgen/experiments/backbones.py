@@ -88,7 +88,7 @@ class FixMatchSettings(ClassifierSettings):
     cutout: int | None = None
     """Side of the square that strong augmentation cuts out; half the image's unless given."""
     weight_unsupervised: float = 1.0
-    """λ_u."""
+    """λ_u, of the loss on pseudo-labels."""
 
 
 def _fixmatch_views(config: FixMatchSettings, dataset: Dataset) -> Views:
@@ -134,7 +134,7 @@ class MeanTeacherSettings(ClassifierSettings):
     teacher_decay: float = 0.97
     """EMA decay of the teacher, after its linear start."""
     weight_consistency: float = 100.0
-    """λ_cons; its mean is over batch and classes."""
+    """λ_cons, of the student's distance from the teacher; its mean is over batch and classes."""
     weight_logit_distance: float = 0.01
     """λ_logitdist: ties the two heads."""
 
@@ -207,7 +207,7 @@ class MixMatchSettings(ClassifierSettings):
     mixing: float = 0.75
     """α of the beta distribution that mixing ratios are drawn from."""
     weight_unsupervised: float = 75.0
-    """λ_u after its ramp."""
+    """λ_u, of the loss on guesses, after its ramp."""
     ramp_steps: int = 1300
     """Steps over which λ_u grows linearly."""
 

@@ -38,7 +38,7 @@ class ClassifierSettings:
     split_seed: int = 0
     """Seed of the split."""
     validation: int = 100
-    """Labelled images set aside for choosing an epoch."""
+    """Images of known class set aside, beside --labels, for choosing an epoch."""
     out: Path = Path("runs/classifier")
     """The run's folder."""
     resume: bool = False
@@ -117,7 +117,7 @@ class HybridSettings:
     use: Literal["contradict", "consistency", "pseudo-label", "labelled"] = "contradict"
     """How hybrids teach (table A.15)."""
     alpha: float = 0.9
-    """α of equation 2.13."""
+    """α of equation 2.13: the semantic parent's share of a hybrid's target."""
     copies: int = 3
     """Hybrids of each image a step."""
     hybrids_from: float = 1.5
@@ -131,7 +131,7 @@ class HybridSettings:
     threshold: float = 0.9
     """Confidence that a pseudo-label needs."""
     weight_hybrids: float = 1.0
-    """λ_contradict."""
+    """Of the loss on hybrids."""
 
 
 def load_data(config: ClassifierSettings) -> tuple[Dataset, Split]:
@@ -163,6 +163,11 @@ def load_hybridizer(
         return Mixing(config.hybridizer)
     source = bundled() if config.hybridizer == "bundled" else config.hybridizer
     hybridizer = Hybridizer.from_pretrained(source).to(accelerator.device)
+    if config.hybridizer == "bundled" and hybridizer.origin.dataset != dataset.name:
+        raise InputError(
+            f"hybridizer: the bundled one was trained on {hybridizer.origin.dataset}, not on {dataset.name}; "
+            "give one of these images (--hybridizer), or none"
+        )
     hybridizer.check_split(dataset, split, allow_other_split=config.allow_other_split)
     return hybridizer
 
@@ -222,7 +227,9 @@ def how_to_use(config: HybridSettings) -> HybridUse:
 
 
 def oracle_settings(config: ClassifierSettings, dataset: Dataset) -> oracle.Settings:
-    """Of the oracle that judges the hybrids; InputError for one that cannot be made."""
+    """Of the oracle that judges hybrids; InputError for one that cannot be made, and for too few images to judge."""
+    if len(dataset.test) < 3:
+        raise InputError(f"{dataset.name}: {len(dataset.test)} test images; transfer rates need three or more")
     settings = oracle.settings_for(
         dataset, steps=config.oracle_steps, depth=config.oracle_depth, width=config.oracle_width
     )
@@ -240,5 +247,7 @@ def check_window(config: Any) -> None:
 
 
 def check_counts(config: ClassifierSettings) -> None:
-    """InputError for epochs, seeds and intervals that are not above zero."""
+    """InputError for epochs, seeds and intervals that are not above zero, and for a decay outside [0, 1)."""
     check_positive(config, "epochs", "seeds", "oracle_steps", "record_every", "evaluate_every", "save_every")
+    if not 0 <= config.ema_decay < 1:
+        raise InputError(f"ema_decay: {config.ema_decay} is outside [0, 1)")
