@@ -19,6 +19,7 @@ from hybridgen.data.splits import Split, make_split
 from hybridgen.data.streams import Stream
 from hybridgen.evaluation.classification import accuracy
 from hybridgen.evaluation.grid import sample_grid
+from hybridgen.experiments.settings import DataSettings
 from hybridgen.generators.adain import AdaINTransfer, Perception
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.networks.adain import AdaINArchitecture, AdaINAutoencoder, load_vgg
@@ -31,35 +32,13 @@ from hybridgen.training.schedules import Clock, cosine
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(DataSettings):
     """Train AdaIN: a classifier for its perceptual features, then the decoder that makes images of them."""
 
-    data: str = "digits-m"
-    """Data set: digits-m, cifar10, svhn, ..., folder:PATH or npz:PATH."""
-    image_size: int | None = None
-    """Side to which images are brought; needed for folders of unequal images."""
-    data_root: str = "data"
-    """Where data sets lie or are downloaded to."""
     download: bool = False
     """Download the data set, and for --perceptual vgg its weights, if they are missing."""
-    labels: int = 100
-    """Labelled images."""
-    split: Path | None = None
-    """A split file made by `hybridgen split`; without one, the split of --labels, --split-seed and --validation."""
-    split_seed: int = 0
-    """Seed of the split."""
-    validation: int = 100
-    """Labelled images set aside for validation."""
     out: Path = Path("runs/adain")
     """The run's folder; the classifier's is OUT/perception."""
-    resume: bool = False
-    """Continue the run in --out."""
-    seed: int = 0
-    """Seed of everything but the split."""
-    threads: int | None = None
-    """CPU threads a process; all cores divided among the processes unless given."""
-    workers: int = 2
-    """Processes that decode images of folders too large for memory."""
 
     perceptual: Literal["labelled", "all", "vgg"] = "labelled"
     """Whose features: of a classifier trained on the split's labelled images, of one trained on all training labels

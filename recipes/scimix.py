@@ -13,11 +13,10 @@ import torch
 
 from hybridgen.configuration import check_positive, launch
 from hybridgen.data.augment import strong, weak
-from hybridgen.data.datasets import load_dataset
-from hybridgen.data.splits import Split, make_split
 from hybridgen.data.streams import Stream
 from hybridgen.evaluation.classification import accuracy
 from hybridgen.evaluation.grid import sample_grid
+from hybridgen.experiments.settings import DataSettings, load_data
 from hybridgen.generators.scimix import SciMixDiscriminator, SciMixGenerator
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
@@ -31,35 +30,10 @@ from hybridgen.training.schedules import Clock, cosine, window
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(DataSettings):
     """Train a SciMix hybridizer: two encoders, a classifier that guides them, a StyleGAN2 generator."""
 
-    data: str = "digits-m"
-    """Data set: digits-m, cifar10, svhn, ..., folder:PATH or npz:PATH."""
-    image_size: int | None = None
-    """Side to which images are brought; needed for folders of unequal images."""
-    data_root: str = "data"
-    """Where data sets lie or are downloaded to."""
-    download: bool = False
-    """Download the data set if it is missing."""
-    labels: int = 100
-    """Labelled images."""
-    split: Path | None = None
-    """A split file made by `hybridgen split`; without one, the split of --labels, --split-seed and --validation."""
-    split_seed: int = 0
-    """Seed of the split."""
-    validation: int = 100
-    """Labelled images set aside for validation."""
     out: Path = Path("runs/scimix")
-    """The run's folder."""
-    resume: bool = False
-    """Continue the run in --out."""
-    seed: int = 0
-    """Seed of everything but the split."""
-    threads: int | None = None
-    """CPU threads a process; all cores divided among the processes unless given."""
-    workers: int = 2
-    """Processes that decode images of folders too large for memory."""
 
     epochs: float = 36
     """Passes over the unlabelled images."""
@@ -202,14 +176,7 @@ def main(config: Config) -> dict[str, Any]:
     torch.manual_seed(config.seed)
 
     # Data
-    dataset = load_dataset(
-        config.data, image_size=config.image_size, data_root=config.data_root, download=config.download
-    )
-    if config.split is not None:
-        split = Split.load(config.split)
-    else:
-        split = make_split(dataset, labels=config.labels, seed=config.split_seed, validation=config.validation)
-    split.check(dataset)
+    dataset, split = load_data(config)
     weakly = partial(weak, flip=dataset.flip, shift=dataset.image_size // 8)
     strongly = partial(strong, flip=dataset.flip, shift=dataset.image_size // 8, cutout=dataset.image_size // 2)
     stream = Stream(

@@ -1,4 +1,4 @@
-"""The settings that all recipes of classifiers share, and what they load and build by them."""
+"""The settings that recipes share, and what they load and build by them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,8 +20,8 @@ from hybridgen.types import InputError
 
 
 @dataclass(frozen=True)
-class ClassifierSettings:
-    """Abstract: what every recipe of a classifier has. The defaults suit digits-m."""
+class DataSettings:
+    """Abstract: what every recipe has that trains on a split of a data set."""
 
     data: str = "digits-m"
     """Data set: digits-m, cifar10, svhn, ..., folder:PATH or npz:PATH."""
@@ -38,20 +38,27 @@ class ClassifierSettings:
     split_seed: int = 0
     """Seed of the split."""
     validation: int = 100
-    """Images of known class set aside, beside --labels, for choosing an epoch."""
-    out: Path = Path("runs/classifier")
+    """Images of known class set aside, beside --labels, for validation."""
+    out: Path = Path("runs")
     """The run's folder."""
     resume: bool = False
     """Continue the run in --out."""
     seed: int = 0
-    """Seed of everything but the split; the first of --seeds."""
-    seeds: int = 1
-    """Number of seeds."""
+    """Seed of everything but the split."""
     threads: int | None = None
     """CPU threads a process; all cores divided among the processes unless given."""
     workers: int = 2
     """Processes that decode images of folders too large for memory."""
 
+
+@dataclass(frozen=True)
+class ClassifierSettings(DataSettings):
+    """Abstract: what every recipe of a classifier has. The defaults suit digits-m."""
+
+    seed: int = 0
+    """Seed of everything but the split; the first of --seeds."""
+    seeds: int = 1
+    """Number of seeds."""
     epochs: float = 14
     """Passes over the unlabelled images."""
     rate: float = 0.06
@@ -134,7 +141,7 @@ class HybridSettings:
     """Of the loss on hybrids."""
 
 
-def load_data(config: ClassifierSettings) -> tuple[Dataset, Split]:
+def load_data(config: DataSettings) -> tuple[Dataset, Split]:
     """The data set and its split: of the file, or drawn."""
     dataset = load_dataset(
         config.data, image_size=config.image_size, data_root=config.data_root, download=config.download
