@@ -1,7 +1,7 @@
 """Wide residual networks (Zagoruyko and Komodakis 2016), and SciMix's and SAMOSA's encoders and classifiers on them.
 
 Source: thesis, tables A.1, A.2, A.4, A.5 and A.7 to A.9. All networks take images in [0, 1] and standardise them
-themselves.
+themselves, unless they are told to leave it to others.
 """
 
 from collections.abc import Sequence
@@ -100,7 +100,8 @@ class WideResNet(nn.Module):
     Gives the map `[b, 64·width, ⌈h/4⌉, ⌈w/4⌉]` before the final batch-norm; `channels` is `64·width`.
     `stem` is the stem's number of filters, `slope` that of the LeakyReLUs, `momentum` batch-norm's in
     torch's sense (0.001 in FixMatch), `normalized_resampling` that of the blocks. Initialisation is FixMatch's:
-    normal, variance 2 / fan-out. Raises `InputError` for a depth that is not 6n + 4 and for a width or stem below 1.
+    normal, variance 2 / fan-out. With `mean` and `std` None the images come standardised. Raises `InputError` for one
+    of them None, for a depth that is not 6n + 4 and for a width or stem below 1.
     """
 
     def __init__(
@@ -108,8 +109,8 @@ class WideResNet(nn.Module):
         depth: int = 28,
         width: int = 2,
         *,
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
         stem: int = 16,
         slope: float = 0.1,
         momentum: float = 0.1,
@@ -123,6 +124,8 @@ class WideResNet(nn.Module):
         for field, value in (("width", width), ("stem", stem)):
             if value < 1:
                 raise InputError(f"{field}: {value} is below 1")
+        if (mean is None) != (std is None):
+            raise InputError(f"{'mean' if mean is None else 'std'}: None beside the other; both are needed or neither")
 
         blocks = []
         channels = stem
@@ -141,7 +144,7 @@ class WideResNet(nn.Module):
                 channels = filters
 
         self.channels = channels
-        self.normalize = Normalize(mean, std)
+        self.normalize = nn.Identity() if mean is None else Normalize(mean, std)
         self.stem = nn.Conv2d(3, stem, 3, padding=1, bias=False)
         self.blocks = nn.Sequential(*blocks)
         for module in self.modules():
@@ -175,8 +178,8 @@ class SemanticEncoder(nn.Module):
         depth: int = 28,
         width: int = 2,
         *,
-        mean: Sequence[float],
-        std: Sequence[float],
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
         stem: int = 16,
         slope: float = 0.1,
         momentum: float = 0.1,
@@ -310,16 +313,32 @@ class ClassifierHeads(nn.Module):
 class WideResNetClassifier(nn.Module):
     """E_c and one linear layer: images to logits `[b, classes]`, the classifier of FixMatch and MixMatch.
 
-    `options` are those of `SemanticEncoder`.
+    `options` are those of `SemanticEncoder`. `forward_features`, `forward_head`, `num_features` and `feature_info` are
+    timm's convention; the stages that the last lists are the first blocks of the trunk's three groups.
     """
 
     def __init__(self, depth: int, width: int, classes: int, **options: Any):
         super().__init__()
         self.encoder = SemanticEncoder(depth, width, **options)
         self.head = _linear(self.encoder.channels, classes)
+        self.num_features = self.encoder.channels
+        self.feature_info = [
+            {
+                "num_chs": 2**group * 16 * width,
+                "reduction": 2**group,
+                "module": f"encoder.trunk.blocks.{group * (depth - 4) // 6}",
+            }
+            for group in range(3)
+        ]
+
+    def forward_features(self, images: Images) -> Float[Tensor, "batch channels rows columns"]:
+        return self.encoder.features(images)
+
+    def forward_head(self, features: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch classes"]:
+        return self.head(features.mean((2, 3)))
 
     def forward(self, images: Images) -> Float[Tensor, "batch classes"]:
-        return self.head(self.encoder(images))
+        return self.forward_head(self.forward_features(images))
 
 
 class TwoHeadClassifier(nn.Module):
