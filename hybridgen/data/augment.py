@@ -410,3 +410,202 @@ def strong(
     hole = rows[:, None, :, None] * columns[:, None, None, :]
     grey = torch.full((), GREY, dtype=images.dtype, device=images.device)
     return _to_images(levels, images.dtype).lerp_(grey, hole)
+
+
+# --- AugMix -------------------------------------------------------------------------------------------------
+
+
+AUGMIX_OPERATIONS = ("autocontrast", "equalize", "posterize", "solarize", *_GEOMETRIC)
+"""None of those by which corruption benchmarks are made."""
+
+
+class Chains(NamedTuple):
+    """What AugMix does to every sample."""
+
+    choice: Int64[Tensor, "depth width batch"]
+    """Operation of each step of each chain, a position in `AUGMIX_OPERATIONS`; the number of them for none."""
+    level: Float[Tensor, "depth width batch"]
+    """0.1 to the severity, with a random sign that only geometric operations heed."""
+    weight: Float[Tensor, "width batch"]
+    """Of each chain; they sum to 1."""
+    share: Float[Tensor, " batch"]
+    """Of the mixture of chains beside the image itself."""
+
+
+def draw_chains(
+    batch: int, generator: torch.Generator, *, width: int, depth: int | None, severity: float, alpha: float
+) -> Chains:
+    """Each sample's own chains, on the generator's device."""
+    steps, device = depth or 3, generator.device
+    shape = (steps, width, batch)
+    choice = torch.randint(len(AUGMIX_OPERATIONS), shape, generator=generator, device=device)
+    if depth is None:
+        length = torch.randint(1, steps + 1, shape[1:], generator=generator, device=device)
+        here = torch.arange(steps, device=device)[:, None, None] < length
+        choice = torch.where(here, choice, len(AUGMIX_OPERATIONS))
+    level = 0.1 + (severity - 0.1) * torch.rand(shape, generator=generator, device=device)
+    sign = 2 * torch.randint(2, shape, generator=generator, device=device) - 1
+    weight, share = (_dirichlet(parts, batch, alpha, generator) for parts in (width, 2))
+    return Chains(choice, level * sign, weight, share[0])
+
+
+def _dirichlet(parts: int, batch: int, alpha: float, generator: torch.Generator) -> Tensor:
+    """[parts batch]. By the logarithms of Gamma(alpha) = Gamma(alpha + 1) · U^(1/alpha), which do not underflow."""
+    shape = torch.full((parts, batch), alpha + 1, device=generator.device)
+    gamma = torch._standard_gamma(shape, generator=generator)
+    uniform = torch.rand(shape.shape, generator=generator, device=generator.device)
+    return (gamma.log() + uniform.log() / alpha).softmax(dim=0)
+
+
+def augmix(
+    images: Images,
+    generator: torch.Generator,
+    *,
+    width: int = 3,
+    depth: int | None = None,
+    severity: float = 3,
+    alpha: float = 1.0,
+) -> Images:
+    """AugMix (Hendrycks et al. 2020): the image and a mixture of `width` chains of `depth` operations each (1 to 3 at
+    random without one), mixed.
+
+    Every sample draws its own chains, their weights, Dirichlet(alpha), and the mixture's share, Beta(alpha, alpha).
+    Levels are drawn for each operation, uniformly from 0.1 to `severity` of 10, and mean what they mean in
+    google-research/augmix: posterize keeps 4 bits and fewer, translations reach a third of the side. As in `strong`,
+    operations count in 8-bit levels, take the nearest pixel and leave grey behind (there: bilinear, black).
+
+    Draws come from the generator, on its device; nothing waits for the device. Raises `InputError` for a width or depth
+    below 1, a severity outside 0.1..10, and an alpha that is not above 0.
+    """
+    if width < 1 or (depth is not None and depth < 1):
+        raise InputError(f"width, depth: {width}, {depth}; give 1 or more")
+    if not 0.1 <= severity <= MAGNITUDES:
+        raise InputError(f"severity: {severity}; give 0.1 to {MAGNITUDES}")
+    if not 0 < alpha < math.inf:
+        raise InputError(f"alpha: {alpha} is not a number above 0")
+    batch = len(images)
+    drawn = draw_chains(batch, generator, width=width, depth=depth, severity=severity, alpha=alpha)
+    choice, level, weight, share = (each.to(images.device, non_blocking=images.device.type != "cpu") for each in drawn)
+    levels = _to_levels(images).repeat(width, 1, 1, 1)
+    for step in range(len(choice)):
+        levels = _operate(levels, choice[step].flatten(), level[step].flatten().double())
+    chains = _to_images(levels, images.dtype).unflatten(0, (width, batch))
+    mixture = (weight.to(images.dtype)[:, :, None, None, None] * chains).sum(dim=0)
+    return images.lerp(mixture, share.to(images.dtype).view(-1, 1, 1, 1)).clamp_(0, 1)
+
+
+def _operate(levels: Tensor, choice: Tensor, level: Tensor) -> Tensor:
+    """Every sample through its own operation: a table of levels and a move of pixels, one of which changes nothing."""
+    chosen = lambda name: choice == AUGMIX_OPERATIONS.index(name)
+    strength = level.abs()
+
+    # Tables
+    entry = _every_level(levels)
+    bits = (4 + (strength * 4 / MAGNITUDES).long())[:, None, None]
+    inverted = 256 - (strength * 256 / MAGNITUDES).long()[:, None, None]
+    table = entry.to(torch.uint8).expand(*levels.shape[:2], 256)
+    for name, own in {
+        "autocontrast": _autocontrast_table(levels, strength),
+        "equalize": _equalize_table(levels),
+        "posterize": entry >> bits << bits,
+        "solarize": torch.where(entry >= inverted, 255 - entry, entry),
+    }.items():
+        table = torch.where(chosen(name)[:, None, None], own.to(torch.uint8), table)
+    levels = _look_up(levels, table)
+
+    # Affine maps; translations by level · side / 30, which are 0.3 · magnitude / 10 of it in `_affine`
+    magnitude = torch.where(chosen("translate_x") | chosen("translate_y"), level * 10 / 9, level)
+    return _move(levels, _affine(chosen, magnitude, *levels.shape[-2:]))
+
+
+def _equalize_table(levels: Tensor) -> Tensor:
+    """Pillow's `ImageOps.equalize`, [n channels 256]."""
+    flat = levels.flatten(2)
+    one = torch.ones((), dtype=torch.int32, device=levels.device)
+    counts = one.new_zeros(*flat.shape[:2], 256).scatter_add_(2, flat.long(), one.expand(flat.shape))
+    highest = counts.gather(2, flat.amax(dim=2, keepdim=True).long())
+    step = (flat.shape[2] - highest) // 255
+    below = counts.cumsum(dim=2, dtype=torch.int32) - counts
+    table = (below.add_(step // 2) // step.clamp(min=1)).clamp_(max=255)
+    return torch.where(step > 0, table, _every_level(levels))
+
+
+# --- Larger images ------------------------------------------------------------------------------------------
+
+
+def resized_crop(
+    images: Images,
+    generator: torch.Generator,
+    *,
+    size: int,
+    flip: bool,
+    scale: tuple[float, float] = (0.08, 1.0),
+    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Float[Tensor, "batch 3 side side"]:
+    """A random part of every image, of `scale` of its area and of these proportions (uniform in the area and in the
+    logarithm of the aspect), brought to `size` × `size` by bilinear interpolation; flipped with probability 1/2 if
+    `flip` (Szegedy et al. 2015, as torchvision's RandomResizedCrop).
+
+    Sides that exceed the image are cut to it, where torchvision draws again. What is larger than `size` is not
+    smoothed first: crops are at most the image, so that this matters little for images of up to twice the size.
+    Draws come from the generator, on its device, which is that of the images. Raises `InputError` for a size below 1
+    and for ranges that are not 0 < low <= high, scale's at most 1.
+    """
+    if size < 1:
+        raise InputError(f"size: {size} is below 1")
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise InputError(f"scale: {scale} is not 0 < low <= high <= 1")
+    if not 0 < aspect[0] <= aspect[1]:
+        raise InputError(f"aspect: {aspect} is not 0 < low <= high")
+    batch, _, height, width = images.shape
+    draws = torch.rand(5, batch, generator=generator, device=images.device)
+    area = (scale[0] + (scale[1] - scale[0]) * draws[0]) * height * width
+    low, high = math.log(aspect[0]), math.log(aspect[1])
+    proportion = (low + (high - low) * draws[1]).exp()
+    wide, tall = (area * proportion).sqrt().clamp(max=width), (area / proportion).sqrt().clamp(max=height)
+    left, top = draws[2] * (width - wide), draws[3] * (height - tall)
+    place = (torch.arange(size, device=images.device) + 0.5) / size
+    column = left[:, None] + wide[:, None] * place
+    if flip:
+        column = torch.where((draws[4] < 0.5)[:, None], column.flip(1), column)
+    row = top[:, None] + tall[:, None] * place
+    grid = torch.stack(
+        [
+            (2 * column / width - 1)[:, None, :].expand(batch, size, size),
+            (2 * row / height - 1)[:, :, None].expand(batch, size, size),
+        ],
+        dim=3,
+    )
+    return torch.nn.functional.grid_sample(
+        images, grid.to(images.dtype), mode="bilinear", padding_mode="border", align_corners=False
+    )
+
+
+def erase(
+    images: Images,
+    generator: torch.Generator,
+    *,
+    probability: float,
+    scale: tuple[float, float] = (0.02, 1 / 3),
+    aspect: tuple[float, float] = (0.3, 10 / 3),
+) -> Images:
+    """Random erasing (Zhong et al. 2020): with this probability, a rectangle of `scale` of an image's area becomes
+    noise, uniform on [0, 1). Every sample draws its own, on the generator's device.
+
+    Raises `InputError` for a probability outside [0, 1].
+    """
+    if not 0 <= probability <= 1:
+        raise InputError(f"probability: {probability} is outside [0, 1]")
+    batch, _, height, width = images.shape
+    draws = torch.rand(5, batch, generator=generator, device=images.device)
+    area = (scale[0] + (scale[1] - scale[0]) * draws[0]) * height * width
+    low, high = math.log(aspect[0]), math.log(aspect[1])
+    proportion = (low + (high - low) * draws[1]).exp()
+    wide, tall = (area * proportion).sqrt().clamp(max=width), (area / proportion).sqrt().clamp(max=height)
+    left, top = (draws[2] * (width - wide)).floor(), (draws[3] * (height - tall)).floor()
+    row = torch.arange(height, device=images.device)
+    column = torch.arange(width, device=images.device)
+    rows = (row >= top[:, None]) & (row < (top + tall.round())[:, None]) & (draws[4] < probability)[:, None]
+    columns = (column >= left[:, None]) & (column < (left + wide.round())[:, None])
+    noise = torch.rand(images.shape, generator=generator, device=images.device, dtype=images.dtype)
+    return torch.where(rows[:, None, :, None] & columns[:, None, None, :], noise, images)

@@ -31,8 +31,9 @@ class Stream:
     Unlabelled images are drawn from all that the split labels or leaves unlabelled, in a new order every
     epoch; what does not fill a batch at the end of an epoch is left out of that epoch. Labelled images are the
     split's, or those of `labelled_pool` (indices of the part, of images that the split need not know), and come
-    in orders that follow on one another without a gap. The orders depend on the seed alone, the draws of
-    step k's augmentation on seed, rank and k.
+    in orders that follow on one another without a gap. With `unlabelled` None a batch has no unlabelled images,
+    and an epoch is as many steps as the labelled ones fill batches. The orders depend on the seed alone, the
+    draws of step k's augmentation on seed, rank and k.
 
     Images in memory are moved to the device once, as uint8. Files are decoded by `workers` processes (0: by
     this one) and nothing is kept of them.
@@ -46,9 +47,9 @@ class Stream:
         split: Split,
         *,
         labelled: int,
-        unlabelled: int,
+        unlabelled: int | None,
         labelled_views: Sequence[View],
-        unlabelled_views: Sequence[View],
+        unlabelled_views: Sequence[View] = (),
         seed: int,
         rank: int = 0,
         world: int = 1,
@@ -60,23 +61,25 @@ class Stream:
             "labelled": split.labelled if labelled_pool is None else labelled_pool,
             "unlabelled": sorted(split.labelled + split.unlabelled),
         }
-        for field, size in (("labelled", labelled), ("unlabelled", unlabelled)):
+        sizes = {"labelled": labelled} | ({} if unlabelled is None else {"unlabelled": unlabelled})
+        for field, size in sizes.items():
             _check_batch_size(field, size, len(pools[field]), world)
         if not 0 <= rank < world:
             raise InputError(f"rank = {rank}: outside 0..{world - 1}")
         if workers < 0:
             raise InputError(f"workers = {workers}: must not be negative")
-        last = max(pools["unlabelled"][-1], max(pools["labelled"]))
+        last = max(max(pools[field]) for field in sizes)
         if last >= len(part):
             raise InputError(f"split: index {last} of {len(part)} training images")
         self._labelled = _Draws(pools["labelled"], labelled, rank, world, derive_seed(seed, "labelled"))
-        self._unlabelled = _Draws(pools["unlabelled"], unlabelled, rank, world, derive_seed(seed, "unlabelled"))
-        self._views = (tuple(labelled_views), tuple(unlabelled_views))
+        self._unlabelled = _Draws(pools["unlabelled"], unlabelled or 0, rank, world, derive_seed(seed, "unlabelled"))
+        self._views = (tuple(labelled_views), tuple(unlabelled_views) if unlabelled else ())
         self._seed, self._rank, self._workers = seed, rank, workers
         self._device = torch.device(device)
         self._images = part.images.to(self._device) if isinstance(part.images, InMemory) else part.images
         self._labels = part.labels.to(self._device)
-        self.steps_per_epoch: int = len(pools["unlabelled"]) // unlabelled
+        field = list(sizes)[-1]
+        self.steps_per_epoch: int = len(pools[field]) // sizes[field]
 
     def from_step(self, step: int) -> Iterator[Batch]:
         """Batches of the steps `step`, `step` + 1, … without end."""
@@ -148,6 +151,8 @@ class _Draws:
 
     def at(self, start: int) -> Int64[Tensor, " share"]:
         """This process's images of the global batch that begins at place `start` of the endless order."""
+        if not self.share:
+            return self.pool[:0]
         first, last = start + self._offset, start + self._offset + self.share
         epochs = range(first // len(self.pool), (last - 1) // len(self.pool) + 1)
         order = torch.cat([self._order(epoch) for epoch in epochs])

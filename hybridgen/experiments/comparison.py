@@ -1,6 +1,7 @@
 """A classifier without and with hybrids, from the same seeds, split and steps, set side by side."""
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -11,7 +12,7 @@ from accelerate import Accelerator
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hybridgen.data.datasets import Dataset
+from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.splits import Split
 from hybridgen.evaluation.classification import accuracy
 from hybridgen.evaluation.grid import sample_grid
@@ -20,6 +21,7 @@ from hybridgen.evaluation.transfer import transfer_rates
 from hybridgen.experiments.backbones import Backbone
 from hybridgen.experiments.settings import (
     ClassifierSettings,
+    TrainingSettings,
     check_counts,
     check_window,
     how_to_use,
@@ -31,7 +33,7 @@ from hybridgen.experiments.settings import (
 from hybridgen.files import save_picture
 from hybridgen.hybridizer import Hybridizer
 from hybridgen.networks.wide_resnet import TwoHeadClassifier
-from hybridgen.semi.hybrids import HybridSource, Mixing
+from hybridgen.semi.hybrids import HybridSource, Mixer
 from hybridgen.training.ema import EMA
 from hybridgen.training.engine import laid_out, make_accelerator
 from hybridgen.training.fit import fit
@@ -49,7 +51,7 @@ Result = dict[str, Any]
 
 
 def train(
-    config: ClassifierSettings,
+    config: TrainingSettings,
     accelerator: Accelerator,
     dataset: Dataset,
     split: Split,
@@ -60,24 +62,35 @@ def train(
     batches: Callable[[int], Iterator[Batch]],
     clock: Clock,
     network: nn.Module,
-    average: EMA,
+    average: EMA | None,
     classify: Callable[[nn.Module, Images], Float[Tensor, "batch classes"]],
     modules: dict[str, nn.Module],
-    after_step: Callable[[], dict[str, float]],
+    local: dict[str, nn.Module] | None = None,
+    after_step: Callable[[], dict[str, float]] = dict,
     finish: Callable[[], None] = lambda: None,
 ) -> Result:
-    """One run to its end: the steps of `tasks` on `batches` (from a step on), with `average` of `network`.
+    """One run to its end: the steps of `tasks` on `batches` (from a step on). What is evaluated is `average` of
+    `network`, or without one the network itself.
 
-    `modules` are all that checkpoints hold beside the average. `after_step` follows the update of the average and
-    gives what is to be recorded; `finish` comes before the result is written.
+    `modules` are all that checkpoints hold beside the average, `local` what of it is each process's own. `after_step`
+    follows the update of the average and gives what is to be recorded; `finish` comes before the result is written.
     """
-    selected = Selected(average.network)
+    judged = network if average is None else average.network
+    selected = Selected(judged)
+
+    def score(candidate: nn.Module, part: Part, indices: Sequence[int]) -> float:
+        training = candidate.training
+        value = accuracy(partial(classify, candidate.eval()), part, indices, accelerator)
+        candidate.train(training)
+        return value
+
     with Run(
         folder,
         config,
         accelerator,
         clock,
-        modules=modules | {"average": average, "selected": selected},
+        modules=modules | ({} if average is None else {"average": average}) | {"selected": selected},
+        local=local,
         optimizers={name: task.optimizer for name, task in tasks.items()},
         split_hash=split.hash,
         record_every=config.record_every,
@@ -85,20 +98,18 @@ def train(
         resume=config.resume,
     ) as run:
         for scalars in fit(tasks, batches(clock.step), clock, accelerator, seed=seed):
-            average.update(network)
+            if average is not None:
+                average.update(network)
             if noted := after_step():
                 run.log(**noted)
             if clock.every(config.evaluate_every):
-                score = accuracy(partial(classify, average.network), dataset.train, split.validation, accelerator)
-                selected.offer(average.network, score, clock.step)
-                run.log(**{"validation/accuracy": score})
+                reached = score(judged, dataset.train, split.validation)
+                selected.offer(judged, reached, clock.step)
+                run.log(**{"validation/accuracy": reached})
             run.step(scalars)
 
         # Result
-        last, chosen = (
-            accuracy(partial(classify, each), dataset.test, range(len(dataset.test)), accelerator)
-            for each in (average.network, selected.network.eval())
-        )
+        last, chosen = (score(each, dataset.test, range(len(dataset.test))) for each in (judged, selected.network))
         finish()
         return write_result(
             folder,
@@ -161,7 +172,7 @@ def train_classifier(
 def start_from(network: nn.Module, hybridizer: HybridSource) -> None:
     """Give the network the weights of the classifier that guided the hybridizer's training, of both its heads or, where
     the network has one, of the first. InputError where they do not fit."""
-    if isinstance(hybridizer, Mixing):
+    if isinstance(hybridizer, Mixer):
         raise InputError(f"from_hybridizer: {hybridizer.kind} has no classifier to start from")
     weights = hybridizer.autoencoder.classifier.state_dict()
     if not isinstance(network, TwoHeadClassifier):
@@ -184,7 +195,7 @@ def compare(config: ClassifierSettings, backbone: Backbone, *, hybrids_of: str |
     that are finished are not trained again when the comparison is resumed. InputError for anything that cannot be
     made, before a folder is.
     """
-    check_counts(config)
+    check_counts(config, "oracle_steps")
     accelerator = make_accelerator(threads=config.threads)
     dataset, split = load_data(config)
     hybridizer = load_hybridizer(config, accelerator, dataset, split)
@@ -209,7 +220,7 @@ def compare(config: ClassifierSettings, backbone: Backbone, *, hybrids_of: str |
     trained = partial(train_classifier, config, backbone, accelerator, dataset, split)
     variants = {backbone.name: (slug(backbone.name), partial(trained, None))} if config.baseline else {}
     if hybridizer is not None:
-        method = hybridizer.kind if isinstance(hybridizer, Mixing) else hybridizer.origin.method
+        method = hybridizer.kind if isinstance(hybridizer, Mixer) else hybridizer.origin.method
         variants[f"{backbone.name} + {TITLES[method]}"] = (method, partial(trained, hybridizer))
     results = over_seeds(config, variants)
     allowed = config.allow_other_split
@@ -219,11 +230,11 @@ def compare(config: ClassifierSettings, backbone: Backbone, *, hybrids_of: str |
 
 def slug(name: str) -> str:
     """A folder's name."""
-    return name.lower().replace(" ", "-")
+    return re.sub(r"\W+", "-", name.lower())
 
 
 def over_seeds(
-    config: ClassifierSettings, variants: dict[str, tuple[str, Callable[[int, Path], Result]]]
+    config: TrainingSettings, variants: dict[str, tuple[str, Callable[[int, Path], Result]]]
 ) -> dict[str, list[Result]]:
     """Train every variant, (name of its folders, function of seed and folder), from every seed. Runs that are finished
     are read, not repeated, when the comparison is resumed."""
@@ -237,13 +248,13 @@ def over_seeds(
 
 
 def conclude(
-    config: ClassifierSettings,
+    config: TrainingSettings,
     accelerator: Accelerator,
     dataset: Dataset,
     split: Split,
     results: dict[str, list[Result]],
     hybridizer: Hybridizer | None,
-    judge: Settings,
+    judge: Settings | None,
     **more: Any,
 ) -> Result:
     """The table of all variants, the hybridizer's transfer rates and grid, and `result.json`, with `more` in it."""

@@ -109,7 +109,7 @@ def compare_samosa(config: ClassifierSettings, backbone: Backbone, *, replacing:
     in the window of every cycle (algorithm A.2). The backbone alone has as many cycles. InputError for anything that
     cannot be made, before a folder is.
     """
-    check_counts(config)
+    check_counts(config, "oracle_steps")
     check_positive(config, "reconstruction_rate_epochs", "cycles", "hybrids_per_image", "snapshot_every")
     check_window(config)
     accelerator = make_accelerator(threads=config.threads)

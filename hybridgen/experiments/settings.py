@@ -15,7 +15,7 @@ from hybridgen.data.streams import Stream, View
 from hybridgen.evaluation import oracle
 from hybridgen.hybridizer import Hybridizer
 from hybridgen.networks.wide_resnet import WideResNetClassifier
-from hybridgen.semi.hybrids import HybridSource, HybridUse, Mixing
+from hybridgen.semi.hybrids import HybridSource, HybridUse, Mixer
 from hybridgen.types import InputError
 
 
@@ -52,29 +52,47 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
-class ClassifierSettings(DataSettings):
-    """Abstract: what every recipe of a classifier has. The defaults suit digits-m."""
+class TrainingSettings(DataSettings):
+    """Abstract: what every recipe of a classifier has, trained on all labels or on few."""
 
     seed: int = 0
     """Seed of everything but the split; the first of --seeds."""
     seeds: int = 1
     """Number of seeds."""
     epochs: float = 14
-    """Passes over the unlabelled images."""
+    """Passes over the images: the unlabelled ones, where there are any."""
     rate: float = 0.06
     """Learning rate at the start."""
-    rate_epochs: float | None = None
-    """Epochs in which a cosine rate would decrease fully (thesis); without, the method's own schedule."""
     weight_decay: float = 5e-4
     """Weight decay."""
-    labelled_batch: int = 32
-    """Labelled images a step, all processes together."""
-    unlabelled_batch: int = 96
-    """Unlabelled images a step, all processes together."""
     clip: float | None = None
     """Largest norm of the gradient."""
     ema_decay: float = 0.99
     """Decay of the averaged weights that are evaluated."""
+    channels_last: bool = True
+    """Memory layout of the convolutions; faster on CPUs and with bf16 on GPUs."""
+    compiled: bool = False
+    """Compile the networks with torch.compile."""
+    sync_batchnorm: bool = False
+    """Batch-norm statistics over all processes (GPUs only)."""
+    record_every: int = 50
+    """Steps between records."""
+    evaluate_every: int = 100
+    """Steps between evaluations."""
+    save_every: int = 200
+    """Steps between checkpoints."""
+
+
+@dataclass(frozen=True)
+class ClassifierSettings(TrainingSettings):
+    """Abstract: what every recipe of a semi-supervised classifier has. The defaults suit digits-m."""
+
+    rate_epochs: float | None = None
+    """Epochs in which a cosine rate would decrease fully (thesis); without, the method's own schedule."""
+    labelled_batch: int = 32
+    """Labelled images a step, all processes together."""
+    unlabelled_batch: int = 96
+    """Unlabelled images a step, all processes together."""
     depth: int = 10
     """Depth of the wide residual network."""
     width: int = 1
@@ -83,28 +101,14 @@ class ClassifierSettings(DataSettings):
     """Batch-norm's share of the newest batch in its running statistics."""
     normalized_resampling: bool = False
     """Batch-norm after the convolutions that change the number of channels on a shortcut (thesis A.1.1, MixMatch)."""
-    channels_last: bool = True
-    """Memory layout of the convolutions; faster on CPUs and with bf16 on GPUs."""
-    compiled: bool = False
-    """Compile the networks with torch.compile."""
-    sync_batchnorm: bool = False
-    """Batch-norm statistics over all processes (GPUs only)."""
-
     weight_supervised: float = 1.0
     """Cross-entropy on labelled images."""
-
     oracle_steps: int | None = None
     """Training steps of the oracle that measures semantic transfer; by the size of the data set unless given."""
     oracle_depth: int | None = None
     """Depth of its wide residual network; by the size of the data set unless given."""
     oracle_width: int | None = None
     """Width of that; by the size of the data set unless given."""
-    record_every: int = 50
-    """Steps between records."""
-    evaluate_every: int = 100
-    """Steps between evaluations."""
-    save_every: int = 200
-    """Steps between checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,10 @@ def load_data(config: DataSettings) -> tuple[Dataset, Split]:
     if config.split is not None:
         split = Split.load(config.split)
     else:
-        split = make_split(dataset, labels=config.labels, seed=config.split_seed, validation=config.validation)
+        labels = config.labels
+        if labels is None:
+            labels = int((dataset.train.labels >= 0).sum()) - config.validation
+        split = make_split(dataset, labels=labels, seed=config.split_seed, validation=config.validation)
     split.check(dataset)
     return dataset, split
 
@@ -167,7 +174,7 @@ def load_hybridizer(
                 f"use: {config.use!r}, but --hybridizer {config.hybridizer} needs 'contradict': what it "
                 "mixes has the targets of both parents, by their shares"
             )
-        return Mixing(config.hybridizer)
+        return Mixer(config.hybridizer)
     source = bundled() if config.hybridizer == "bundled" else config.hybridizer
     hybridizer = Hybridizer.from_pretrained(source).to(accelerator.device)
     if config.hybridizer == "bundled" and hybridizer.origin.dataset != dataset.name:
@@ -253,8 +260,8 @@ def check_window(config: Any) -> None:
         )
 
 
-def check_counts(config: ClassifierSettings) -> None:
-    """InputError for epochs, seeds and intervals that are not above zero, and for a decay outside [0, 1)."""
-    check_positive(config, "epochs", "seeds", "oracle_steps", "record_every", "evaluate_every", "save_every")
+def check_counts(config: TrainingSettings, *more: str) -> None:
+    """InputError for epochs, seeds, intervals and `more` that are not above zero, and for a decay outside [0, 1)."""
+    check_positive(config, "epochs", "seeds", "record_every", "evaluate_every", "save_every", *more)
     if not 0 <= config.ema_decay < 1:
         raise InputError(f"ema_decay: {config.ema_decay} is outside [0, 1)")

@@ -47,3 +47,8 @@ def soft_cross_entropy(
 def sharpen(probabilities: Float[Tensor, "batch classes"], temperature: float) -> Float[Tensor, "batch classes"]:
     """p^(1/T) / Σ p^(1/T) (Berthelot et al. 2019, equation 7): T below 1 lowers the entropy. No gradient."""
     return (probabilities.detach().log() / temperature).softmax(dim=-1)
+
+
+def smoothed(targets: Float[Tensor, "batch classes"], share: float) -> Float[Tensor, "batch classes"]:
+    """Label smoothing (Szegedy et al. 2016): this share of the targets spread evenly over all classes."""
+    return torch.lerp(targets, torch.full_like(targets, 1 / targets.shape[1]), share) if share else targets

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from hybridgen.hybridizer import Hybridizer
 from hybridgen.losses.consistency import Reduction
+from hybridgen.mixing import masks
+from hybridgen.mixing.mixing import Mixing
 from hybridgen.training.objective import Outcome
 from hybridgen.training.schedules import Clock, within
 from hybridgen.types import Images, InputError
@@ -56,7 +58,7 @@ class HybridUse:
 
 
 @dataclass(frozen=True)
-class Mixing:
+class Mixer:
     """MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019) where a hybridizer might stand (table 2.6).
 
     Each image has a ratio of its own, λ ~ Beta(1, 1), that is uniform on [0, 1).
@@ -68,33 +70,17 @@ class Mixing:
         """As a hybridizer's: no method of hybrids is this one."""
         raise InputError(f"hybridizer: {self.kind} is none; one made by {method} is needed")
 
-    def mix(self, images: Images, others: Images) -> tuple[Images, Float[Tensor, " batch"]]:
-        """Each image mixed with the other in its place, and its share. Draws come from torch's global generator."""
-        ratio = torch.rand(len(images), dtype=images.dtype, device=images.device)
+    def draw(self, images: Images, partner: Int64[Tensor, " mixed"]) -> Mixing:
+        """How images are mixed with these partners among them. Draws come from torch's global generator."""
+        ratio = torch.rand(len(partner), dtype=images.dtype, device=images.device)
         if self.kind == "mixup":
-            weight = ratio.view(-1, 1, 1, 1)
-        else:
-            weight = cutmix_masks(ratio, *images.shape[2:]).to(images.dtype)
-        return weight * images + (1 - weight) * others, weight.mean(dim=(1, 2, 3))
+            return Mixing(ratio.view(-1, 1, 1, 1), partner)
+        height, width = images.shape[2:]
+        mask = masks.inside(masks.cutmix_boxes(ratio, height, width), height, width)
+        return Mixing(mask.to(images.dtype), partner)
 
 
-def cutmix_masks(ratio: Float[Tensor, " batch"], height: int, width: int) -> Bool[Tensor, "batch 1 height width"]:
-    """Where each image stays: outside a box of 1 - ratio of its area, as far as the box lies inside the image.
-
-    Sides are rounded down to an even number of pixels, centres uniform over the pixels, from torch's global generator
-    (Yun et al. 2019). The mean of a mask is the image's true share, never below its ratio.
-    """
-    inside = []
-    for length in (height, width):
-        half = ((1 - ratio).sqrt() * length).long().unsqueeze(1) // 2
-        centre = torch.randint(length, half.shape, device=ratio.device)
-        place = torch.arange(length, device=ratio.device)
-        inside.append((place >= centre - half) & (place < centre + half))
-    rows, columns = inside
-    return ~(rows[:, None, :, None] & columns[:, None, None, :])
-
-
-HybridSource = Hybridizer | Mixing
+HybridSource = Hybridizer | Mixer
 """What a classifier's hybrids come from."""
 
 
@@ -117,9 +103,10 @@ def draw_hybrids(hybridizer: HybridSource, images: Images, *, copies: int, keep_
     Parents are encoded once. Draws come from torch's global generator.
     """
     partner = torch.cat([torch.randperm(len(images), device=images.device) for _ in range(copies)])
-    if isinstance(hybridizer, Mixing):
-        mixed, share = hybridizer.mix(images.repeat(copies, 1, 1, 1), images[partner])
-        return Hybrids(mixed, partner, torch.ones_like(partner, dtype=torch.bool), share)
+    if isinstance(hybridizer, Mixer):
+        mixing = hybridizer.draw(images, partner)
+        mixed = mixing.mix(images.repeat(copies, 1, 1, 1), images)
+        return Hybrids(mixed, partner, torch.ones_like(partner, dtype=torch.bool), mixing.ratio)
     semantic, logits = hybridizer.encode_and_classify(images)
     nonsemantic = hybridizer.encode_nonsemantic(images)
     hybrids = hybridizer.decode(semantic.repeat(copies, *(1,) * (semantic.ndim - 1)), nonsemantic[partner])

@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.distributions import Gamma
 from torch.func import functional_call
 
 from hybridgen.losses.classification import sharpen, soft_cross_entropy
 from hybridgen.losses.consistency import mean_squared
+from hybridgen.mixing import masks
+from hybridgen.mixing.mixing import Mixing
 from hybridgen.semi.hybrids import HybridSource, HybridUse, with_hybrids
 from hybridgen.training.objective import Outcome
 from hybridgen.training.schedules import Clock, within
@@ -126,7 +127,7 @@ class MixMatch(nn.Module):
     ) -> tuple[Images, Float[Tensor, "batch classes"], dict[str, Tensor]]:
         """Mixed images, their targets, and the rate. All is drawn in every step, so that no window moves a draw."""
         partner = torch.randperm(len(images), device=images.device)
-        share = draw_shares(images, self.alpha)
+        odds = masks.beta_log_odds(len(images), self.alpha, device=images.device, dtype=images.dtype)
         rates = {}
         if self.replacement is not None:
             replaced = torch.rand(()).item() < self.replacement.probability
@@ -134,27 +135,8 @@ class MixMatch(nn.Module):
             rates = {"replaced": images.new_tensor(float(replaced))}
             if replaced:
                 return self.replacement.hybridize(images, images[partner]), targets, rates
-        return mixup(images, partner, share), mixup(targets, partner, share), rates
-
-
-def draw_shares(images: Images, alpha: float) -> Float[Tensor, " batch"]:
-    """λ' = max(λ, 1 - λ) in [½, 1] for each image, λ ~ Beta(alpha, alpha), from torch's global generator.
-
-    λ = g / (g + g′) with g, g′ ~ Gamma(alpha) = Gamma(alpha + 1) · U^(1/alpha), in logarithms: the numbers themselves
-    underflow for a small alpha, and torch's own Beta then gives ½.
-    """
-    shape = images.new_full((2, len(images)), alpha + 1)
-    gamma = Gamma(shape, torch.ones_like(shape), validate_args=False).sample()
-    first, second = gamma.log() + torch.rand_like(gamma).log() / alpha
-    return (first - second).abs().sigmoid()
-
-
-def mixup(
-    rows: Float[Tensor, "batch *shape"], partner: Int64[Tensor, " batch"], share: Float[Tensor, " batch"]
-) -> Float[Tensor, "batch *shape"]:
-    """Each row times its share plus its partner's row times the rest (Zhang et al. 2018)."""
-    share = share.view(-1, *(1,) * (rows.ndim - 1))
-    return share * rows + (1 - share) * rows[partner]
+        mixing = Mixing(odds.abs().sigmoid().view(-1, 1, 1, 1), partner)  # λ' = max(λ, 1 - λ)
+        return mixing.mix(images), mixing.mix_targets(targets), rates
 
 
 def interleaving(groups: int, size: int) -> Int64[Tensor, " rows"]:

@@ -22,6 +22,9 @@ class Checkpoints:
     A checkpoint holds the states of `modules` and `optimizers`, the step, and `identity`: what a run has to have in
     common with the one that wrote it (configuration, split hash). Draws are functions of the step and schedules of
     the clock, so nothing else is state.
+
+    All processes have the same state but for that of `local` modules (a history of what each one saw). The first
+    process writes the checkpoint, the others what they have of these into `step-00000500.process-1.pt`, before it.
     """
 
     def __init__(
@@ -31,9 +34,12 @@ class Checkpoints:
         optimizers: Mapping[str, torch.optim.Optimizer],
         identity: Mapping[str, Any],
         *,
+        local: Mapping[str, nn.Module] | None = None,
+        process: int = 0,
         keep: int = 3,
     ) -> None:
-        self.folder, self.modules, self.optimizers = folder, modules, optimizers
+        self.folder, self.local, self.process = folder, dict(local or {}), process
+        self.modules, self.optimizers = {**modules, **self.local}, optimizers
         self.identity, self.keep = dict(identity), keep
 
     def paths(self) -> list[Path]:
@@ -57,11 +63,20 @@ class Checkpoints:
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
         }
-        with written_aside(path) as aside, aside.open("wb") as file:
-            torch.save(state, file)  # opened here: by its name, torch would not tell why it failed
+        _write(state, path)
         for old in self.paths()[: -self.keep]:
+            for other in self.folder.glob(f"{old.stem}.process-*.pt"):
+                other.unlink()
             old.unlink()
         return path
+
+    def save_local(self, clock: Clock) -> None:
+        """What this process, not the first one, has of the local modules: before the first one saves this step."""
+        path = self._local_path(self.folder / f"step-{clock.step:08d}.pt")
+        _write({name: module.state_dict() for name, module in self.local.items()}, path)
+
+    def _local_path(self, path: Path) -> Path:
+        return path.with_name(f"{path.stem}.process-{self.process}.pt")
 
     def resume(self, clock: Clock) -> Path:
         """Continue from the newest checkpoint: states and clock.
@@ -72,23 +87,24 @@ class Checkpoints:
         if not self.paths():
             raise InputError(f"resume: no checkpoint in {self.folder}; start without --resume in a new folder")
         path = self.paths()[-1]
-        try:
-            with ZipFile(path) as archive:  # torch reads past a flipped bit without a word
-                if (part := archive.testzip()) is not None:
-                    raise BadZipFile(part)
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            version, identity = state["format"], state["identity"]
-        except Exception as error:
-            raise InputError(f"{path}: damaged checkpoint ({type(error).__name__})") from error
+        state = _read(path)
+        if not {"format", "identity"} <= state.keys():
+            raise InputError(f"{path}: damaged checkpoint (KeyError)")
+        version, identity = state["format"], state["identity"]
         if version != FORMAT:
             raise InputError(f"{path}: format {version}; this version reads format {FORMAT}")
         for field in sorted(identity.keys() | self.identity.keys()):
             then, now = identity.get(field), self.identity.get(field)
             if then != now:
                 raise InputError(f"{path}: checkpoint of another run: {field} was {then!r}, is {now!r}")
+        states = state.get("modules", {})
+        if self.local and self.process:
+            if not self._local_path(path).exists():
+                raise InputError(f"{path}: of another number of processes; nothing in it is process {self.process}'s")
+            states = states | _read(self._local_path(path))
         try:
             for name, module in self.modules.items():
-                module.load_state_dict(state["modules"][name])
+                module.load_state_dict(states[name])
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(state["optimizers"][name])
             clock.step = state["step"]
@@ -96,3 +112,19 @@ class Checkpoints:
             reason = str(error).splitlines()[0]
             raise InputError(f"{path}: does not fit this run ({type(error).__name__}: {reason})") from error
         return path
+
+
+def _write(state: Mapping[str, Any], path: Path) -> None:
+    with written_aside(path) as aside, aside.open("wb") as file:
+        torch.save(state, file)  # opened here: by its name, torch would not tell why it failed
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """InputError for a damaged file."""
+    try:
+        with ZipFile(path) as archive:  # torch reads past a flipped bit without a word
+            if (part := archive.testzip()) is not None:
+                raise BadZipFile(part)
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:
+        raise InputError(f"{path}: damaged checkpoint ({type(error).__name__})") from error

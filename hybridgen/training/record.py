@@ -78,6 +78,7 @@ class Run:
         split_hash: str,
         record_every: int,
         save_every: int,
+        local: Mapping[str, nn.Module] | None = None,
         resume: bool = False,
         keep: int = 3,
     ) -> None:
@@ -92,6 +93,8 @@ class Run:
             {**modules, "means": self._means},
             optimizers,
             identity(config) | {"split_hash": split_hash},
+            local=local,
+            process=accelerator.process_index,
             keep=keep,
         )
         self.resume, self.split_hash = resume, split_hash
@@ -103,6 +106,8 @@ class Run:
             self.checkpoints.resume(self.clock)
         elif main:
             self.checkpoints.save(self.clock)
+        elif self.checkpoints.local:
+            self.checkpoints.save_local(self.clock)
         metrics = folder / "metrics.jsonl"
         if main:
             kept = [r for r in read_metrics(folder) if r["step"] <= self.clock.step]
@@ -146,6 +151,10 @@ class Run:
             self.log(**self._means.taken())
         stop = self._agreed_signal()
         if self.clock.every(self.save_every) or stop:
+            if self.checkpoints.local:
+                if not self.accelerator.is_main_process:
+                    self.checkpoints.save_local(self.clock)
+                self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
                 path = self.checkpoints.save(self.clock)
                 if stop and not self.clock.done:

@@ -1,7 +1,7 @@
 """Time, and what depends on it: weights and learning rates are functions of the clock."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hybridgen.types import InputError
@@ -92,6 +92,18 @@ def cosine(rate: float, epochs: float) -> Schedule:
 def fixmatch_cosine(rate: float) -> Schedule:
     """rate · cos(7π/16 · progress) (Sohn et al. 2020)."""
     return lambda clock: rate * math.cos(7 * math.pi / 16 * clock.progress)
+
+
+def stepped(rate: float, at: Sequence[float], factor: float = 0.1) -> Schedule:
+    """`rate`, times `factor` at each of these epochs."""
+    return lambda clock: rate * factor ** sum(clock.epoch >= epoch for epoch in at)
+
+
+def warmed(schedule: Schedule, epochs: float) -> Schedule:
+    """`schedule`, of which a part that grows linearly to the whole over the first epochs (Goyal et al. 2017)."""
+    return lambda clock: (
+        schedule(clock) * (min(1.0, (clock.epoch + 1 / clock.steps_per_epoch) / epochs) if epochs > 0 else 1.0)
+    )
 
 
 def cycled(schedule: Schedule, cycles: int) -> Schedule:

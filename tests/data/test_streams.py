@@ -263,3 +263,26 @@ def test_labelled_images_can_be_drawn_from_others_that_the_split_does_not_know(o
 def test_a_pool_beyond_the_images_is_refused():
     with pytest.raises(InputError, match=f"index {COUNT} of {COUNT}"):
         stream(labelled_pool=(*range(4), COUNT))
+
+
+def test_labels_alone_make_epochs_of_their_own():
+    """Without unlabelled images: every labelled image once an epoch, in batches of which the last is full too."""
+    flow = stream(labelled=3, unlabelled=None, unlabelled_views=())
+    assert flow.steps_per_epoch == 3
+    seen = list(islice(flow.from_step(0), 10))
+    assert all(batch.unlabelled == () and batch.labels.tolist() == [n % 5 for n in numbers(batch.labelled[0])]
+               for batch in seen)  # fmt: skip
+    drawn = list(chain.from_iterable(numbers(batch.labelled[0]) for batch in seen))
+    assert [sorted(drawn[i : i + 10]) for i in (0, 10, 20)] == [list(range(10))] * 3
+    with_unlabelled = list(islice(stream(labelled=3).from_step(0), 10))
+    assert drawn == list(chain.from_iterable(numbers(batch.labelled[0]) for batch in with_unlabelled))
+    halves = [stream(labelled=4, unlabelled=None, rank=rank, world=2).from_step(0) for rank in (0, 1)]
+    whole = stream(labelled=4, unlabelled=None).from_step(0)
+    for _ in range(5):
+        parts = [numbers(next(half).labelled[0]) for half in halves]
+        assert parts[0] + parts[1] == numbers(next(whole).labelled[0])
+
+
+def test_files_without_unlabelled_images(on_disk):
+    ours, theirs = (next(stream(part, unlabelled=None, labelled=5).from_step(1)) for part in (on_disk, in_memory()))
+    assert torch.equal(ours.labelled[0], theirs.labelled[0]) and ours.unlabelled == ()

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from hybridgen.losses.consistency import logit_distance, mean_squared, mean_teacher, teacher_consistency
+from hybridgen.losses.consistency import (
+    jensen_shannon,
+    logit_distance,
+    mean_squared,
+    mean_teacher,
+    teacher_consistency,
+)
 
 
 @pytest.fixture
@@ -86,3 +92,34 @@ def test_mean_teachers_three_losses(logits, reduction, count):
         "consistency": [False, True, False],
     }
     assert reaches("logit_distance") == [True, True, False]
+
+
+def test_jensen_shannon_is_the_mean_divergence_from_the_mixture():
+    """AugMix's code, in numpy: probabilities of three predictions, their mean clamped, a third of three KLs."""
+    g = torch.Generator().manual_seed(0)
+    views = [4 * torch.randn(5, 4, dtype=torch.float64, generator=g) for _ in range(3)]
+    p = [probabilities(view) for view in views]
+    mixture = np.log(np.clip(sum(p) / 3, 1e-7, 1))
+    expected = sum((each * (np.log(each) - mixture)).sum() / 5 for each in p) / 3
+    assert jensen_shannon(*views).item() == pytest.approx(expected, rel=1e-12)
+    assert 0 < expected < np.log(3)
+    for order in ((1, 0, 2), (2, 1, 0)):
+        assert jensen_shannon(*(views[i] for i in order)).item() == pytest.approx(expected, rel=1e-12)
+    assert jensen_shannon(views[0], views[0], views[0] + 3).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_jensen_shannon_teaches_all_three():
+    g = torch.Generator().manual_seed(0)
+    views = [torch.randn(3, 4, dtype=torch.float64, generator=g).requires_grad_() for _ in range(3)]
+    assert torch.autograd.gradcheck(jensen_shannon, views)
+    jensen_shannon(*views).backward()
+    assert all(view.grad.abs().max() > 1e-3 for view in views)
+
+
+def test_jensen_shannon_of_certain_predictions_is_finite():
+    """Where the mixture is clamped, and a probability is 0 in float32."""
+    views = [(300 * torch.eye(4)[[i, 0]]).requires_grad_() for i in range(3)]
+    loss = jensen_shannon(*views)
+    assert loss.item() == pytest.approx(np.log(3) / 2, rel=1e-4)
+    loss.backward()
+    assert all(view.grad.isfinite().all() for view in views)

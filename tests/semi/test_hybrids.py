@@ -8,7 +8,7 @@ import torch
 
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
-from hybridgen.semi.hybrids import HybridUse, Mixing, cutmix_masks, draw_hybrids, hybrid_loss, with_hybrids
+from hybridgen.semi.hybrids import HybridUse, Mixer, draw_hybrids, hybrid_loss, with_hybrids
 from hybridgen.training.objective import Outcome
 from hybridgen.training.schedules import Clock
 from hybridgen.types import InputError
@@ -188,7 +188,7 @@ def boxes(ratios, size):
 def test_mixing_and_its_loss_against_a_reference(images, kind):
     """Copy k of image i is row k · batch + i, with a partner and a share of its own; each target is both parents'."""
     torch.manual_seed(5)
-    hybrids = draw_hybrids(Mixing(kind), images, copies=3, keep_consistent=True)
+    hybrids = draw_hybrids(Mixer(kind), images, copies=3, keep_consistent=True)
     torch.manual_seed(5)
     partner = torch.cat([torch.randperm(BATCH) for _ in range(3)]).tolist()
     ratios = torch.rand(3 * BATCH, dtype=torch.float64).tolist()
@@ -213,19 +213,6 @@ def test_mixing_and_its_loss_against_a_reference(images, kind):
     assert loss.item() == pytest.approx(total / (3 * BATCH), rel=1e-12)
 
 
-def test_a_box_is_as_large_as_the_ratio_leaves_room_for():
-    """Nothing at ratio 1; at ratio 0 all of the image from a box at its centre, a quarter from one in the corner."""
-    torch.manual_seed(0)
-    assert cutmix_masks(torch.ones(9), 8, 6).all()
-    masks = cutmix_masks(torch.zeros(500), 8, 6)
-    assert masks.shape == (500, 1, 8, 6) and masks[:, 0].any(dim=(1, 2)).any()
-    shares = masks.float().mean(dim=(1, 2, 3))
-    assert shares.min() == 0 and shares.max() == pytest.approx(0.75)
-    ratio = torch.rand(2000)
-    shares = cutmix_masks(ratio, 16, 16).float().mean(dim=(1, 2, 3))
-    assert (shares >= ratio - 1e-6).all() and len(shares.unique()) > 50
-
-
 def test_shares_equal_to_alpha_are_equation_2_13(arguments):
     how = HybridUse(alpha=0.8, copies=COPIES)
     share = torch.full((COPIES * BATCH,), 0.8, dtype=torch.float64)
@@ -237,7 +224,7 @@ def test_an_objective_learns_from_mixtures_without_knowing(images):
     """The loss is that of the drawn mixtures, and outside the window nothing is drawn."""
     targets, labels = draw(BATCH, CLASSES, seed=1).softmax(1), torch.tensor([2, 0])
     classify = lambda batch: batch.mean(dim=(2, 3)) @ draw(3, CLASSES, seed=2)
-    how, source = HybridUse(copies=2, start=1.0), Mixing("cutmix")
+    how, source = HybridUse(copies=2, start=1.0), Mixer("cutmix")
     outcome = lambda step: with_hybrids(
         Outcome({}), classify, source, images, targets, labels, how, Clock(steps=9, steps_per_epoch=3, step=step)
     )
@@ -252,7 +239,7 @@ def test_an_objective_learns_from_mixtures_without_knowing(images):
 
 def test_a_mixture_is_of_no_method_of_hybrids(hybridizer, images):
     with pytest.raises(InputError, match=r"^hybridizer: mixup is none; one made by scimix is needed"):
-        Mixing("mixup").check_method("scimix")
+        Mixer("mixup").check_method("scimix")
     assert draw_hybrids(hybridizer, images, copies=1, keep_consistent=True).share is None
 
 

@@ -10,9 +10,10 @@ from torch import nn
 from torch.distributions import Gamma
 
 from hybridgen.hybridizer import Hybridizer, Origin
+from hybridgen.mixing.masks import beta
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
 from hybridgen.semi.hybrids import HybridUse, hybrid_loss
-from hybridgen.semi.mixmatch import MixMatch, Replacement, draw_shares, interleaving, mixup
+from hybridgen.semi.mixmatch import MixMatch, Replacement, interleaving
 from hybridgen.training.schedules import Clock
 from hybridgen.types import Batch, InputError
 
@@ -217,24 +218,6 @@ def test_same_seed_same_draws(classifier):
 # --- its parts ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("alpha", [0.001, 0.1, 0.75, 1.0, 16.0])
-def test_shares_are_the_larger_of_a_betas_two(alpha):
-    """Each image its own, never below a half; moments against numpy's."""
-    torch.manual_seed(0)
-    share = draw_shares(torch.zeros(20_000, 3, 1, 1), alpha)
-    drawn = np.random.default_rng(0).beta(alpha, alpha, 20_000)
-    drawn = np.maximum(drawn, 1 - drawn)
-    assert share.min() >= 0.5 and share.max() <= 1 and len(share.unique()) > 100
-    assert share.mean().item() == pytest.approx(drawn.mean(), abs=0.006)
-    assert share.std().item() == pytest.approx(drawn.std(), abs=0.006)
-
-
-def test_mixup_is_a_convex_combination():
-    rows = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
-    mixed = mixup(rows, torch.tensor([1, 0]), torch.tensor([0.75, 1.0]))
-    assert mixed.tolist() == [[0.75, 0.5], [0.0, 2.0]]
-
-
 def test_interleaving_gives_the_first_group_a_part_of_each():
     """Five rows in parts of 1, 2 and 2: the longer ones come last, as in the authors' code."""
     assert interleaving(3, 5).view(3, 5).tolist() == [[0, 6, 7, 13, 14], [5, 1, 2, 8, 9], [10, 11, 12, 3, 4]]
@@ -312,7 +295,7 @@ def test_hybrids_in_their_window_equal_the_reference(classifier, hybridizer):
     losses, rates, _ = run(MixMatch(classifier, hybridizer=hybridizer, how=how), batch)
 
     torch.manual_seed(SEED)
-    torch.randperm(3 * SIZE), draw_shares(torch.empty(3 * SIZE, 3, 1, 1).double(), 0.75)
+    torch.randperm(3 * SIZE), beta(3 * SIZE, 0.75, dtype=torch.float64)
     partner = torch.cat([torch.randperm(2 * SIZE) for _ in range(2)])
     parents = torch.cat([batch.labelled[0], batch.unlabelled[0]])
     images = hybridizer.hybridize(semantic=parents.repeat(2, 1, 1, 1), nonsemantic=parents[partner])

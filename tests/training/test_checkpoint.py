@@ -255,3 +255,56 @@ def test_a_process_killed_while_saving_leaves_the_old_checkpoint(tmp_path, momen
     clock.step = 4
     checkpoints.save(clock)
     assert [path.name for path in checkpoints.paths()] == ["step-00000003.pt", "step-00000004.pt"]
+
+
+# --- state of each process's own -----------------------------------------------------------------------------
+
+
+class OfProcess:
+    """One of several processes, whose history holds its own number and the step."""
+
+    def __init__(self, folder: Path, process: int) -> None:
+        self.shared, self.history, self.clock = nn.Linear(1, 1), nn.BatchNorm1d(1), Clock(100, 10)
+        modules, local = {"shared": self.shared}, {"history": self.history}
+        self.checkpoints = Checkpoints(folder, modules, {}, IDENTITY, local=local, process=process, keep=2)
+        self.process = process
+
+    def at(self, step: int) -> "OfProcess":
+        self.clock.step = step
+        with torch.no_grad():
+            self.shared.weight.fill_(step)
+        self.history.running_mean.fill_(100 * self.process + step)
+        return self
+
+    def saved(self, step: int) -> None:
+        self.at(step)
+        self.checkpoints.save_local(self.clock) if self.process else self.checkpoints.save(self.clock)
+
+
+def test_every_process_finds_its_own_history_again(tmp_path):
+    processes = [OfProcess(tmp_path, process) for process in range(3)]
+    for step in (1, 2, 3):
+        for process in reversed(processes):
+            process.saved(step)
+    assert names(tmp_path) == sorted(
+        f"step-0000000{step}{who}.pt" for step in (2, 3) for who in ("", ".process-1", ".process-2")
+    )
+    for process in range(3):
+        again = OfProcess(tmp_path, process).at(9)
+        again.checkpoints.resume(again.clock)
+        assert (again.clock.step, again.shared.weight.item()) == (3, 3)
+        assert again.history.running_mean.item() == 100 * process + 3
+
+
+def test_more_processes_than_there_were_are_refused(tmp_path):
+    OfProcess(tmp_path, 0).saved(1)
+    with pytest.raises(InputError, match=r"step-00000001\.pt: of another number of processes"):
+        OfProcess(tmp_path, 1).checkpoints.resume(Clock(100, 10))
+
+
+def test_a_damaged_history_is_named(tmp_path):
+    for process in (1, 0):
+        OfProcess(tmp_path, process).saved(1)
+    (tmp_path / "step-00000001.process-1.pt").write_bytes(b"broken")
+    with pytest.raises(InputError, match=r"step-00000001\.process-1\.pt: damaged checkpoint"):
+        OfProcess(tmp_path, 1).checkpoints.resume(Clock(100, 10))

@@ -12,7 +12,9 @@ from hybridgen.training.schedules import (
     fixmatch_cosine,
     sigmoid_ramp,
     step_ramp,
+    stepped,
     value,
+    warmed,
     window,
     within,
 )
@@ -107,3 +109,21 @@ def test_a_cycled_schedule_starts_anew_in_every_cycle():
     values = [schedule(at(step, steps=30)) for step in range(30)]
     assert values == [alone(at(step, steps=10)) for step in range(10)] * 3
     assert cycled(cosine(0.1, 2.0), 1)(at(7, steps=30)) == cosine(0.1, 2.0)(at(7, steps=30))
+
+
+def test_a_stepped_rate_falls_to_a_tenth_at_its_epochs():
+    """CutMix's 300 epochs: at 150 and 225."""
+    schedule = stepped(0.25, (150, 225))
+    rates = [schedule(at(epoch * 10, steps=3000)) for epoch in (0, 149, 150, 224, 225, 299)]
+    assert rates == pytest.approx([0.25, 0.25, 0.025, 0.025, 0.0025, 0.0025])
+    assert stepped(0.25, ())(at(2999, steps=3000)) == 0.25
+
+
+def test_a_warmed_schedule_grows_linearly_to_the_whole():
+    schedule = warmed(lambda clock: 0.1, 5)
+    rates = [schedule(at(step)) for step in range(60)]
+    assert rates[:50] == pytest.approx([0.1 * (step + 1) / 50 for step in range(50)])
+    assert rates[50:] == pytest.approx([0.1] * 10)
+    falling, plain = warmed(cosine(0.1, 30.0), 5), cosine(0.1, 30.0)
+    assert falling(at(24)) == pytest.approx(plain(at(24)) * 0.5)
+    assert warmed(plain, 0)(at(0)) == plain(at(0))
