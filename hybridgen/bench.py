@@ -22,7 +22,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from timm.data import Mixup
 from torch import nn
+from torchvision.transforms import v2
 
 from hybridgen.data.augment import strong, weak
 from hybridgen.data.datasets import InMemory, Part
@@ -32,7 +34,10 @@ from hybridgen.data.streams import Stream, View
 from hybridgen.generators.samosa import Samosa, SamosaReconstruction, Watched
 from hybridgen.generators.scimix import SciMixDiscriminator, SciMixGenerator
 from hybridgen.hybridizer import Hybridizer, Origin
+from hybridgen.mixing.methods import METHODS
+from hybridgen.mixing.transform import Mix
 from hybridgen.networks.autoencoder import Architecture, SamosaArchitecture, SamosaAutoencoder, SemanticAutoencoder
+from hybridgen.networks.classifiers import Classifier, make_network
 from hybridgen.networks.discriminator import Discriminator
 from hybridgen.networks.stylegan2 import ModulatedConv2d, grouped_modulated_conv2d
 from hybridgen.networks.wide_resnet import TwoHeadClassifier, WideResNetClassifier
@@ -40,6 +45,8 @@ from hybridgen.semi.fixmatch import FixMatch
 from hybridgen.semi.hybrids import HybridUse
 from hybridgen.semi.mean_teacher import MeanTeacher
 from hybridgen.semi.mixmatch import MixMatch
+from hybridgen.supervised.mixed import Mixed
+from hybridgen.supervised.recursivemix import RecursiveMix
 from hybridgen.training.ema import EMA
 from hybridgen.training.engine import make_accelerator
 from hybridgen.training.fit import fit
@@ -68,6 +75,8 @@ class Sizes:
     mean_teacher: tuple[int, int] = (30, 98)
     mixmatch: tuple[int, int] = (64, 64)
     strong: int = 448
+    mixing: int = 128
+    resnet_width: float = 1.0
     convolution: tuple[int, int, int] = (256, 128, 8)
     """Batch, channels, side."""
 
@@ -86,6 +95,8 @@ QUICK = Sizes(
     mean_teacher=(2, 6),
     mixmatch=(4, 4),
     strong=32,
+    mixing=8,
+    resnet_width=0.125,
     convolution=(8, 16, 8),
 )
 
@@ -361,6 +372,86 @@ def modulated_convolution(sizes: Sizes, accelerator: Accelerator) -> Case:
     )
 
 
+def cutmix_beside_torchvision(sizes: Sizes, accelerator: Accelerator) -> Case:
+    """Images and targets, a box for every image."""
+    images, labels = _mixing_batch(sizes, accelerator)
+    mix, theirs = Mix("cutmix", CLASSES, per_sample=True), v2.CutMix(num_classes=CLASSES)
+    order = torch.randperm(len(images), device=images.device)
+
+    def floor() -> None:
+        theirs(images, labels)
+        images[order]
+
+    return Case(
+        f"CutMix, a box for every image, {len(images)} images",
+        "torchvision's CutMix, one box for the batch, and a gather of the batch",
+        len(images),
+        lambda: mix(images, labels),
+        floor,
+    )
+
+
+def cutmix_beside_timm(sizes: Sizes, accelerator: Accelerator) -> Case:
+    """The same against the library that has boxes for every image too."""
+    images, labels = _mixing_batch(sizes, accelerator)
+    mix = Mix("cutmix", CLASSES, per_sample=True)
+    theirs = Mixup(mixup_alpha=0.0, cutmix_alpha=1.0, mode="elem", label_smoothing=0.0, num_classes=CLASSES)
+    # timm mixes in place and takes the targets' device for a GPU
+    return Case(
+        f"CutMix, a box for every image, {len(images)} images",
+        "timm's element-wise CutMix",
+        len(images),
+        lambda: mix(images, labels),
+        lambda: theirs(images.cpu(), labels.cpu()),
+    )
+
+
+def mixing(name: str, sizes: Sizes, accelerator: Accelerator) -> Case:
+    """A method's mask alone, as its paper draws it; its milliseconds are what is wanted, 2 at most."""
+    images, _ = _mixing_batch(sizes, accelerator)
+    order = torch.randperm(len(images), device=images.device)
+    return Case(
+        f"mask of {name}, {len(images)} images",
+        "a gather of the batch",
+        len(images),
+        lambda: METHODS[name](images),
+        lambda: images[order],
+    )
+
+
+def recursivemix(sizes: Sizes, accelerator: Accelerator) -> Case:
+    """RecursiveMix's training step against the step of the same network without mixing."""
+    steps = []
+    for recursive in (True, False):
+        torch.manual_seed(0)
+        network = make_network("cifar-resnet18", CLASSES, width=sizes.resnet_width)
+        classifier = Classifier(network, **STATISTICS).to(memory_format=torch.channels_last)
+        objective = RecursiveMix(classifier, CLASSES) if recursive else Mixed(classifier, CLASSES)
+        weights = {"supervised": 1.0} | ({"consistency": 0.1} if recursive else {})
+        pixels, labels = _pixels(2 * sizes.mixing), torch.arange(2 * sizes.mixing) % CLASSES
+        split = Split("random", "random", 0, tuple(range(len(labels))), (), ())
+        view = partial(weak, flip=True, shift=SIZE // 8)
+        stream = Stream(
+            Part(InMemory(pixels), labels), split, labelled=sizes.mixing, unlabelled=None, labelled_views=(view,),
+            seed=0, device=accelerator.device,
+        )  # fmt: skip
+        tasks = {"classifier": _task(objective, weights, accelerator)}
+        steps.append(fit(tasks, stream.from_step(0), _clock(stream), accelerator, seed=0))
+    mixed, plain = steps
+    return Case(
+        f"RecursiveMix step, ResNet-18 of width {sizes.resnet_width:g}, {sizes.mixing} images",
+        "the step without mixing",
+        sizes.mixing,
+        lambda: next(mixed),
+        lambda: next(plain),
+    )
+
+
+def _mixing_batch(sizes: Sizes, accelerator: Accelerator) -> tuple[torch.Tensor, torch.Tensor]:
+    images = torch.rand(sizes.mixing, 3, SIZE, SIZE, device=accelerator.device)
+    return images, torch.arange(sizes.mixing, device=accelerator.device) % CLASSES
+
+
 class Entry(NamedTuple):
     """A case of the table."""
 
@@ -386,6 +477,10 @@ CASES: dict[str, Entry] = {
     # goal is for the form as plain PyTorch runs it, and both are shown.
     "modulated-convolution": Entry(modulated_convolution, 1 / 10, 9, keep_memory=False),
     "modulated-convolution-kept": Entry(modulated_convolution, None, 9),
+    "cutmix": Entry(cutmix_beside_torchvision, 1.5, 101),
+    "cutmix-elementwise": Entry(cutmix_beside_timm, 1 / 5, 31),
+    **{f"mask-{name}": Entry(partial(mixing, name), None, 101) for name in METHODS},
+    "recursivemix": Entry(recursivemix, 1.03, 15),
 }
 
 

@@ -5,23 +5,16 @@ python recipes/ablation.py --table A.14 --preset paper-svhn-60 --common="--downl
 python recipes/ablation.py --table 2.3 --generator="--epochs 18" --classifier="--epochs 7 --hybrids-until 6"
 """
 
-import json
 import os
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from accelerate import Accelerator
-from matplotlib.figure import Figure
 
 from hybridgen.configuration import check_positive, launch
-from hybridgen.evaluation.figures import draw_series
-from hybridgen.evaluation.transfer import Rate, aligned
-from hybridgen.experiments.comparison import shown, summarize
-from hybridgen.experiments.jobs import Job, finish
-from hybridgen.files import write_text, written_aside
+from hybridgen.experiments.jobs import ACCURACIES, Job, run_table, split_words
 from hybridgen.training.record import claim
 from hybridgen.types import InputError
 
@@ -151,14 +144,6 @@ TABLES = {
     ),
 }  # fmt: skip
 
-MEASURES = {
-    "test_accuracy_last": "last",
-    "test_accuracy_selected": "selected",
-    "semantic_transfer": "s_c",
-    "nonsemantic_preservation": "s_r",
-}
-
-
 # --- runs -------------------------------------------------------------------------------------------------------
 
 
@@ -170,7 +155,7 @@ def jobs_of(config: Config, key: str, seed: int) -> list[Job]:
     name, jobs, beside = row.hybrids, [], Path(__file__).with_name
     if row.hybrids in GENERATORS:
         own = config.seed if table.generators == "one" else seed
-        given = (*_words(config, "common"), *_words(config, "generator"), *shared, "--seed", str(own))
+        given = (*split_words(config, "common"), *split_words(config, "generator"), *shared, "--seed", str(own))
         folder = config.out / f"generator-{row.hybrids}-seed{own}"
         jobs.append(Job(folder, beside("scimix.py"), (*given, *GENERATORS[row.hybrids])))
         name = str(folder / "hybridizer")
@@ -178,61 +163,18 @@ def jobs_of(config: Config, key: str, seed: int) -> list[Job]:
         name = str(config.hybridizer)
     if row.classifier is not None:
         recipe = f"{'' if row.hybrids in ('mixup', 'cutmix') else 'scimix_'}{config.backbone.replace('-', '_')}.py"
-        given = (*_words(config, "common"), *_words(config, "classifier"), *shared, "--seed", str(seed), "--seeds", "1")
+        given = (
+            *split_words(config, "common"),
+            *split_words(config, "classifier"),
+            *shared,
+            "--seed",
+            str(seed),
+            "--seeds",
+            "1",
+        )
         given = (*given, "--hybridizer", name, *(() if row.hybrids == "none" else ("--no-baseline",)))
         jobs.append(Job(config.out / f"{key}-seed{seed}", beside(recipe), (*given, *row.classifier)))
     return jobs
-
-
-def _words(config: Config, field: str) -> list[str]:
-    try:
-        return shlex.split(getattr(config, field))
-    except ValueError as error:
-        raise InputError(f"{field}: {getattr(config, field)!r} cannot be split into arguments ({error})") from error
-
-
-# --- the table --------------------------------------------------------------------------------------------------
-
-
-def measured(results: list[dict[str, Any]]) -> dict[str, dict[str, float] | None]:
-    """Mean and deviation of every measure over a row's seeds, None for one that the row does not have."""
-    flat = [result | (result.get("transfer") or {}) for result in results]
-    columns = {key: [each.get(key) for each in flat] for key in MEASURES}
-    return {key: None if None in values else summarize(values) for key, values in columns.items()}
-
-
-def text_of(config: Config, figures: Mapping[str, Mapping[str, dict[str, float] | None]]) -> str:
-    table = TABLES[config.table]
-    head = (f"{config.data}, {config.labels} labels, {config.backbone}", *MEASURES.values())
-    body = [
-        (table.rows[key].name, *("-" if value is None else shown(value) for value in row.values()))
-        for key, row in figures.items()
-    ]
-    return (
-        f"Table {config.table}: {table.title}\n\n{aligned([head, *body])}\n\n"
-        f"Test accuracy of the last and of the selected epoch, semantic transfer s_c and non-semantic preservation s_r "
-        f"of the\nhybrids, in %: mean{' ± standard deviation' if config.seeds > 1 else ''} over {config.seeds} "
-        f"seed(s). {table.note}\n"
-    )
-
-
-def draw(config: Config, figures: Mapping[str, Mapping[str, dict[str, float] | None]]) -> None:
-    """Accuracies and rates of all rows, with their deviations, in table.png."""
-    table, series = TABLES[config.table], {}
-    for key, label in (
-        ("test_accuracy_last", "test accuracy"),
-        ("semantic_transfer", "semantic transfer $s_c$"),
-        ("nonsemantic_preservation", "non-semantic preservation $s_r$"),
-    ):
-        values = [row[key] for row in figures.values()]
-        spread = lambda value: Rate(*(value["mean"] + sign * value.get("std", 0.0) for sign in (0, -1, 1)))
-        if any(values):
-            series[label] = [value and spread(value) for value in values]
-    figure = Figure(figsize=(1.5 + 1.6 * len(figures), 4.6), layout="constrained")
-    title = f"Table {config.table}: {table.title} ({config.data}, {config.labels} labels, {config.seeds} seed(s))"
-    draw_series(figure.subplots(), [table.rows[key].name for key in figures], series, title)
-    with written_aside(config.out / "table.png") as aside:
-        figure.savefig(aside, dpi=110, format="png")
 
 
 def main(config: Config) -> dict[str, Any]:
@@ -250,25 +192,17 @@ def main(config: Config) -> dict[str, Any]:
     planned = {key: [jobs_of(config, key, seed) for seed in seeds] for key in table.rows}
     claim(config.out, config, Accelerator(cpu=True, mixed_precision="no"), resume=config.resume)
 
-    # Runs, each folder's once
-    every = {job.folder: job for row in planned.values() for jobs in row for job in jobs}
-    results = {}
-    for number, (folder, job) in enumerate(every.items(), start=1):
-        print(f"{number}/{len(every)} {folder}", flush=True)
-        results[folder] = finish(job, environment)
-
-    # Table
-    figures = {key: measured([results[jobs[-1].folder] for jobs in row]) for key, row in planned.items()}
-    rows = {
-        key: {"name": table.rows[key].name, "runs": [str(jobs[-1].folder) for jobs in row], **figures[key]}
-        for key, row in planned.items()
-    }
-    values = {"table": config.table, "data": config.data, "labels": config.labels, "seeds": list(seeds), "rows": rows}
-    draw(config, figures)
-    write_text(config.out / "table.txt", text := text_of(config, figures))
-    write_text(config.out / "table.json", json.dumps(values, indent=2) + "\n")
-    print(f"\n{text}{config.out / 'table.png'}")
-    return values
+    return run_table(
+        config.out,
+        f"Table {config.table}: {table.title}",
+        f"{config.data}, {config.labels} labels, {config.backbone}",
+        {key: row.name for key, row in table.rows.items()},
+        planned,
+        environment,
+        measures={**ACCURACIES, "semantic_transfer": "s_c", "nonsemantic_preservation": "s_r"},
+        note=f"s_c and s_r: semantic transfer and non-semantic preservation of the hybrids. {table.note}",
+        about={"table": config.table, "data": config.data, "labels": config.labels, "seeds": list(seeds)},
+    )
 
 
 if __name__ == "__main__":

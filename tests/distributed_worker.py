@@ -18,6 +18,7 @@ from hybridgen.networks.autoencoder import Architecture, SamosaArchitecture, Sam
 from hybridgen.networks.discriminator import Discriminator
 from hybridgen.semi.mean_teacher import MeanTeacher
 from hybridgen.semi.mixmatch import MixMatch
+from hybridgen.supervised.recursivemix import RecursiveMix
 from hybridgen.training.ema import EMA
 from hybridgen.training.engine import make_accelerator
 from hybridgen.training.fit import fit
@@ -160,6 +161,39 @@ def accuracies(accelerator: Accelerator) -> dict[str, torch.Tensor]:
     return {"accuracy": torch.tensor(counts, dtype=torch.float64)}
 
 
+class Spatial(nn.Module):
+    """A convolution, a mean and a linear layer, without batch-norm."""
+
+    channels = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.Tanh())
+        self.head = nn.Linear(6, 3)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return self.body(images)
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        return self.head(features.mean(dim=(2, 3)))
+
+
+def recursivemix(accelerator: Accelerator) -> dict[str, torch.Tensor]:
+    """The parameters after six steps, what they would be if the first step's loss were that of the whole batch, and
+    each process's history."""
+    objective = RecursiveMix(Spatial(), 3)
+    prepared, optimizer = accelerator.prepare(objective, sgd(objective))
+    tasks = {"classifier": Task(prepared, {"supervised": 1.0, "consistency": 0.5}, optimizer, cosine(0.1, 9))}
+    steps = fit(tasks, stream(accelerator, 1).from_step(0), Clock(6, 3), accelerator, seed=0)
+    flat = lambda: torch.cat([p.detach().flatten() for p in objective.parameters()])
+    next(steps)
+    first = flat()
+    list(steps)
+    history = objective.history
+    return {"first": first, "parameters": flat(), "images": history.images, "logits": history.logits}
+
+
 def everything(accelerator: Accelerator) -> dict[str, dict[str, torch.Tensor]]:
     seen = torch.stack(
         [torch.cat([b.labelled[0], b.unlabelled[0]]) for b in islice(stream(accelerator, 1).from_step(0), 3)]
@@ -169,6 +203,7 @@ def everything(accelerator: Accelerator) -> dict[str, dict[str, torch.Tensor]]:
         "scimix": scimix(accelerator),
         "mean_teacher": mean_teacher(accelerator),
         "samosa": samosa(accelerator),
+        "recursivemix": recursivemix(accelerator),
         "accuracies": accuracies(accelerator),
         "stream": {"images": seen},
     }

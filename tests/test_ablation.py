@@ -16,10 +16,10 @@ from PIL import Image
 
 from hybridgen.configuration import parse
 from hybridgen.experiments.comparison import start_from
-from hybridgen.experiments.jobs import Job, finish
+from hybridgen.experiments.jobs import ACCURACIES, Job, finish, measured, text_of
 from hybridgen.hybridizer import Hybridizer
 from hybridgen.networks.wide_resnet import TwoHeadClassifier, WideResNetClassifier
-from hybridgen.semi.hybrids import Mixing
+from hybridgen.semi.hybrids import Mixer
 from hybridgen.types import InputError
 
 spec = importlib.util.spec_from_file_location("recipes_as_processes", Path(__file__).with_name("test_recipes.py"))
@@ -96,17 +96,19 @@ def test_a_table_holds_means_and_deviations_and_dashes_where_nothing_is():
         for last in (0.2, 0.6)
     ]
     alone = [{"test_accuracy_last": 0.25, "transfer": None}] * 2
-    rows = {"alone": alone, "full": with_rates}
-    figures = {key: ablation["measured"](results) for key, results in rows.items()}
+    measures = {**ACCURACIES, "semantic_transfer": "s_c", "nonsemantic_preservation": "s_r"}
+    figures = {key: measured(results, measures) for key, results in {"alone": alone, "full": with_rates}.items()}
     assert figures["full"]["test_accuracy_last"] == {
         "mean": pytest.approx(0.4), "std": pytest.approx(np.std([0.2, 0.6], ddof=1)),
     }  # fmt: skip
     assert figures["full"]["semantic_transfer"]["mean"] == pytest.approx(0.2)
     assert figures["alone"]["test_accuracy_selected"] is figures["alone"]["semantic_transfer"] is None
-    text = ablation["text_of"](Config(seeds=2), figures).splitlines()
-    assert text[0].startswith("Table A.14")
+    names = {"alone": "no hybrids", "full": "full"}
+    text = text_of("Table A.14", "digits-m", names, figures, measures, 2, "A note.").splitlines()
+    assert text[0] == "Table A.14" and text[2].split() == ["digits-m", *measures.values()]
     assert text[3].replace("no hybrids", "").split() == ["25.0", "±", "0.0", "-", "-", "-"]
     assert text[4].replace("full", "").split() == ["40.0", "±", "28.3", "50.0", "±", "0.0", "20.0", "±", "14.1", "-"]
+    assert "± standard deviation over 2 seed(s)" in text[6] and text[7] == "A note."
 
 
 # --- jobs ----------------------------------------------------------------------------------------------------
@@ -341,4 +343,4 @@ def test_a_classifier_starts_from_the_one_that_guided_the_hybridizer(stage_1):
         with pytest.raises(InputError, match=r"^from_hybridizer: .*--depth"):
             start_from(kind(16, 1, 2, **options), hybridizer)
     with pytest.raises(InputError, match=r"^from_hybridizer: mixup"):
-        start_from(network, Mixing("mixup"))
+        start_from(network, Mixer("mixup"))

@@ -86,6 +86,16 @@ def test_networks_with_batch_norm_stay_the_same_on_both_processes(of_two, name):
     assert (first["after"] != first["before"]).float().mean() > 0.5
 
 
+def test_each_process_has_a_history_of_its_own_and_all_the_same_network(of_one, of_two):
+    """The first step, which has no history, is that of the whole batch; later each process mixes what it saw."""
+    first, second = (each["recursivemix"] for each in of_two)
+    torch.testing.assert_close(first["first"], of_one["recursivemix"]["first"], rtol=1e-5, atol=1e-6)
+    assert torch.equal(first["parameters"], second["parameters"])
+    assert first["images"].shape == second["images"].shape == (2, 3, 16, 16)
+    assert not torch.equal(first["images"], second["images"])
+    assert not torch.equal(first["logits"], second["logits"])
+
+
 def test_accuracy_counts_every_image_once(of_one, of_two):
     expected = of_one["accuracies"]["accuracy"]
     assert 0 < expected[0] < 1

@@ -1,0 +1,253 @@
+"""The recipes of the supervised half as their users run them."""
+
+import importlib.util
+import json
+import runpy
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
+
+from hybridgen.configuration import parse
+from hybridgen.data.datasets import Dataset, InMemory, Part
+from hybridgen.experiments.mixing import TITLES, method_of
+from hybridgen.experiments.supervised import SupervisedSettings, augmentation, rate_of
+from hybridgen.networks.classifiers import Classifier, make_network
+from hybridgen.training.schedules import Clock
+
+spec = importlib.util.spec_from_file_location("recipes_as_processes", Path(__file__).with_name("test_recipes.py"))
+processes = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(processes)
+recipes, toy = processes.recipes, processes.toy  # fixtures
+ablation = runpy.run_path(str(processes.RECIPES / "recursivemix_ablation.py"))
+
+
+def tiny(data: str, out: Path | str, *more: str | Path) -> tuple[str | Path, ...]:
+    """18 steps of a very small network."""
+    return (
+        "--preset", "smoke", "--data", data, "--validation", "8", "--batch", "8", "--epochs", "2", "--threads", "1",
+        "--record-every", "3", "--evaluate-every", "6", "--save-every", "4", "--out", out, *more,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(recipes, toy) -> Path:
+    recipes.succeed("recursivemix.py", *tiny(toy, "recursivemix"))
+    return recipes.folder / "recursivemix"
+
+
+def of_two_classes(side: int = 16) -> Dataset:
+    """Grey images that are flipped."""
+    images = torch.full((2, 3, side, side), 128, dtype=torch.uint8)
+    part = Part(InMemory(images), torch.arange(2))
+    return Dataset("grey", ("a", "b"), side, part, part, "f", True, (0.5,) * 3, (0.5,) * 3)
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_recursivemix_leaves_both_networks_and_a_table(recipes, toy, run):
+    said = result(run)
+    assert list(said["classifiers"]) == ["No mixing", "RecursiveMix"]
+    assert said["steps"] == 18 and said["test_accuracy_last"] == said["classifiers"]["RecursiveMix"][
+        "test_accuracy_last"]["mean"]  # fmt: skip
+    for name in ("no-mixing-seed0", "recursivemix-seed0"):
+        there = {path.name for path in (run / name).iterdir()}
+        assert {"config.yaml", "metrics.jsonl", "curves.png", "result.json", "network.safetensors"} <= there
+    rows = [json.loads(line) for line in (run / "recursivemix-seed0" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["classifier/history_share"] > 0 for row in rows if "classifier/history_share" in row)
+    assert rows[-1]["classifier/consistency"] > 0
+
+
+def test_torchvision_loads_what_is_deployed(run):
+    """The CIFAR form of ResNet-18 at an eighth of its filters; no second head and no normalisation in the file."""
+    path = run / "recursivemix-seed0" / "network.safetensors"
+    weights = load_file(path)
+    network = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [2, 2, 2, 2], num_classes=2)
+    names = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    assert weights.keys() == names.keys()
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+    assert about["network"] == "cifar-resnet18" and json.loads(about["classes"]) == ["0", "1"]
+    again = make_network("cifar-resnet18", 2, width=0.125)
+    again.load_state_dict(weights)
+    assert isinstance(again.fc, nn.Linear)
+
+
+def test_stopped_and_resumed_equals_never_stopped(recipes, toy, run):
+    """With its history: each classifier is stopped once."""
+    out = recipes.folder / "stopped"
+    arguments = tiny(toy, out)
+    for folder, step in ((out / "no-mixing-seed0", 4), (out / "recursivemix-seed0", 8)):
+        resume = ("--resume",) if out.exists() else ()
+        recipes.start("recursivemix.py", *arguments, *resume)
+        there = lambda folder=folder, step=step: (folder / "checkpoints" / f"step-{step:08d}.pt").exists()
+        assert recipes.stop(signal.SIGTERM, there) == 128 + signal.SIGTERM, recipes.stderr()
+    recipes.succeed("recursivemix.py", *arguments, "--resume")
+    for name in ("no-mixing-seed0", "recursivemix-seed0"):
+        ours, theirs = (load_file(folder / name / "network.safetensors") for folder in (out, run))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+        metrics = [(folder / name / "metrics.jsonl").read_text() for folder in (out, run)]
+        assert metrics[0] == metrics[1]
+    last = [torch.load(folder / "recursivemix-seed0" / "checkpoints" / "step-00000018.pt") for folder in (out, run)]
+    ours, theirs = (state["modules"]["history"]["_extra_state"] for state in last)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ("images", "targets", "logits"))
+
+
+def test_every_method_trains_and_stands_in_one_table(recipes, toy):
+    recipes.succeed("mixing_baselines.py", *tiny(toy, "baselines", "--epochs", "0.5", "--evaluate-every", "100"))
+    said = result(recipes.folder / "baselines")
+    assert list(said["classifiers"]) == list(TITLES.values())
+    losses = set()
+    for name in TITLES.values():
+        assert recipes.stdout().count(f"{name} ") >= 1
+        folder = recipes.folder / "baselines" / f"{processes_slug(name)}-seed0"
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        losses.add(rows[0]["classifier/supervised"])
+    assert len(losses) == len(TITLES)  # from the same weights and images, no two compute the same
+
+
+def processes_slug(name: str) -> str:
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def test_the_same_method_is_the_same_in_both_recipes(recipes, toy, run):
+    recipes.succeed("mixing_baselines.py", *tiny(toy, "some", "--methods", "none", "recursivemix"))
+    for name in ("no-mixing-seed0", "recursivemix-seed0"):
+        ours, theirs = (load_file(f / name / "network.safetensors") for f in (recipes.folder / "some", run))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+# --- settings ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", ["recursivemix.py", "mixing_baselines.py"])
+def test_presets_are_the_papers(recipe):
+    made = runpy.run_path(str(processes.RECIPES / recipe))
+    for name in made["PRESETS"]:
+        config = parse(made["Config"], made["PRESETS"], ["--preset", name])
+        if name == "paper-cifar100-resnet18":
+            assert (config.epochs, config.batch, config.rate, config.warmup, config.weight_decay) == (
+                200, 128, 0.1, 5, 5e-4)  # fmt: skip
+            assert (config.alpha, config.weight_consistency, config.interpolation) == (0.5, 0.1, "nearest")
+            schedule = rate_of(config)
+            assert schedule(Clock(78000, 390, 1949)) == pytest.approx(0.1, rel=2e-3)
+            assert schedule(Clock(78000, 390, 77999)) < 1e-6
+        if name == "paper-cifar10-pyramidnet200":
+            schedule = rate_of(config)
+            assert [schedule(Clock(9000, 30, epoch * 30)) for epoch in (0, 149, 150, 225)] == pytest.approx(
+                [0.25, 0.25, 0.025, 0.0025])  # fmt: skip
+        if name == "paper-imagenet-pvtv2":
+            assert (config.optimizer, config.weight_consistency, config.crop) == ("adamw", 0.5, 224)
+
+
+def test_augmentation_of_large_images_crops_and_erases():
+    dataset = of_two_classes(side=40)
+    view = augmentation(SupervisedSettings(crop=32, erasing=1.0), dataset)
+    images = torch.rand(4, 3, 40, 40)
+    made = view(images, torch.Generator().manual_seed(0))
+    assert made.shape == (4, 3, 32, 32)
+    plain = augmentation(SupervisedSettings(crop=32), dataset)(images, torch.Generator().manual_seed(0))
+    assert 0 < (made != plain).any(dim=1).float().mean() < 0.5
+
+
+@pytest.mark.parametrize("name", [name for name in TITLES if not name.startswith(("augmix", "recursive", "none"))])
+def test_alphas_of_automix_are_smaller_where_its_authors_took_smaller_ones(name):
+    """AutoMix A.1: CutMix, FMix and SaliencyMix with 0.2, the others as they come."""
+    settings = SupervisedSettings(width=0.125)
+    shares = []
+    for alphas in ("own", "automix"):
+        network = Classifier(make_network("cifar-resnet18", 2, width=0.125), mean=(0.5,) * 3, std=(0.5,) * 3)
+
+        objective = method_of(settings, name, alphas=alphas).train(network, of_two_classes()).objective
+        torch.manual_seed(0)
+        ratios = torch.cat([objective.draw_images(torch.rand(2, 3, 16, 16)).ratio[:1] for _ in range(300)])
+        shares.append((ratios * (1 - ratios)).mean())
+    smaller = name in ("cutmix", "cutmix-resized", "fmix", "saliencymix")
+    assert shares[1] < 0.9 * shares[0] if smaller else shares[1] == shares[0]
+
+
+def test_every_row_of_every_ablation_is_taken_by_its_recipe():
+    names = {"4a": 2, "4b": 2, "2": 5, "figure-4": 10, "figure-5": 11}
+    for table, (_, rows) in ablation["TABLES"].items():
+        config = ablation["Config"](table=table, arguments="--epochs 3 --network wrn-10-1 --width 1")
+        assert len(rows) == names[table]
+        seen = set()
+        for key in rows:
+            (job,) = ablation["jobs_of"](config, key, 5)
+            recipe = runpy.run_path(str(job.recipe))
+            made = parse(recipe["Config"], recipe["PRESETS"], [*job.arguments, "--out", str(job.folder)])
+            assert (made.epochs, made.network, made.seed, made.seeds) == (3, "wrn-10-1", 5, 1)
+            seen.add((job.recipe.name, job.arguments))
+        assert len(seen) == len(rows)
+
+
+def test_an_ablation_makes_its_table_and_never_repeats_a_run(recipes, toy):
+    out = recipes.folder / "ablation"
+    words = " ".join(map(str, tiny(toy, "x")[:-2]))
+    arguments = ("--table", "4a", "--seeds", "2", f"--arguments={words} --epochs 0.5", "--out", out)
+    recipes.succeed("recursivemix_ablation.py", *arguments)
+    table = json.loads((out / "table.json").read_text())
+    assert [row["name"] for row in table["rows"].values()] == ["unshared", "shared"]
+    assert all(set(row["test_accuracy_last"]) == {"mean", "std"} for row in table["rows"].values())
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*-seed*/result.json")}
+    assert len(before) == 4 and (out / "table.png").exists()
+    recipes.succeed("recursivemix_ablation.py", *arguments, "--resume")
+    assert before == {path: path.stat().st_mtime_ns for path in out.glob("*-seed*/result.json")}
+
+
+# --- bad input -----------------------------------------------------------------------------------------------
+
+BAD = {
+    "alpha": (("--alpha", "0"), "alpha: 0.0 is outside (0, 1]"),
+    "batch": (("--batch", "0"), "labelled_batch = 0"),
+    "batch of all": (("--batch", "100"), "labelled_batch = 100: larger than the 72"),
+    "network": (("--network", "resnet19"), "network: 'resnet19' is unknown"),
+    "no map": (("--network", "vit_tiny_patch16_224", "--width", "1"), "network: VisionTransformer gives features"),
+    "width": (("--width", "0"), "width: 0"),
+    "epochs": (("--epochs", "0"), "epochs: 0.0 is not above 0"),
+    "rate": (("--rate", "-1"), "rate: -1.0 is not above 0"),
+    "warmup": (("--warmup", "-1"), "warmup: -1.0 is below 0"),
+    "smoothing": (("--label-smoothing", "1.5"), "label_smoothing: 1.5 is outside [0, 1]"),
+    "erasing": (("--erasing", "2"), "erasing: 2.0 is outside [0, 1]"),
+    "crop": (("--crop", "17"), "crop: 17 pixels of images of 16"),
+    "decay": (("--ema-decay", "1"), "ema_decay: 1.0 is outside [0, 1)"),
+    "consistency alone": (("--no-history",), "consistency: there is nothing to be consistent with"),
+    "consistency": (("--weight-consistency", "-1"), "weight_consistency: -1.0 is below 0"),
+    "interpolation": (("--interpolation", "cubic"), "--interpolation"),
+    "labels": (("--labels", "90"), "labels = 90: npz:"),
+    "several": (("--sync-batchnorm",), "sync_batchnorm: needs GPUs"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line_and_leaves_no_run(recipes, toy, name):
+    arguments, words = BAD[name]
+    assert words in recipes.refuse("recursivemix.py", *tiny(toy, "bad", *arguments))
+    assert not (recipes.folder / "bad").exists()
+
+
+@pytest.mark.parametrize(("methods", "words"), [
+    (("cutmax",), "methods: 'cutmax' is unknown; there are none, mixup"),
+    (("cutmix", "cutmix"), "methods: cutmix cutmix; one or more are needed, each once"),
+])  # fmt: skip
+def test_unknown_methods_are_refused(recipes, toy, methods, words):
+    assert words in recipes.refuse("mixing_baselines.py", *tiny(toy, "bad", "--methods", *methods))
+
+
+def test_an_ablation_says_no(recipes):
+    assert "seeds: 0 is not above 0" in recipes.refuse("recursivemix_ablation.py", "--seeds", "0")
+    assert "--table" in recipes.refuse("recursivemix_ablation.py", "--table", "3")
+    assert "arguments: " in recipes.refuse("recursivemix_ablation.py", "--arguments", "'")
+
+
+@pytest.mark.parametrize("recipe", ["recursivemix.py", "mixing_baselines.py", "recursivemix_ablation.py"])
+def test_help_names_the_presets(recipes, recipe):
+    recipes.succeed(recipe, "--help")
+    assert "--preset NAME takes the values of one of: smoke" in recipes.stdout()
