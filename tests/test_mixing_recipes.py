@@ -100,6 +100,11 @@ def test_stopped_and_resumed_equals_never_stopped(recipes, toy, run):
     assert all(torch.equal(ours[key], theirs[key]) for key in ("images", "targets", "logits"))
 
 
+def test_a_run_is_not_resumed_with_another_batch(recipes, toy, run):
+    said = recipes.refuse("recursivemix.py", *tiny(toy, run, "--resume", "--batch", "4"))
+    assert said.endswith("has batch = 8, this run 4")
+
+
 def test_every_method_trains_and_stands_in_one_table(recipes, toy):
     recipes.succeed("mixing_baselines.py", *tiny(toy, "baselines", "--epochs", "0.5", "--evaluate-every", "100"))
     said = result(recipes.folder / "baselines")

@@ -45,7 +45,13 @@ def recursive(
     first one again where there are fewer (equation 1).
 
     Without `resize` the others are cut to the box instead, which loses what they showed elsewhere (figure 3).
+    InputError for a box of images of another size, or one that does not lie inside them.
     """
+    height, width = images.shape[2:]
+    if box.size != (height, width):
+        raise InputError(f"box: of an image of {box.size[0]}×{box.size[1]}; these have {height}×{width}")
+    if not (0 <= box.top <= box.top + box.height <= height and 0 <= box.left <= box.left + box.width <= width):
+        raise InputError(f"box: {tuple(box[:4])} (top, left, height, width) is not inside {height}×{width} pixels")
     boxes = torch.tensor([box[:4]]).to(images.device, non_blocking=True)
     partner = torch.arange(len(images), device=images.device) % history
     mask = masks.inside(boxes, *images.shape[2:])

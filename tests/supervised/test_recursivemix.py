@@ -248,6 +248,14 @@ def test_an_impossible_alpha_is_refused(alpha):
         objective(alpha=alpha)
 
 
+@pytest.mark.parametrize("box", [(0, 0, 9, 4), (0, 0, 4, 13), (5, 0, 4, 4), (-1, 0, 4, 4), (0, 0, -1, 4)])
+def test_a_box_that_is_not_inside_the_image_is_refused(box):
+    with pytest.raises(InputError, match=r"^box: .* is not inside 8×12 pixels"):
+        recursive(torch.rand(2, 3, 8, 12), Box(*box, size=(8, 12)), 2)
+    with pytest.raises(InputError, match=r"^box: of an image of 8×8; these have 8×12"):
+        recursive(torch.rand(2, 3, 8, 12), Box(0, 0, 4, 4, (8, 8)), 2)
+
+
 def test_consistency_needs_history():
     with pytest.raises(InputError, match=r"^consistency"):
         objective(history=False)
