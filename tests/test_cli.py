@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import hybridgen
-from hybridgen.cli import COMMANDS, main
+from hybridgen.cli import COMMANDS, MIXING_STUDIES, main
 from hybridgen.data.datasets import load_dataset
 from hybridgen.data.splits import Split
 from hybridgen.evaluation.grid import choose_parents, hybrid_grid
@@ -25,6 +25,7 @@ from hybridgen.evaluation.studies import STUDIES
 from hybridgen.export import BLOCK, Row
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
+from hybridgen.networks.classifiers import Classifier, make_network, save_classifier
 from hybridgen.training.engine import make_accelerator
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -440,6 +441,80 @@ def test_two_processes_study_what_one_does(run, artefact, oracle, tmp_path):
         )
 
 
+# --- studies of mixing ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory, digits) -> list[Path]:
+    """Two untrained ones."""
+    folder = tmp_path_factory.mktemp("networks")
+    paths = [folder / name / "network.safetensors" for name in ("none", "cutmix")]
+    for path in paths:
+        classifier = Classifier(make_network("wrn-10-1", 10), mean=digits.mean, std=digits.std)
+        save_classifier(classifier, path, name="wrn-10-1", classes=digits.classes, image_size=digits.image_size)
+    return paths
+
+
+SMALL = {
+    "cam": ("--count", 8, "--mixed", "recursivemix", "--steps", 2),
+    "sequence": ("--steps", 2, "--places", 1),
+    "targets": ("--steps", 2, "--runs", 1, "--batch", 8, "--methods", "none", "recursivemix"),
+    "cost": ("--network", "wrn-10-1", "--batch", 2, "--rounds", 1, "--steps", 1, "--image-size", 16),
+    "mixing": ("--columns", 2, "--methods", "mixup", "fmix"),
+}
+
+
+@pytest.mark.parametrize("name", MIXING_STUDIES)
+def test_study_of_mixing_prints_what_it_writes(run, networks, tmp_path, name):
+    common = ("study", name, "--out", tmp_path, *SMALL[name], *ONE)
+    if name == "cam":
+        common += ("--networks", *networks)
+    said = run(*common)
+    assert said.code == 0, said.err
+    assert said.out == (tmp_path / f"{name}.txt").read_text() + f"{tmp_path / name}.png\n"
+    values = json.loads((tmp_path / f"{name}.json").read_text())
+    assert values["study"] == name
+    before = contents(tmp_path)
+    assert set(before) == {f"{name}.{end}" for end in ("json", "txt", "png")}
+    if name != "cost":
+        assert run(*common, "--out", tmp_path / "again").code == 0
+        assert contents(tmp_path / "again") == before
+    refused(run(*common), f"{name}.json is there already")
+
+
+@pytest.mark.parametrize("name", MIXING_STUDIES)
+def test_help_of_a_study_of_mixing(run, name):
+    said = run("study", name, "--help")
+    assert said.code == 0 and f"hybridgen study {name}" in said.out and name in run("study", "--help").out
+    for field in MIXING_STUDIES[name].__dataclass_fields__:
+        assert f"--{field.replace('_', '-')}" in said.out
+
+
+def test_maps_of_files_and_of_chosen_images(run, networks, images, tmp_path):
+    common = ("study", "cam", "--networks", networks[0], *ONE)
+    assert run(*common, "--files", *images[:2], "--classes", "3", "5", "--out", tmp_path / "a").code == 0
+    values = json.loads((tmp_path / "a" / "cam.json").read_text())
+    assert [image["image"] for image in values["images"]] == ["0.png", "1.png"]
+    assert [[each["class"] for each in image["classes"]] for image in values["images"]] == [["3", "5"]] * 2
+    assert list(values["networks"]) == ["none"] and values["networks"]["none"].keys() == {"probability"}
+    assert run(*common, "--index", 4, 2, "--out", tmp_path / "b").code == 0
+    values = json.loads((tmp_path / "b" / "cam.json").read_text())
+    labels = load_dataset("digits-m").test.labels
+    assert [image["image"] for image in values["images"]] == ["image 4", "image 2"]
+    assert [image["classes"][0]["class"] for image in values["images"]] == [str(int(labels[i])) for i in (4, 2)]
+
+
+def test_a_study_that_is_interrupted_leaves_nothing(run, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Figure, "savefig", stop)
+    assert run("study", "sequence", "--out", tmp_path, *SMALL["sequence"], *ONE).code == 130
+    assert not list(tmp_path.iterdir())
+
+
 # --- bad input ------------------------------------------------------------------------------------------
 
 
@@ -526,6 +601,29 @@ def refused(said: Said, *words: str) -> None:
         ("study methods --out o --hybridizer {artefact} --oracle {oracle} --fda-beta 2", ("beta",)),
         ("study probe --out o --hybridizer {artefact} --oracle {oracle} --probe-images 0", ("--probe-images 0",)),
         ("study transfer --out {oracle}/oracle.json/o --hybridizer {artefact}", ("is not a folder",)),
+        ("study cam --out o", ("--networks",)),
+        ("study cam --out o --networks nowhere", ("nowhere", "cannot be read")),
+        ("study cam --out o --networks {oracle}/oracle.safetensors", ("oracle.safetensors", "metadata lack network")),
+        ("study cam --out o --networks {network} --classes 3 x", ("--classes: 'x'", "0, 1, 2")),
+        ("study cam --out o --networks {network} --index 999999", ("--index 999999", "test images")),
+        ("study cam --out o --networks {network} --files a.png", ("--files", "--classes")),
+        ("study cam --out o --networks {network} --files a.png --classes 3", ("a.png", "not a readable image")),
+        ("study cam --out o --networks {network} --files a.png --index 3", ("--files", "--index")),
+        ("study cam --out o --networks {network} --index 3 --mixed cutmix", ("--index", "--mixed")),
+        ("study cam --out o --networks {network} --mixed x", ("--mixed: 'x'", "cutmix")),
+        ("study cam --out o --networks {network} --steps 3", ("--steps", "recursivemix")),
+        ("study cam --out o --networks {network} --count 0", ("--count 0",)),
+        ("study cam --out o --networks {network} --data npz:x.npz", ("x.npz",)),
+        ("study sequence --out o --alpha 2", ("alpha: 2",)),
+        ("study sequence --out o --steps 0", ("--steps 0",)),
+        ("study sequence --out o --repeats 1", ("--repeats", "hybridgen study sequence --help")),
+        ("study targets --out o --methods x", ("--methods: 'x'", "recursivemix")),
+        ("study mixing --out o --columns 9999", ("--columns 9999",)),
+        ("study cost --out o --network resnet51", ("resnet51",)),
+        ("study cost --out o --network resnet50 --width 2", ("width: 2",)),
+        ("study cost --out o --width 0", ("width: 0",)),
+        ("study cost --out o --methods x", ("'x'", "recursivemix")),
+        ("study cost --out o --rounds 0", ("--rounds 0",)),
         ("split --out s.json", ("--labels",)),
         ("split --labels 0 --out s.json", ("labels = 0",)),
         ("split --labels 5 --out s.json", ("labels = 5", "10 classes")),
@@ -535,9 +633,9 @@ def refused(said: Said, *words: str) -> None:
         ("bench --jsn", ("--jsn",)),
     ],
 )
-def test_bad_input(run, artefact, oracle, tmp_path, monkeypatch, line, words):
+def test_bad_input(run, artefact, oracle, networks, tmp_path, monkeypatch, line, words):
     monkeypatch.chdir(tmp_path)
-    arguments = [word.format(artefact=artefact, oracle=oracle) for word in line.split()]
+    arguments = [word.format(artefact=artefact, oracle=oracle, network=networks[0]) for word in line.split()]
     if arguments[:1] in (["hybridize"], ["evaluate"], ["study"]):
         arguments += ONE
     refused(run(*arguments), *words)

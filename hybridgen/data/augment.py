@@ -533,6 +533,16 @@ def _equalize_table(levels: Tensor) -> Tensor:
 # --- Larger images ------------------------------------------------------------------------------------------
 
 
+def _rectangles(
+    draws: Tensor, height: int, width: int, scale: tuple[float, float], aspect: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """Heights and widths, in pixels of the image and at most its sides, from two numbers of [0, 1) each."""
+    area = (scale[0] + (scale[1] - scale[0]) * draws[0]) * height * width
+    low, high = math.log(aspect[0]), math.log(aspect[1])
+    proportion = (low + (high - low) * draws[1]).exp()
+    return (area / proportion).sqrt().clamp(max=height), (area * proportion).sqrt().clamp(max=width)
+
+
 def resized_crop(
     images: Images,
     generator: torch.Generator,
@@ -559,10 +569,7 @@ def resized_crop(
         raise InputError(f"aspect: {aspect} is not 0 < low <= high")
     batch, _, height, width = images.shape
     draws = torch.rand(5, batch, generator=generator, device=images.device)
-    area = (scale[0] + (scale[1] - scale[0]) * draws[0]) * height * width
-    low, high = math.log(aspect[0]), math.log(aspect[1])
-    proportion = (low + (high - low) * draws[1]).exp()
-    wide, tall = (area * proportion).sqrt().clamp(max=width), (area / proportion).sqrt().clamp(max=height)
+    tall, wide = _rectangles(draws[:2], height, width, scale, aspect)
     left, top = draws[2] * (width - wide), draws[3] * (height - tall)
     place = (torch.arange(size, device=images.device) + 0.5) / size
     column = left[:, None] + wide[:, None] * place
@@ -598,10 +605,7 @@ def erase(
         raise InputError(f"probability: {probability} is outside [0, 1]")
     batch, _, height, width = images.shape
     draws = torch.rand(5, batch, generator=generator, device=images.device)
-    area = (scale[0] + (scale[1] - scale[0]) * draws[0]) * height * width
-    low, high = math.log(aspect[0]), math.log(aspect[1])
-    proportion = (low + (high - low) * draws[1]).exp()
-    wide, tall = (area * proportion).sqrt().clamp(max=width), (area / proportion).sqrt().clamp(max=height)
+    tall, wide = _rectangles(draws[:2], height, width, scale, aspect)
     left, top = (draws[2] * (width - wide)).floor(), (draws[3] * (height - tall)).floor()
     row = torch.arange(height, device=images.device)
     column = torch.arange(width, device=images.device)

@@ -1,11 +1,15 @@
-"""The pictures of studies: curves or bars, confusions, columns of images."""
+"""The pictures of studies: curves or bars, confusions, columns and tables of images."""
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import NamedTuple
 
+import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from hybridgen.evaluation.transfer import Rate
@@ -102,3 +106,81 @@ def image_columns(columns: Mapping[str, Float[Tensor, "rows ..."]]) -> Figure:
     if maps:
         figure.colorbar(drawn, ax=axes[:, -1].tolist(), shrink=0.6).set_label("sum over colours", fontsize=8)
     return figure
+
+
+class Cell(NamedTuple):
+    """An image of a table."""
+
+    image: Float[Tensor, "3 height width"]
+    caption: str = ""
+    """Below the image."""
+    heat: Float[Tensor, "rows columns"] | None = None
+    """Laid over the image, brought to its size bilinearly, with a colour scale of its own; nothing below zero."""
+    box: tuple[int, int, int, int] | None = None
+    """Outlined: top, left, height, width in pixels."""
+
+
+def image_table(
+    rows: Mapping[str, Sequence[Cell | None]], columns: Sequence[str] = (), *, side: float = 1.35
+) -> Figure:
+    """Titled rows of images, `side` inches each, with captions; and titles above columns. None leaves a gap."""
+    count = max(map(len, rows.values()))
+    below = max((len(cell.caption.splitlines()) for row in rows.values() for cell in row if cell), default=0)
+    above = max((len(title.splitlines()) for title in columns), default=0)
+    beside = 0.075 * max(map(len, rows))
+    size = side * count + beside + 0.2, (side + 0.13 * below + 0.05) * len(rows) + 0.15 * above + 0.1
+    figure = Figure(figsize=size, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
+    axes = figure.subplots(len(rows), count, squeeze=False)
+    for i, (title, row) in enumerate(rows.items()):
+        for axis, cell in zip_longest(axes[i], row):
+            if cell is None:
+                axis.axis("off")
+            else:
+                draw_cell(axis, cell)
+        axes[i, 0].set_ylabel(title, fontsize=9, rotation=0, ha="right", va="center")
+    for axis, title in zip(axes[0], columns, strict=False):
+        axis.set_title(title, fontsize=9)
+    return figure
+
+
+def draw_cell(axis: Axes, cell: Cell) -> None:
+    """One image with what is laid over it."""
+    height, width = cell.image.shape[1:]
+    axis.imshow(cell.image.clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+    if cell.heat is not None:
+        heat = F.interpolate(cell.heat[None, None].clamp(min=0), size=(height, width), mode="bilinear")[0, 0]
+        axis.imshow(heat.numpy(), cmap="jet", alpha=0.5, vmin=0, interpolation="nearest")
+    if cell.box is not None:
+        top, left, tall, wide = cell.box
+        axis.add_patch(Rectangle((left - 0.5, top - 0.5), wide, tall, fill=False, edgecolor="white", linewidth=1.2))
+    axis.set_xticks([])
+    axis.set_yticks([])
+    if cell.caption:
+        axis.set_xlabel(cell.caption, fontsize=7, labelpad=2)
+
+
+def draw_curves(axis: Axes, at: Sequence[float], curves: Mapping[str, Sequence[float]], title: str, unit: str) -> None:
+    """Named curves over positive values on a log axis, in the order of their names."""
+    for i, (name, heights) in enumerate(curves.items()):
+        style = ("-", "--", ":")[i // 10 % 3]
+        axis.plot(at, heights, style, label=name, marker="o", markersize=3, linewidth=1.4)
+    axis.set_xscale("log")
+    axis.set_xlabel(unit, fontsize=9)
+    axis.set_title(title, fontsize=10)
+    axis.tick_params(which="both", labelsize=8)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+
+def draw_bars(axis: Axes, values: Mapping[str, float], title: str, labels: Sequence[str]) -> None:
+    """A lying bar for each name, the first one on top, with its label."""
+    bars = axis.barh(list(values), list(values.values()), height=0.7)
+    axis.bar_label(bars, labels, padding=2, fontsize=8)
+    axis.margins(x=0.18)
+    if not axis.yaxis_inverted():
+        axis.invert_yaxis()
+    axis.set_title(title, fontsize=10)
+    axis.tick_params(labelsize=8)
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_axisbelow(True)

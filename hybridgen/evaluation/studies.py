@@ -324,8 +324,8 @@ def load_hybridizers(sources: Sequence[str | Path]) -> tuple[dict[str, Hybridize
         raise InputError(f"--hybridizer: made for images of different sizes ({', '.join(map(str, sizes))})")
     written = [TITLES.get(each.origin.method, each.origin.method) for each in hybridizers]
     names = [
-        f"{method} {apart}" if written.count(method) > 1 else method
-        for method, apart in zip(written, _apart([Path(path).parts for path in paths]), strict=True)
+        f"{method} {place}" if written.count(method) > 1 else method
+        for method, place in zip(written, apart([Path(path).parts for path in paths]), strict=True)
     ]
     steps = [STEP.fullmatch(Path(path).name) for path in paths]
     numbers = tuple(int(step[1]) for step in steps if step)
@@ -340,7 +340,7 @@ def _snapshots(source: str | Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
-def _apart(paths: Sequence[tuple[str, ...]]) -> list[str]:
+def apart(paths: Sequence[tuple[str, ...]]) -> list[str]:
     """Each path without what all have in common at both ends."""
     first, last = 0, 0
     shortest = min(map(len, paths))

@@ -14,10 +14,10 @@ from hybridgen.types import InputError
 STATISTICS = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
 
 SMALL = (
-    ("cifar-resnet18", 1 / 16),
-    ("cifar-resnet50", 1 / 16),
-    ("cifar-densenet121", 1 / 16),
-    ("preact-resnet18", 1 / 16),
+    ("cifar-resnet18", 1 / 8),
+    ("cifar-resnet50", 1 / 8),
+    ("cifar-densenet121", 1 / 8),
+    ("preact-resnet18", 1 / 8),
     ("pyramidnet11-8", 1),
     ("wrn-10-1", 1),
 )
@@ -290,7 +290,7 @@ def test_networks_without_timms_convention_are_refused():
 
 
 def test_a_new_classifier_leaves_its_network_as_it_was():
-    network = varied(make_network("cifar-resnet18", 5, width=1 / 16)).train()
+    network = varied(make_network("cifar-resnet18", 5, width=1 / 8)).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     classifier = Classifier(network, **STATISTICS)
     assert classifier.network is network and classifier.training and network.training

@@ -1,0 +1,155 @@
+"""Class activation maps against sums written out, on networks that are known to see."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from hybridgen.evaluation.cam import ROWS, cam, class_activation, load_networks, present_classes, share_inside
+from hybridgen.evaluation.mixing_studies import Inputs
+from hybridgen.networks.classifiers import Classifier, make_network, save_classifier
+from hybridgen.types import InputError
+
+STATISTICS = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.3)}
+
+
+def classifier(name: str = "cifar-resnet18", width: float = 1 / 8, classes: int = 5) -> Classifier:
+    torch.manual_seed(0)
+    made = Classifier(make_network(name, classes, width=width), **STATISTICS).double().eval()
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "head"),
+    [("cifar-resnet18", 1 / 8, "fc"), ("cifar-densenet121", 1 / 8, "classifier"), ("pvt_v2_b0", 1, "head")],
+)
+def test_maps_are_the_last_features_weighted_by_the_class(name, width, head):
+    made = classifier(name, width)
+    images = torch.rand(3, 3, 64, 64, dtype=torch.float64)
+    classes = torch.tensor([[0, 4], [1, 1], [3, 2]])
+    maps, probabilities = class_activation(made, images, classes)
+    assert not maps.requires_grad and not probabilities.requires_grad
+    assert all(parameter.grad is None for parameter in made.parameters())
+
+    features, linear = made.features(images).detach(), getattr(made.network, head)
+    for i in range(3):
+        for j in range(2):
+            c = int(classes[i, j])
+            by_hand = sum(linear.weight[c, k].item() * features[i, k] for k in range(features.shape[1]))
+            torch.testing.assert_close(maps[i, j], by_hand)
+            logits = linear.weight @ features[i].mean(dim=(1, 2)) + linear.bias
+            torch.testing.assert_close(maps[i, j].mean() + linear.bias[c], logits[c])
+            exponents = [math.exp(logit) for logit in logits.tolist()]
+            assert probabilities[i, j].item() == pytest.approx(exponents[c] / sum(exponents))
+
+
+def test_maps_are_made_where_gradients_are_off():
+    made, images, classes = classifier(), torch.rand(2, 3, 16, 16, dtype=torch.float64), torch.tensor([[1], [2]])
+    with torch.no_grad():
+        within = class_activation(made, images, classes)[0]
+    torch.testing.assert_close(within, class_activation(made, images, classes)[0])
+
+
+def test_share_inside_is_of_what_is_above_zero():
+    maps = torch.tensor([[[[3.0, -9.0], [1.0, 0.0]], [[2.0, 2.0], [2.0, 2.0]], [[-1.0, -2.0], [0.0, -1.0]]]])
+    region = torch.zeros(1, 3, 2, 2)
+    region[..., 0, :] = 1
+    torch.testing.assert_close(share_inside(maps, region), torch.tensor([[0.75, 0.5, 0.0]]))
+    large = torch.zeros(1, 3, 8, 8)
+    large[..., :4, :] = 1
+    inside = share_inside(maps, large)[0]
+    assert inside[1] == 0.5 and 0.5 < inside[0] < 0.75  # bilinearly, some of it crosses the border
+
+
+class Seeing(nn.Module):
+    """Three classes, red, green and blue: the features are the colours themselves."""
+
+    def features(self, images):
+        return nn.functional.avg_pool2d(images, 2)
+
+    def classify(self, features):
+        return features.mean(dim=(2, 3))
+
+
+class Blind(Seeing):
+    """Sees the same everywhere."""
+
+    def features(self, images):
+        return torch.ones_like(images[..., ::2, ::2])
+
+
+def halves(count: int = 8) -> Inputs:
+    """Red to the left, blue to the right; the object of each are its rows from the fifth on."""
+    images = torch.zeros(count, 3, 8, 8)
+    images[:, 0, :, :4] = images[:, 2, :, 4:] = 1
+    places = torch.zeros(count, 8, 8, dtype=torch.int64)
+    places[..., 4:] = 2
+    objects = torch.zeros(count, 8, 8, dtype=torch.bool)
+    objects[:, 4:] = True
+    return Inputs(images, torch.tensor([[0.6, 0.0, 0.4]]).expand(count, -1), places, objects)
+
+
+def test_a_network_that_sees_is_told_from_one_that_does_not():
+    inputs = halves()
+    chosen = present_classes(inputs)
+    assert chosen.tolist() == [[0, 2]] * 8
+    names = [f"image {i}" for i in range(8)]
+    finding = cam({"seeing": Seeing(), "blind": Blind()}, inputs, chosen, ("red", "green", "blue"), names)
+    seeing, blind = (finding.values["networks"][name] for name in ("seeing", "blind"))
+    assert seeing["inside_region"] > 0.9
+    assert seeing["inside_object"] == pytest.approx(seeing["inside_region"] / 2, rel=1e-5)
+    assert blind["inside_region"] == pytest.approx(0.5) == seeing["area_region"]
+    assert blind["inside_object"] == pytest.approx(0.25) == seeing["area_object"]
+    assert len(finding.values["images"]) == 8
+    first = finding.values["images"][0]
+    assert first["image"] == "image 0" and [each["class"] for each in first["classes"]] == ["red", "blue"]
+    logits = [0.5, 0.0, 0.5]
+    expected = math.exp(0.5) / sum(map(math.exp, logits))
+    assert first["classes"][1]["networks"]["seeing"]["probability"] == pytest.approx(expected)
+    assert len(finding.figure.axes) == ROWS * (1 + 2 * 2)
+    assert "seeing" in finding.table and "16 maps of 8 images" in finding.table
+
+
+def test_an_image_may_have_fewer_classes_and_no_regions():
+    inputs = halves(2)
+    targets = torch.tensor([[0.5, 0.2, 0.3], [0.0, 1.0, 0.0]])
+    inputs = Inputs(inputs.images, targets, None)
+    chosen = present_classes(inputs, 2)
+    assert chosen.tolist() == [[0, 2], [1, -1]]
+    finding = cam({"seeing": Seeing()}, inputs, chosen, ("red", "green", "blue"), ("a", "b"))
+    assert [len(image["classes"]) for image in finding.values["images"]] == [2, 1]
+    assert finding.values["networks"]["seeing"].keys() == {"probability"}
+    assert "3 maps of 2 images" in finding.table
+
+
+def test_whole_images_have_objects_but_no_regions():
+    inputs = halves(2)
+    whole = inputs._replace(places=torch.zeros_like(inputs.places))
+    chosen = torch.zeros(2, 1, dtype=torch.int64)
+    finding = cam({"seeing": Seeing()}, whole, chosen, ("red", "green", "blue"), ("a", "b"))
+    assert finding.values["networks"]["seeing"].keys() == {"probability", "inside_object", "area_object"}
+
+
+def test_networks_of_several_files(tmp_path):
+    def saved(name: str, classes: tuple[str, ...] = ("a", "b"), image_size: int = 16):
+        made = Classifier(make_network("wrn-10-1", len(classes)), **STATISTICS)
+        path = tmp_path / name / "network.safetensors"
+        save_classifier(made, path, name="wrn-10-1", classes=classes, image_size=image_size)
+        return path
+
+    one, two = saved("run-one"), saved("run-two")
+    networks, classes, image_size = load_networks([one, two])
+    assert list(networks) == ["run-one", "run-two"] and classes == ("a", "b") and image_size == 16
+    assert list(load_networks([one])[0]) == ["run-one"]
+    for paths, says in (
+        ([], "none; one or more"),
+        ([one, one], "each once"),
+        ([one, saved("c", ("a", "c"))], r"c/network.safetensors knows the classes a, c"),
+        ([one, saved("d", image_size=32)], r"images of 32; the first one for 16"),
+        ([one, tmp_path / "nowhere"], "nowhere: cannot be read"),
+    ):
+        with pytest.raises(InputError, match=says):
+            load_networks(paths)
