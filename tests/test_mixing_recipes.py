@@ -6,9 +6,11 @@ import runpy
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -127,6 +129,29 @@ def test_the_same_method_is_the_same_in_both_recipes(recipes, toy, run):
     for name in ("no-mixing-seed0", "recursivemix-seed0"):
         ours, theirs = (load_file(f / name / "network.safetensors") for f in (recipes.folder / "some", run))
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize("network", ["resnet50", "pvtv2"])
+def test_imagenets_presets_train_on_a_folder(recipes, network):
+    """The networks at their size on a few small files, in crops, one step; evaluated in the middle."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", 4), ("test", 2)):
+        for name in ("cat", "dog"):
+            folder = recipes.folder / "imagenet" / part / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                shape = (48 + i, 60, 3)
+                Image.fromarray(random.integers(256, size=shape, dtype=np.uint8)).save(folder / f"{i}.jpg")
+    recipes.succeed(
+        "recursivemix.py", "--preset", f"paper-imagenet-{network}", "--data", f"folder:{recipes.folder / 'imagenet'}",
+        "--image-size", "72", "--crop", "64", "--batch", "4", "--epochs", "1", "--warmup", "0", "--no-baseline",
+        "--threads", "1", "--workers", "1", "--out", network,
+    )  # fmt: skip
+    name = {"resnet50": "resnet50", "pvtv2": "pvt_v2_b1"}[network]
+    weights = load_file(recipes.folder / network / "recursivemix-seed0" / "network.safetensors")
+    make_network(name, 2).load_state_dict(weights)
+    if network == "resnet50":
+        torchvision.models.resnet50(num_classes=2).load_state_dict(weights)
 
 
 # --- settings ------------------------------------------------------------------------------------------------

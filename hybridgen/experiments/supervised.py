@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from hybridgen.data import augment
 from hybridgen.data.datasets import Dataset
@@ -127,7 +128,7 @@ def rate_of(config: SupervisedSettings) -> Schedule:
     return warmed(falling, config.warmup)
 
 
-def central(images: Images, crop: int | None) -> Images:
+def central(images: Images, crop: int | None) -> Float[Tensor, "batch 3 rows columns"]:
     """The central square of this side; the images themselves without."""
     if crop is None:
         return images

@@ -5,6 +5,8 @@ import inspect
 
 import jaxtyping
 import pytest
+import timm.loss
+import timm.optim
 import torch
 import torch.nn.functional as F
 from torchvision.transforms import v2
@@ -141,3 +143,22 @@ def test_bad_batches(unchecked, images, labels):
     ):
         with pytest.raises(InputError, match=rf"^{message}"):
             mix(*batch)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_any_method_stands_in_a_timm_training_loop(name):
+    """In the place of `timm.data.Mixup`, before timm's loss for soft targets: the network learns."""
+    torch.manual_seed(0)
+    images, labels = torch.rand(12, 3, 8, 8), torch.arange(12) % 3
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+    optimizer = timm.optim.create_optimizer_v2(network, opt="sgd", lr=0.05)
+    criterion, mixup_fn = timm.loss.SoftTargetCrossEntropy(), Mix(name, classes=3)
+    losses = []
+    for _ in range(60):
+        mixed, targets = mixup_fn(images, labels)
+        loss = criterion(network(mixed), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-10:]) < sum(losses[:10])
