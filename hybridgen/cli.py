@@ -543,15 +543,13 @@ class StudyCost(MixingStudy):
 
     def _find(self, accelerator: "accelerate.Accelerator") -> "hybridgen.evaluation.studies.Finding":
         from hybridgen.experiments.cost import cost
-        from hybridgen.experiments.supervised import SupervisedSettings
+        from hybridgen.experiments.supervised import SupervisedSettings, chosen_network
         from hybridgen.types import InputError
 
         if accelerator.num_processes > 1:
             raise InputError("study cost: measures one process; start it without accelerate launch")
-        width = self.width if self.width is not None else 0.125 if self.network is None else 1
-        config = SupervisedSettings(
-            network=self.network or "cifar-resnet18", width=width, batch=self.batch, seed=self.seed
-        )
+        network, width = chosen_network(self.network, self.width)
+        config = SupervisedSettings(network=network, width=width, batch=self.batch, seed=self.seed)
         return cost(
             config,
             self.methods,

@@ -18,7 +18,7 @@ from torch import nn
 from hybridgen.configuration import parse
 from hybridgen.data.datasets import Dataset, InMemory, Part
 from hybridgen.experiments.mixing import TITLES, method_of
-from hybridgen.experiments.supervised import SupervisedSettings, augmentation, rate_of
+from hybridgen.experiments.supervised import SupervisedSettings, augmentation, chosen_network, rate_of
 from hybridgen.networks.classifiers import Classifier, make_network
 from hybridgen.training.schedules import Clock
 
@@ -157,6 +157,13 @@ def test_imagenets_presets_train_on_a_folder(recipes, network):
 # --- settings ------------------------------------------------------------------------------------------------
 
 
+def test_only_the_network_that_is_not_asked_for_is_small():
+    assert chosen_network(None, None) == ("cifar-resnet18", 0.125)
+    assert chosen_network("cifar-resnet18", None) == ("cifar-resnet18", 1)
+    assert chosen_network("wrn-10-1", None) == ("wrn-10-1", 1)
+    assert chosen_network(None, 0.5) == ("cifar-resnet18", 0.5)
+
+
 @pytest.mark.parametrize("recipe", ["recursivemix.py", "mixing_baselines.py"])
 def test_presets_are_the_papers(recipe):
     made = runpy.run_path(str(processes.RECIPES / recipe))
@@ -206,7 +213,7 @@ def test_alphas_of_automix_are_smaller_where_its_authors_took_smaller_ones(name)
 def test_every_row_of_every_ablation_is_taken_by_its_recipe():
     names = {"4a": 2, "4b": 2, "2": 5, "figure-4": 10, "figure-5": 11}
     for table, (_, rows) in ablation["TABLES"].items():
-        config = ablation["Config"](table=table, arguments="--epochs 3 --network wrn-10-1 --width 1")
+        config = ablation["Config"](table=table, arguments="--epochs 3 --network wrn-10-1")
         assert len(rows) == names[table]
         seen = set()
         for key in rows:
@@ -239,7 +246,7 @@ BAD = {
     "batch": (("--batch", "0"), "labelled_batch = 0"),
     "batch of all": (("--batch", "100"), "labelled_batch = 100: larger than the 72"),
     "network": (("--network", "resnet19"), "network: 'resnet19' is unknown"),
-    "no map": (("--network", "vit_tiny_patch16_224", "--width", "1"), "network: VisionTransformer gives features"),
+    "no map": (("--network", "vit_tiny_patch16_224"), "network: VisionTransformer gives features"),
     "width": (("--width", "0"), "width: 0"),
     "epochs": (("--epochs", "0"), "epochs: 0.0 is not above 0"),
     "rate": (("--rate", "-1"), "rate: -1.0 is not above 0"),

@@ -106,7 +106,7 @@ def mixed(
 
     def train(classifier: Classifier, dataset: Dataset) -> Training:
         if len(classifier.stages) < stages:
-            raise InputError(f"network: {config.network} has {len(classifier.stages)} stages; {stages} are to be mixed")
+            raise InputError(f"network: it has {len(classifier.stages)} stages; {stages} are to be mixed")
         objective = Mixed(
             classifier,
             len(dataset.classes),

@@ -32,10 +32,11 @@ class SupervisedSettings(TrainingSettings):
 
     labels: int | None = None
     """Labelled images; all that are not set aside for validation unless given."""
-    network: str = "cifar-resnet18"
-    """cifar-resnet18, cifar-densenet121, pyramidnet200-240, wrn-28-10, ..., or one of timm's with a map last."""
-    width: float = 0.125
-    """Multiplies the filters of those networks that come in any width."""
+    network: str | None = None
+    """cifar-resnet18, cifar-densenet121, pyramidnet200-240, wrn-28-10, ..., or one of timm's with a map last; a
+    cifar-resnet18 with an eighth of its filters unless given."""
+    width: float | None = None
+    """Multiplies the filters of a network that comes in any width; 1 unless given."""
     epochs: float = 20
     batch: int = 64
     """Images a step, all processes together."""
@@ -57,6 +58,11 @@ class SupervisedSettings(TrainingSettings):
     erasing: float = 0.0
     """Probability of random erasing."""
     evaluate_every: int = 200
+
+
+def chosen_network(network: str | None, width: float | None) -> tuple[str, float]:
+    """Name and width, for settings that may leave out either."""
+    return network or "cifar-resnet18", width if width is not None else 1 if network else 0.125
 
 
 class Training(NamedTuple):
@@ -82,7 +88,8 @@ class Method(NamedTuple):
 
 def make_classifier(config: SupervisedSettings, dataset: Dataset) -> Classifier:
     """A new network of this name; InputError for one that cannot be made or has no spatial last map."""
-    network = make_network(config.network, len(dataset.classes), width=config.width)
+    name, width = chosen_network(config.network, config.width)
+    network = make_network(name, len(dataset.classes), width=width)
     return Classifier(network, mean=dataset.mean, std=dataset.std)
 
 
@@ -189,11 +196,12 @@ def save_network(
 ) -> None:
     """Write the deployed network to `network.safetensors`, which `load_classifier` reads."""
     if accelerator.is_main_process:
+        name, width = chosen_network(config.network, config.width)
         save_classifier(
             classifier,
             folder / "network.safetensors",
-            name=config.network,
-            width=config.width,
+            name=name,
+            width=width,
             classes=dataset.classes,
             image_size=config.crop or dataset.image_size,
         )
