@@ -10,7 +10,7 @@ from typing import Any
 
 from hybridgen.configuration import launch
 from hybridgen.experiments.mixing import TITLES, Alphas, method_of
-from hybridgen.experiments.supervised import SupervisedSettings, compare_methods
+from hybridgen.experiments.supervised import CIFAR, SupervisedSettings, compare_methods
 from hybridgen.types import InputError
 
 
@@ -32,12 +32,6 @@ def main(config: Config) -> dict[str, Any]:
     methods = {name: method_of(config, name, alphas=config.alphas) for name in config.methods}
     return compare_methods(config, {TITLES[name]: method for name, method in methods.items()})
 
-
-CIFAR = dict(
-    validation=0, width=1, epochs=200, batch=128, rate=0.1, warmup=5, weight_decay=5e-4, record_every=100,
-    evaluate_every=390, save_every=390,
-)  # fmt: skip
-"""RecursiveMix, section 4.1: 200 epochs."""
 
 AUTOMIX = CIFAR | dict(batch=100, warmup=0, weight_decay=1e-4, alphas="automix", evaluate_every=500, save_every=500)
 """AutoMix, A.1 to A.2, table 14 at 200 epochs; its text gives neither batch nor rate: those of its code."""

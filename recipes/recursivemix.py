@@ -10,7 +10,7 @@ from typing import Any
 
 from hybridgen.configuration import launch
 from hybridgen.experiments.mixing import RecursiveMixSettings, mixed, recursivemix
-from hybridgen.experiments.supervised import SupervisedSettings, compare_methods
+from hybridgen.experiments.supervised import CIFAR, SupervisedSettings, compare_methods
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,6 @@ def main(config: Config) -> dict[str, Any]:
     methods = {"No mixing": mixed(config)} if config.baseline else {}
     return compare_methods(config, methods | {"RecursiveMix": recursivemix(config, config)})
 
-
-CIFAR = dict(
-    validation=0, width=1, epochs=200, batch=128, rate=0.1, warmup=5, weight_decay=5e-4, record_every=100,
-    evaluate_every=390, save_every=390,
-)  # fmt: skip
-"""Section 4.1, 200 epochs; two GPUs with 64 images each."""
 
 CUTMIX = CIFAR | dict(
     epochs=300, batch=64, rate=0.25, warmup=0, decay_at=(150, 225), weight_decay=1e-4, network="pyramidnet200-240"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -58,6 +58,13 @@ class SupervisedSettings(TrainingSettings):
     erasing: float = 0.0
     """Probability of random erasing."""
     evaluate_every: int = 200
+
+
+CIFAR: dict[str, Any] = dict(
+    validation=0, width=1, epochs=200, batch=128, rate=0.1, warmup=5, weight_decay=5e-4, record_every=100,
+    evaluate_every=390, save_every=390,
+)  # fmt: skip
+"""RecursiveMix, section 4.1, 200 epochs; two GPUs with 64 images each. Presets of both recipes are made of it."""
 
 
 def chosen_network(network: str | None, width: float | None) -> tuple[str, float]:
