@@ -59,7 +59,7 @@ class Config(DataSettings):
     compiled: bool = False
     """Compile the networks with torch.compile; not the discriminator if there is a gradient penalty."""
     sync_batchnorm: bool = False
-    """Batch-norm statistics over all processes (GPUs only)."""
+    """Batch-norm statistics over all processes."""
     depth: int = 10
     """Depth of both wide residual networks."""
     width: int = 1

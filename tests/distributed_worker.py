@@ -16,11 +16,12 @@ from hybridgen.generators.samosa import Samosa, SamosaReconstruction, Watched
 from hybridgen.generators.scimix import SciMixDiscriminator, SciMixGenerator
 from hybridgen.networks.autoencoder import Architecture, SamosaArchitecture, SamosaAutoencoder, SemanticAutoencoder
 from hybridgen.networks.discriminator import Discriminator
+from hybridgen.networks.wide_resnet import TwoHeadClassifier
 from hybridgen.semi.mean_teacher import MeanTeacher
 from hybridgen.semi.mixmatch import MixMatch
 from hybridgen.supervised.recursivemix import RecursiveMix
 from hybridgen.training.ema import EMA
-from hybridgen.training.engine import make_accelerator
+from hybridgen.training.engine import laid_out, make_accelerator
 from hybridgen.training.fit import fit
 from hybridgen.training.objective import Outcome, Task, adam, sgd
 from hybridgen.training.schedules import Clock, cosine
@@ -129,6 +130,31 @@ def mean_teacher(accelerator: Accelerator) -> dict[str, torch.Tensor]:
     return {"parameters": torch.cat([p.detach().flatten() for p in objective.parameters()])}
 
 
+def synchronized(accelerator: Accelerator) -> dict[str, torch.Tensor]:
+    """A wide residual network and its teacher after six steps with synchronised batch-norm, statistics included."""
+    torch.manual_seed(0)
+    network = TwoHeadClassifier(10, 1, 3, mean=MEAN, std=STD, stem=4)
+    objective = MeanTeacher(laid_out(network, accelerator, synchronized=True))
+    prepared, optimizer = accelerator.prepare(objective, sgd(objective))
+    weights = {"supervised": 1.0, "consistency": 100.0, "logit_distance": 0.01}
+    tasks = {"classifier": Task(prepared, weights, optimizer, cosine(0.1, 9))}
+    for _ in fit(tasks, stream(accelerator, 2).from_step(0), Clock(6, 3), accelerator, seed=0):
+        objective.teacher.update(objective.classifier)
+    return dict(objective.state_dict())
+
+
+def uneven(accelerator: Accelerator) -> dict[str, torch.Tensor]:
+    """Outputs, gradients and statistics of a synchronised batch-norm of five images, two and three a process."""
+    images = torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(0)) + 100
+    mine = [images, images[:2], images[2:]][accelerator.process_index + (accelerator.num_processes > 1)]
+    mine = mine.clone().requires_grad_()
+    norm = laid_out(nn.BatchNorm2d(3, momentum=None, affine=False), accelerator, synchronized=True)
+    normalized = norm(mine)
+    normalized.pow(3).sum().backward()
+    half = norm(mine.detach().bfloat16())
+    return {"normalized": normalized.detach(), "gradient": mine.grad, "half": half, **norm.state_dict()}
+
+
 def samosa(accelerator: Accelerator) -> dict[str, torch.Tensor]:
     """The parameters before and after four steps of SAMOSA's two optimizers on MixMatch."""
     torch.manual_seed(accelerator.process_index)
@@ -202,6 +228,8 @@ def everything(accelerator: Accelerator) -> dict[str, dict[str, torch.Tensor]]:
         "gradients": gradients(accelerator),
         "scimix": scimix(accelerator),
         "mean_teacher": mean_teacher(accelerator),
+        "synchronized": synchronized(accelerator),
+        "uneven": uneven(accelerator),
         "samosa": samosa(accelerator),
         "recursivemix": recursivemix(accelerator),
         "accuracies": accuracies(accelerator),

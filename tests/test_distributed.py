@@ -77,6 +77,23 @@ def test_a_student_and_its_teacher_are_those_of_the_whole_batch(of_one, of_two):
     assert torch.equal(ours, of_two[1]["mean_teacher"]["parameters"])
 
 
+def test_synchronised_batch_norm_is_that_of_the_whole_batch(of_one, of_two):
+    ours, theirs = (each["synchronized"] for each in (of_two[0], of_one))
+    assert any("running_var" in name for name in theirs)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_synchronised_batch_norm_counts_every_image_once(of_one, of_two):
+    theirs, ours = of_one["uneven"], [each["uneven"] for each in of_two]
+    for name in ("normalized", "gradient", "half"):
+        together = torch.cat([each[name] for each in ours])
+        assert together.dtype == theirs[name].dtype
+        torch.testing.assert_close(together, theirs[name], rtol=1e-3, atol=1e-3 if name != "half" else 0.05)
+    for each in ours:
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            torch.testing.assert_close(each[name], theirs[name], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["scimix", "samosa"])
 def test_networks_with_batch_norm_stay_the_same_on_both_processes(of_two, name):
     """Though their draws and, before the first step, their initial parameters were different."""

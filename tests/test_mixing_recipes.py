@@ -259,7 +259,6 @@ BAD = {
     "consistency": (("--weight-consistency", "-1"), "weight_consistency: -1.0 is below 0"),
     "interpolation": (("--interpolation", "cubic"), "--interpolation"),
     "labels": (("--labels", "90"), "labels = 90: npz:"),
-    "several": (("--sync-batchnorm",), "sync_batchnorm: needs GPUs"),
 }
 
 

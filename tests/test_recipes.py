@@ -667,7 +667,6 @@ BAD = {
     "evaluation interval": (["--evaluate-every", "0"], ["evaluate_every"]),
     "unknown field": (["--config", "unknown-field.yaml"], ["unknown-field.yaml", "'lables'"]),
     "wrong type in a file": (["--config", "wrong-type.yaml"], ["wrong-type.yaml", "--epochs", "many"]),
-    "synchronised batch-norm on CPUs": (["--sync-batchnorm"], ["sync_batchnorm"]),
 }
 BAD_STAGE_1 = {
     "size": (["--image-size", "20"], ["20"]),

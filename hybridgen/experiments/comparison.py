@@ -204,8 +204,7 @@ def compare(config: ClassifierSettings, backbone: Backbone, *, hybrids_of: str |
 
     # A folder, once everything that the configuration asks for has shown that it can be made
     make_stream(config, accelerator, dataset, split, backbone.views(config, dataset), config.seed)
-    network = laid_out(backbone.network(config, dataset), accelerator, synchronized=config.sync_batchnorm)
-    backbone.method(config, network, hybridizer)
+    backbone.method(config, backbone.network(config, dataset), hybridizer)
     how_to_use(config)
     if hybridizer is not None:
         check_window(config)

@@ -115,7 +115,7 @@ def compare_samosa(config: ClassifierSettings, backbone: Backbone, *, replacing:
     accelerator = make_accelerator(threads=config.threads)
     dataset, split = load_data(config)
     make_stream(config, accelerator, dataset, split, backbone.views(config, dataset), config.seed)
-    autoencoder = laid_out(make_autoencoder(config, dataset), accelerator, synchronized=config.sync_batchnorm)
+    autoencoder = make_autoencoder(config, dataset)
     make_method(config, backbone, autoencoder, replacing)
     judge = oracle_settings(config, dataset)
     claim(config.out, config, accelerator, resume=config.resume)

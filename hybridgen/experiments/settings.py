@@ -74,7 +74,7 @@ class TrainingSettings(DataSettings):
     compiled: bool = False
     """Compile the networks with torch.compile."""
     sync_batchnorm: bool = False
-    """Batch-norm statistics over all processes (GPUs only)."""
+    """Batch-norm statistics over all processes."""
     record_every: int = 50
     """Steps between records."""
     evaluate_every: int = 100

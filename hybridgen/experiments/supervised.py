@@ -233,7 +233,6 @@ def compare_methods(config: SupervisedSettings, methods: Mapping[str, Method]) -
     # A folder, once everything that the configuration asks for has shown that it can be made
     view = augmentation(config, dataset)
     classifier = make_classifier(config, dataset)
-    laid_out(classifier, accelerator, synchronized=config.sync_batchnorm)
     for method in methods.values():
         method.train(classifier, dataset)
         make_stream(config, accelerator, dataset, split, method.views(view), config.seed)

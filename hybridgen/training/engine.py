@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from hybridgen.types import InputError
+from hybridgen.training.batch_norm import synchronize_batch_norm
 
 
 def make_accelerator(*, threads: int | None = None, keep_memory: bool = True) -> Accelerator:
@@ -35,14 +35,9 @@ def laid_out(
     compiled: bool = False,
     synchronized: bool = False,
 ) -> nn.Module:
-    """The network in another memory layout, compiled at its first call, or with batch-norm over all processes.
-
-    Raises InputError for synchronised batch-norm on CPUs, which torch does not have.
-    """
+    """The network with batch-norm over all processes, in another memory layout, or compiled at its first call."""
     if synchronized:
-        if accelerator.device.type == "cpu":
-            raise InputError("sync_batchnorm: needs GPUs; torch synchronises batch-norm statistics on GPUs only")
-        network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        network = synchronize_batch_norm(network, accelerator.device)
     if channels_last:
         network = network.to(memory_format=torch.channels_last)
     if compiled:

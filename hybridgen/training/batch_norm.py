@@ -1,0 +1,55 @@
+"""Batch-norm with the statistics of all processes."""
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+def synchronize_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
+    """The network with torch's `SyncBatchNorm` as every batch-norm; on CPUs, which it refuses, `CPUSyncBatchNorm`."""
+    if device.type != "cpu":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.__class__ = CPUSyncBatchNorm  # which differs in what `forward` does, and in nothing that it holds
+    return network
+
+
+class CPUSyncBatchNorm(nn.BatchNorm2d):
+    """Batch-norm in training with mean and variance over all processes, whose batches may differ in size.
+
+    Computed in float32 or above, the variance from what is left without the mean: the mean of squares less the square
+    of the mean would lose the digits of a small one.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not distributed.is_initialized() or distributed.get_world_size() == 1:
+            return super().forward(x)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        count = wide.new_tensor([x.numel() / x.shape[1]])
+        total = _SumOverProcesses.apply(torch.cat([wide.sum((0, 2, 3)), count]))
+        mean, count = total[:-1] / total[-1], total[-1].detach()
+        centred = wide - mean[:, None, None]
+        variance = _SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
+        if self.track_running_stats:
+            self.num_batches_tracked.add_(1)
+            share = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean.detach(), share)
+            self.running_var.lerp_(variance.detach() * count / (count - 1), share)
+        y = centred * torch.rsqrt(variance + self.eps)[:, None, None]
+        if self.affine:
+            y = y * self.weight[:, None, None] + self.bias[:, None, None]
+        return y.to(x.dtype)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Every process gets the sum, and so has a share in the loss of each."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return _SumOverProcesses.apply(gradient)
