@@ -7,4 +7,5 @@ from jaxtyping import install_import_hook
 
 # An int where a float is asked for is right in Python (PEP 484), but not with beartype unless told so
 install_import_hook("hybridgen", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1))))
+# Each of pytest-xdist's processes has one core
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))

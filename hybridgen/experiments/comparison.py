@@ -204,7 +204,8 @@ def compare(config: ClassifierSettings, backbone: Backbone, *, hybrids_of: str |
 
     # A folder, once everything that the configuration asks for has shown that it can be made
     make_stream(config, accelerator, dataset, split, backbone.views(config, dataset), config.seed)
-    backbone.method(config, backbone.network(config, dataset), hybridizer)
+    network = backbone.network(config, dataset)
+    backbone.method(config, network, hybridizer)
     how_to_use(config)
     if hybridizer is not None:
         check_window(config)
