@@ -17,7 +17,7 @@ RANKS = (
     {"generators", "semi", "supervised", "export"},
     {"evaluation"},
     {"experiments"},
-    {"bench"},
+    {"bench", "commands"},
     {"cli"},
 )
 """The rooms of the package. Each may import those of lower ranks only; recipes may import all but the last two."""

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 import hybridgen
-from hybridgen.cli import COMMANDS, MIXING_STUDIES, main
+from hybridgen.cli import COMMANDS, main
+from hybridgen.commands.mixing import MIXING_STUDIES
 from hybridgen.data.datasets import load_dataset
 from hybridgen.data.splits import Split
 from hybridgen.evaluation.grid import choose_parents, hybrid_grid
@@ -588,7 +589,7 @@ def refused(said: Said, *words: str) -> None:
         ("evaluate --hybridizer {artefact} --oracle {oracle} --fda-beta 2", ("beta",)),
         ("evaluate --hybridizer {artefact} --oracle-depth 11", ("depth: 11",)),
         ("study --out o", ("transfer,background,probe,methods",)),
-        ("study nothing --out o", ("nothing", "transfer")),
+        ("study nothing --out o", ("unknown study 'nothing'", "transfer", "cost, mixing")),
         ("study transfer", ("--out",)),
         ("study transfer --out o --probe-images 5", ("--probe-images", "probe", "transfer")),
         ("study probe --out o --fda-beta 0.1", ("--fda-beta", "methods", "probe")),

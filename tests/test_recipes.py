@@ -71,7 +71,8 @@ class Recipes:
         while not when():
             assert time.monotonic() - began < PATIENCE
             ended, _, _ = select.select([self.server.stdout], [], [], 0.01)
-            assert not ended, f"ended before it was stopped:\n{self.stderr()}"
+            if ended:
+                pytest.fail(f"ended before it was stopped, with {self.code()}:\n{self.stderr()}")
         os.kill(self.pid, number)
         return self.code()
 

@@ -186,9 +186,13 @@ def saliency(images: Float[Tensor, "batch channels height width"]) -> Float[Tens
     reaches = Counter(min(reach, max(height, width)) for reach in (12, 24, 28, 48, 56, 112))
     with _full_precision(images.device):
         for reach, times in reaches.items():
-            rows, columns = (_around(side, reach, images.device) for side in (height, width))
-            mean = (rows / rows.sum(dim=1, keepdim=True)) @ grey @ (columns / columns.sum(dim=0))
-            total.add_(mean.sub_(grey).abs_(), alpha=times)
+            if reach >= max(height, width):
+                mean = grey.mean(dim=(1, 2), keepdim=True)
+            else:
+                means = {side: _around(side, reach, images.device) for side in {height, width}}
+                means = {side: around / around.sum(dim=1, keepdim=True) for side, around in means.items()}
+                mean = means[height] @ grey @ means[width].mT
+            total.add_((mean - grey).abs_(), alpha=times)
     return total
 
 

@@ -1,0 +1,267 @@
+"""Commands on mixing: studies of what methods make of images, and of what networks learn from it."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import accelerate
+
+    import hybridgen.data.datasets
+    import hybridgen.evaluation.mixing_studies
+    import hybridgen.evaluation.studies
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixingStudy(ABC):
+    """What the studies of mixing have in common."""
+
+    out: Path
+    """Folder of the three files, none of which is overwritten."""
+    seed: int = 0
+    """From which all is drawn."""
+    threads: int | None = None
+    """CPU threads; all cores unless given."""
+
+    @abstractmethod
+    def _find(self, accelerator: "accelerate.Accelerator") -> "hybridgen.evaluation.studies.Finding": ...
+
+    def run(self) -> None:
+        from hybridgen.evaluation.studies import files_of, write
+        from hybridgen.training.engine import make_accelerator
+        from hybridgen.types import InputError
+
+        for field in ("count", "most", "steps", "places", "batch", "runs", "columns", "rounds", "threads"):
+            value = getattr(self, field, None)
+            if value is not None and value < 1:
+                raise InputError(f"--{field} {value}: must be at least 1")
+        (name,) = (name for name, kind in MIXING_STUDIES.items() if type(self) is kind)
+        paths = files_of(name, self.out)
+        accelerator = make_accelerator(threads=self.threads)
+        if not accelerator.is_main_process:
+            return
+        finding = self._find(accelerator)
+        write(finding, paths)
+        print(f"{finding.table}{paths[-1]}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfImages(MixingStudy, ABC):
+    """What studies of the images of a data set have in common."""
+
+    data: str = "digits-m"
+    """Data set: digits-m, cifar10, svhn, ..., folder:PATH or npz:PATH."""
+    image_size: int | None = None
+    """Side to which images are brought; needed for folders of unequal images."""
+    data_root: str = "data"
+    """Where data sets lie or are downloaded to."""
+    download: bool = False
+    """Download the data set if it is missing."""
+
+    def _dataset(self, image_size: int | None = None) -> "hybridgen.data.datasets.Dataset":
+        from hybridgen.data.datasets import load_dataset
+
+        size = self.image_size or image_size
+        return load_dataset(self.data, image_size=size, data_root=self.data_root, download=self.download)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyMaps(OfImages):
+    """Class activation maps of images by several networks, side by side: cam.json, cam.txt (printed too), cam.png.
+
+    Of test images as they are, of files, or of test images that --mixed mixes. Where it is known what shows where, also
+    the part of each map that lies inside its class's region.
+    """
+
+    networks: tuple[Path, ...]
+    """Files network.safetensors of supervised training, of the same classes and image size."""
+    index: tuple[int, ...] = ()
+    """Which test images; --count drawn ones unless given."""
+    files: tuple[Path, ...] = ()
+    """Image files instead."""
+    count: int | None = None
+    """How many test images are drawn, or mixed; 64 unless given. The picture shows the first 6."""
+    classes: tuple[str, ...] = ()
+    """Of which classes; of those in each image unless given, which for --files they must be."""
+    most: int = 3
+    """Classes of an image, at most, by their share, where they are not given."""
+    mixed: str | None = None
+    """Mix the images by mixup, cutmix, ..., or recursivemix."""
+    steps: int | None = None
+    """Of recursivemix: how often it mixes; 4 unless given."""
+
+    def _find(self, accelerator: "accelerate.Accelerator") -> "hybridgen.evaluation.studies.Finding":
+        import torch
+
+        from hybridgen.evaluation.cam import cam, load_networks, present_classes
+        from hybridgen.evaluation.mixing_studies import RECURSIVE, check_mixers
+        from hybridgen.types import InputError
+
+        if self.files and (self.index or self.count or self.mixed):
+            raise InputError("--files: stand instead of --index, --count and --mixed; give one or the other")
+        if self.index and (self.count or self.mixed):
+            raise InputError("--index: stands instead of --count and --mixed; give one or the other")
+        if self.files and not self.classes:
+            raise InputError("--files: their classes are not known; give --classes")
+        if self.mixed is not None:
+            check_mixers([self.mixed], flag="--mixed")
+        if self.steps is not None and self.mixed != RECURSIVE:
+            raise InputError("--steps: is of --mixed recursivemix")
+        networks, classes, image_size = load_networks(self.networks)
+        if unknown := [name for name in self.classes if name not in classes]:
+            raise InputError(f"--classes: {unknown[0]!r} is unknown; the networks know {', '.join(classes)}")
+        inputs, names = self._inputs(classes, image_size)
+        if self.classes:
+            chosen = torch.tensor([[classes.index(name) for name in self.classes]]).expand(len(names), -1)
+        else:
+            chosen = present_classes(inputs, self.most)
+        finding = cam(networks, inputs, chosen, classes, names)
+        circumstances = {"study": "cam", "mixed": self.mixed, "seed": self.seed}
+        return replace(finding, values=circumstances | {"data": None if self.files else self.data} | finding.values)
+
+    def _inputs(
+        self, classes: tuple[str, ...], image_size: int
+    ) -> "tuple[hybridgen.evaluation.mixing_studies.Inputs, list[str]]":
+        """The images, and their names."""
+        from itertools import islice
+
+        import torch
+
+        from hybridgen.data.datasets import Files
+        from hybridgen.evaluation.mixing_studies import RECURSIVE, Inputs, drawn_batches, inputs_of, mixed_inputs
+        from hybridgen.types import InputError
+
+        if self.files:
+            images = Files(self.files, self.image_size or image_size).gather(torch.arange(len(self.files)))
+            return Inputs(images / 255, torch.zeros(len(images), len(classes)), None), [p.name for p in self.files]
+        dataset = self._dataset(image_size)
+        if dataset.classes != classes:
+            known, here = ", ".join(classes), ", ".join(dataset.classes)
+            raise InputError(f"--data: the networks know the classes {known}; {dataset.name} has {here}")
+        if self.index:
+            if outside := [index for index in self.index if not 0 <= index < len(dataset.test)]:
+                raise InputError(f"--index {outside[0]}: there are {len(dataset.test)} test images")
+            named = [f"image {index}" for index in self.index]
+            return inputs_of(dataset.test, torch.tensor(self.index), len(classes)), named
+        generator = torch.Generator().manual_seed(self.seed)
+        batches = drawn_batches(dataset.test, len(classes), self.count or 64, generator)
+        steps = self.steps or 4 if self.mixed == RECURSIVE else 1
+        *_, inputs = islice(mixed_inputs(self.mixed or "none", batches, generator), steps)
+        return inputs, [f"{self.mixed or 'image'} {number}" for number in range(1, 1 + len(inputs.images))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySequence(OfImages):
+    """The inputs that RecursiveMix makes, step after step: sequence.json, sequence.txt (printed too), sequence.png."""
+
+    steps: int = 8
+    """How many."""
+    places: int = 4
+    """Of the batch, each a row of the picture."""
+    alpha: float = 0.5
+    """α: boxes take up to this share of the area."""
+
+    def _find(self, accelerator: "accelerate.Accelerator") -> "hybridgen.evaluation.studies.Finding":
+        from hybridgen.evaluation.mixing_studies import sequence
+
+        return sequence(self._dataset(), steps=self.steps, places=self.places, alpha=self.alpha, seed=self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyTargets(OfImages):
+    """How many classes the targets have above one threshold or another: targets.json, targets.txt (printed too),
+    targets.png."""
+
+    methods: tuple[str, ...] = ("none", "mixup", "cutmix", "resizemix", "recursivemix")
+    """Which ones: none, mixup, cutmix, ..., recursivemix."""
+    steps: int = 100
+    """Of each run."""
+    batch: int = 64
+    """Images a step."""
+    runs: int = 3
+    """How many."""
+
+    def _find(self, accelerator: "accelerate.Accelerator") -> "hybridgen.evaluation.studies.Finding":
+        from hybridgen.evaluation.mixing_studies import targets
+        from hybridgen.experiments.mixing import TITLES
+
+        return targets(
+            self._dataset(),
+            self.methods,
+            steps=self.steps,
+            batch=self.batch,
+            runs=self.runs,
+            seed=self.seed,
+            titles=TITLES,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyMixing(OfImages):
+    """The same images mixed by each method: mixing.json, mixing.txt (printed too), mixing.png."""
+
+    methods: tuple[str, ...] = ()
+    """Which ones: mixup, cutmix, ..., recursivemix; all unless given."""
+    columns: int = 8
+    """Images, each with a partner."""
+
+    def _find(self, accelerator: "accelerate.Accelerator") -> "hybridgen.evaluation.studies.Finding":
+        from hybridgen.evaluation.mixing_studies import MIXERS, mixing
+        from hybridgen.experiments.mixing import TITLES
+
+        return mixing(self._dataset(), self.methods or MIXERS[1:], columns=self.columns, seed=self.seed, titles=TITLES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyCost(MixingStudy):
+    """Memory, FLOPs, parameters and time of training by each method: cost.json, cost.txt (printed too), cost.png.
+
+    On random images, beside no mixing, by turns in one process.
+    """
+
+    network: str | None = None
+    """cifar-resnet18, pyramidnet200-240, resnet50, ...; a cifar-resnet18 of an eighth of its width unless given."""
+    width: float | None = None
+    """Multiplies its filters; 1 unless given."""
+    methods: tuple[str, ...] = ("mixup", "cutmix", "recursivemix")
+    """Which ones: mixup, cutmix, manifold-mixup, ..., augmix, recursivemix."""
+    classes: int = 10
+    """Of the network."""
+    image_size: int = 32
+    """Side of the images."""
+    batch: int = 64
+    """Images a step."""
+    rounds: int = 5
+    """How often the methods take turns."""
+    steps: int = 3
+    """Of each method in a round."""
+
+    def _find(self, accelerator: "accelerate.Accelerator") -> "hybridgen.evaluation.studies.Finding":
+        from hybridgen.experiments.cost import cost
+        from hybridgen.experiments.supervised import SupervisedSettings, chosen_network
+        from hybridgen.types import InputError
+
+        if accelerator.num_processes > 1:
+            raise InputError("study cost: measures one process; start it without accelerate launch")
+        network, width = chosen_network(self.network, self.width)
+        config = SupervisedSettings(network=network, width=width, batch=self.batch, seed=self.seed)
+        return cost(
+            config,
+            self.methods,
+            accelerator,
+            classes=self.classes,
+            image_size=self.image_size,
+            rounds=self.rounds,
+            steps=self.steps,
+        )
+
+
+MIXING_STUDIES: dict[str, type[MixingStudy]] = {
+    "cam": StudyMaps,
+    "sequence": StudySequence,
+    "targets": StudyTargets,
+    "cost": StudyCost,
+    "mixing": StudyMixing,
+}
+"""Studies with options of their own, by what follows `study`."""
