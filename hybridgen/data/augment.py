@@ -15,7 +15,7 @@ Nothing waits for the device: no shape depends on a drawn value, and no value is
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -38,6 +38,7 @@ Magnitude = Float[Tensor, " batch"]
 """One number in 0..10 a sample; in -10..10 for the geometric operations."""
 
 Compute = Callable[[Tensor, Tensor], Tensor]
+Padding = Literal["reflection", "zeros"]
 """From 8-bit levels and one float64 magnitude a sample to levels, or to tables of them."""
 
 
@@ -334,7 +335,7 @@ def _uniform(count: int, low: int, high: int, like: Tensor, generator: torch.Gen
     return torch.randint(low, high + 1, (count, 1), generator=generator, device=like.device)
 
 
-def _weak(images: Tensor, generator: torch.Generator, *, flip: bool, shift: int) -> Tensor:
+def _weak(images: Tensor, generator: torch.Generator, *, flip: bool, shift: int, padding: Padding) -> Tensor:
     batch, channels, height, width = images.shape
     limit = min(height, width) - 1
     if not 0 <= shift <= limit:
@@ -343,22 +344,26 @@ def _weak(images: Tensor, generator: torch.Generator, *, flip: bool, shift: int)
     down = _uniform(batch, -shift, shift, images, generator)
     right = _uniform(batch, -shift, shift, images, generator)
     row = torch.arange(height, device=images.device) + down
-    row = height - 1 - (height - 1 - row.abs()).abs()
     column = torch.arange(width, device=images.device) + right
+    covered = ((row >= 0) & (row < height))[:, :, None] & ((column >= 0) & (column < width))[:, None, :]
+    row = height - 1 - (height - 1 - row.abs()).abs()
     column = width - 1 - (width - 1 - column.abs()).abs()
     column = torch.where(flipped > 0, width - 1 - column, column)
     source = (row.mul_(width).int()[:, :, None] + column.int()[:, None, :]).long().flatten(1)
-    return images.flatten(2).gather(2, source[:, None].expand(-1, channels, -1)).view(images.shape)
+    shifted = images.flatten(2).gather(2, source[:, None].expand(-1, channels, -1)).view(images.shape)
+    return shifted if padding == "reflection" else shifted.mul_(covered[:, None])
 
 
-def weak(images: Images, generator: torch.Generator, *, flip: bool, shift: int) -> Images:
+def weak(
+    images: Images, generator: torch.Generator, *, flip: bool, shift: int, padding: Padding = "reflection"
+) -> Images:
     """A horizontal flip with probability 1/2 (if `flip`), then a shift by up to `shift` pixels either way.
 
-    What the shift uncovers is filled by reflection, the border pixel not repeated. Every sample draws its own
-    flip and shifts, on the generator's device, which is that of the images. Source: google-research/fixmatch.
-    Raises `InputError` if `shift` is not in 0..side - 1.
+    What the shift uncovers is filled by reflection, the border pixel not repeated (google-research/fixmatch), or black
+    (He et al. 2016: a random crop of the image with a margin of zeros). Every sample draws its own flip and shifts, on
+    the generator's device, which is that of the images. Raises `InputError` if `shift` is not in 0..side - 1.
     """
-    return _weak(images, generator, flip=flip, shift=shift)
+    return _weak(images, generator, flip=flip, shift=shift, padding=padding)
 
 
 def strong(
@@ -389,7 +394,7 @@ def strong(
     batch, _, height, width = images.shape
 
     # Weak augmentation
-    levels = _weak(_to_levels(images), generator, flip=flip, shift=shift)
+    levels = _weak(_to_levels(images), generator, flip=flip, shift=shift, padding="reflection")
 
     # RandAugment
     draw = draw_operations(batch, generator, operations=operations, probability=probability)

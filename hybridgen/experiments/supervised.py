@@ -55,14 +55,16 @@ class SupervisedSettings(TrainingSettings):
     crop: int | None = None
     """Side of random crops of 8 to 100 % of the image, and of the central one that is evaluated (ImageNet); without,
     images are shifted by up to an eighth of their side."""
+    padding: augment.Padding = "reflection"
+    """What a shift uncovers."""
     erasing: float = 0.0
     """Probability of random erasing."""
     evaluate_every: int = 200
 
 
 CIFAR: dict[str, Any] = dict(
-    validation=0, width=1, epochs=200, batch=128, rate=0.1, warmup=5, weight_decay=5e-4, record_every=100,
-    evaluate_every=390, save_every=390,
+    validation=0, width=1, epochs=200, batch=128, rate=0.1, warmup=5, weight_decay=5e-4, padding="zeros",
+    record_every=100, evaluate_every=390, save_every=390,
 )  # fmt: skip
 """RecursiveMix, section 4.1, 200 epochs; two GPUs with 64 images each. Presets of both recipes are made of it."""
 
@@ -107,7 +109,7 @@ def augmentation(config: SupervisedSettings, dataset: Dataset) -> View:
             raise InputError(f"crop: {config.crop} pixels of images of {dataset.image_size}; see --image-size")
         view: View = partial(augment.resized_crop, size=config.crop, flip=dataset.flip)
     else:
-        view = partial(augment.weak, flip=dataset.flip, shift=dataset.image_size // 8)
+        view = partial(augment.weak, flip=dataset.flip, shift=dataset.image_size // 8, padding=config.padding)
     if not config.erasing:
         return view
     return lambda images, generator: augment.erase(view(images, generator), generator, probability=config.erasing)

@@ -130,27 +130,31 @@ class TestOperations:
         assert FILL == (FILL_LEVEL,) * 3
 
 
-def weak_candidates(pixels: np.ndarray, flip: bool, shift: int) -> dict[tuple[bool, int, int], np.ndarray]:
-    """Every outcome that weak augmentation may have for one image, by numpy's reflection."""
+def weak_candidates(
+    pixels: np.ndarray, flip: bool, shift: int, mode: str = "reflect"
+) -> dict[tuple[bool, int, int], np.ndarray]:
+    """Every outcome that weak augmentation may have for one image, by numpy's padding."""
     height, width = pixels.shape[:2]
     outcomes = {}
     for flipped in (False, True) if flip else (False,):
         image = pixels[:, ::-1] if flipped else pixels
-        padded = np.pad(image, ((shift, shift), (shift, shift), (0, 0)), mode="reflect")
+        padded = np.pad(image, ((shift, shift), (shift, shift), (0, 0)), mode=mode)
         for top in range(2 * shift + 1):
             for left in range(2 * shift + 1):
                 outcomes[flipped, top, left] = padded[top : top + height, left : left + width]
     return outcomes
 
 
-def weak_draws(pixels: np.ndarray, augmented: torch.Tensor, flip: bool, shift: int) -> list[tuple]:
+def weak_draws(
+    pixels: np.ndarray, augmented: torch.Tensor, flip: bool, shift: int, mode: str = "reflect"
+) -> list[tuple]:
     """Which flip and shift each sample got, read off the result; fails where none explains it.
 
     They are unique while the shift is below half the side.
     """
     draws = []
     for image, result in zip(pixels, to_pixels(augmented), strict=True):
-        outcomes = weak_candidates(image, flip, shift)
+        outcomes = weak_candidates(image, flip, shift, mode)
         found = [draw for draw, outcome in outcomes.items() if np.array_equal(outcome, result)]
         assert found
         draws.append(found[0])
@@ -160,9 +164,11 @@ def weak_draws(pixels: np.ndarray, augmented: torch.Tensor, flip: bool, shift: i
 class TestWeak:
     @pytest.mark.parametrize("size", [(16, 16), (12, 20)])
     @pytest.mark.parametrize(("flip", "shift"), [(True, 4), (False, 4), (True, 0), (False, 0), (True, 11)])
-    def test_is_a_reflected_crop_of_the_flipped_image(self, flip, shift, size):
+    @pytest.mark.parametrize(("padding", "mode"), [("reflection", "reflect"), ("zeros", "constant")])
+    def test_is_a_crop_of_the_flipped_and_padded_image(self, flip, shift, size, padding, mode):
         pixels = np.random.default_rng(0).integers(0, 256, (10, *size, 3), dtype=np.uint8)
-        weak_draws(pixels, weak(to_images(pixels), generator(), flip=flip, shift=shift), flip, shift)
+        augmented = weak(to_images(pixels), generator(), flip=flip, shift=shift, padding=padding)
+        weak_draws(pixels, augmented, flip, shift, mode)
 
     def test_draws_uniformly_for_every_sample(self):
         image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
