@@ -1,0 +1,36 @@
+"""Networks laid out for training compute what they computed before."""
+
+import copy
+import shutil
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from hybridgen.training.engine import laid_out
+
+
+def outcome(network: nn.Module) -> tuple[torch.Tensor, ...]:
+    """Logits, gradients and batch-norm's statistics of one forward and backward."""
+    images = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    logits = network(images)
+    logits.logsumexp(1).sum().backward()
+    return logits.detach(), *(p.grad.contiguous() for p in network.parameters()), *network.buffers()
+
+
+@pytest.mark.parametrize("option", ["channels_last", "compiled", "synchronized"])
+def test_a_network_laid_out_computes_the_same(option):
+    if option == "compiled" and shutil.which("g++") is None:
+        pytest.skip("torch.compile needs g++ on CPUs")
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(784, 3))
+    other = laid_out(copy.deepcopy(network), Accelerator(cpu=True), **{option: True})
+    for ours, theirs in zip(outcome(other), outcome(network), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert list(other.state_dict()) == list(network.state_dict())
+
+
+def test_channels_last_is_the_layout_of_every_convolution():
+    network = laid_out(nn.Sequential(nn.Conv2d(4, 8, 3)), Accelerator(cpu=True), channels_last=True)
+    assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
