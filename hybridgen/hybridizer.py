@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from jaxtyping import Float, Shaped
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -17,7 +18,9 @@ import hybridgen
 from hybridgen.data.datasets import Dataset
 from hybridgen.data.splits import Split
 from hybridgen.files import written_aside
-from hybridgen.networks.autoencoder import METHODS, Autoencoder
+from hybridgen.networks.autoencoder import METHODS, Autoencoder, check_described, size_of
+from hybridgen.training.context import Context
+from hybridgen.training.record import identity
 from hybridgen.types import Images, InputError, Labels
 
 FORMAT = "hybridgen-hybridizer"
@@ -38,6 +41,13 @@ class Origin:
     """The configuration of the run that trained it."""
     method: str = "scimix"
     """A name of `networks.autoencoder.METHODS`."""
+
+    @classmethod
+    def of(cls, context: Context, method: str) -> "Origin":
+        """Of a hybridizer that a run trains."""
+        data = context.dataset
+        training = identity(context.settings)
+        return cls(data.name, data.fingerprint, context.split.hash, data.classes, training, method)
 
 
 class Hybridizer(nn.Module):
@@ -149,6 +159,11 @@ class Hybridizer(nn.Module):
             with written_aside(folder / WEIGHTS) as aside:
                 aside.write_bytes(weights)
 
+    def save_by_first(self, folder: Path, accelerator: Accelerator) -> None:
+        """`save_pretrained` by the first of several processes."""
+        if accelerator.is_main_process:
+            self.save_pretrained(folder)
+
     @classmethod
     def from_pretrained(cls, source: str | Path, *, backend: str = "hybridgen") -> "Hybridizer":
         """Read a folder, or a repository of the Hugging Face hub by its id. Executes nothing that it reads.
@@ -174,18 +189,19 @@ class Hybridizer(nn.Module):
             raise InputError(f"{path}: method {config.get('method')!r}; this hybridgen reads {', '.join(METHODS)}")
         try:
             shape, network = METHODS[config["method"]]
+            for name in ("dataset", "fingerprint", "split_hash"):
+                if not isinstance(config[name], str):
+                    raise InputError(f"{name}: {str(config[name])[:60]} is not a text")
             origin = Origin(**{f.name: _tupled(config[f.name]) for f in fields(Origin)})
             if unknown := config["architecture"].keys() - {f.name for f in fields(shape)}:
                 raise InputError(f"architecture: a {origin.method} hybridizer has no {', '.join(sorted(unknown))}")
+            check_described(config["architecture"], shape)
             architecture = shape(**{k: _tupled(v) for k, v in config["architecture"].items()})
             digest = config["weights_sha256"]
             if len(origin.classes) != architecture.classes or not all(isinstance(n, str) for n in origin.classes):
                 raise InputError(f"classes: {architecture.classes} names are needed")
-            with torch.random.fork_rng(devices=[]):  # the first values are drawn in vain
-                autoencoder = network(architecture, backend=backend)
-        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:  # Runtime: sizes beyond memory
-            if isinstance(error, InputError) and str(error).startswith("backend"):
-                raise
+            size = size_of(architecture, network)
+        except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"{path}: damaged description ({type(error).__name__}: {reason})") from error
 
@@ -197,6 +213,10 @@ class Hybridizer(nn.Module):
         if hashlib.sha256(weights).hexdigest() != digest:
             raise InputError(f"{path}: truncated or changed: its SHA-256 is not the one that {CONFIG} records")
         try:
+            if size > len(weights):  # or memory would be taken for networks that these are not the weights of
+                raise RuntimeError(f"{size} bytes are needed, there are {len(weights)}")
+            with torch.random.fork_rng(devices=[]):  # the first values are drawn in vain
+                autoencoder = network(architecture, backend=backend)
             autoencoder.load_state_dict(load_tensors(weights))
         except (SafetensorError, RuntimeError) as error:
             reason = str(error).splitlines()[0]

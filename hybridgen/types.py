@@ -2,8 +2,11 @@
 
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
+
+from hybridgen.errors import InputError as InputError
 
 Images = Float[Tensor, "batch 3 height width"]
 """RGB images in [0, 1]."""
@@ -18,6 +21,11 @@ Losses = dict[str, Float[Tensor, ""]]
 """Named, unweighted scalar losses, as an objective returns them."""
 
 
+def exact(values: Tensor) -> Tensor:
+    """In float64; in float32 on MPS, which has no other."""
+    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
+
+
 class Batch(NamedTuple):
     """What one training step sees. A *view* is one random augmentation of the same images."""
 
@@ -27,10 +35,3 @@ class Batch(NamedTuple):
     """Their classes."""
     unlabelled: tuple[Images, ...]
     """Views of the unlabelled images (FixMatch: weak, strong; Mean Teacher: weak, weak)."""
-
-
-class InputError(ValueError):
-    """Bad input. The message is one line: the field or file, what is wrong, what would be right.
-
-    Commands and recipes print it to standard error and exit with code 2.
-    """

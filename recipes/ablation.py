@@ -2,36 +2,37 @@
 
 python recipes/ablation.py --table A.15 --hybridizer bundled
 python recipes/ablation.py --table A.14 --preset paper-svhn-60 --common="--download" --out runs/table-a14
-python recipes/ablation.py --table 2.3 --generator="--epochs 18" --classifier="--epochs 7 --hybrids-until 6"
+python recipes/ablation.py --table 2.3 --generator="--epochs 18" --classifier="--epochs 7 --hybrids.stop 6"
 """
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from accelerate import Accelerator
 
-from hybridgen.configuration import check_positive, launch
-from hybridgen.experiments.jobs import ACCURACIES, Job, run_table, split_words
+from hybridgen.configuration import launch
+from hybridgen.methods import scimix
+from hybridgen.settings import Count, Few, Seed, settings
+from hybridgen.tables.jobs import ACCURACIES, Job, arguments_of, run_table, split_words
 from hybridgen.training.record import claim
 from hybridgen.types import InputError
 
 
-@dataclass(frozen=True)
+@settings
 class Config:
     """Train every row of one of the thesis's ablations over seeds; --resume continues where it stopped.
 
     Each run is a recipe's, as a process of its own with a folder and a log in --out. Arguments for them are given in
-    one word, as in --classifier="--epochs 6 --depth 16".
+    one word, as in --classifier="--epochs 6 --network leaky-wrn-16-1".
     """
 
     table: Literal["A.14", "A.15", "2.3", "2.6"] = "A.14"
     """The thesis's table."""
     data: str = "digits-m"
     """Data set: digits-m, cifar10, svhn, ..., folder:PATH or npz:PATH."""
-    labels: int = 100
+    labels: Count = 100
     """Labelled images."""
     backbone: Literal["mean-teacher", "fixmatch", "mixmatch"] = "mean-teacher"
     """What trains the classifier."""
@@ -47,9 +48,9 @@ class Config:
     """Folder of all runs, table.json, table.txt and table.png."""
     resume: bool = False
     """Continue the ablation in --out; finished runs are left as they are."""
-    seed: int = 0
+    seed: Seed = 0
     """The first of --seeds."""
-    seeds: int = 3
+    seeds: Few = 3
     """Number of seeds."""
 
 
@@ -86,15 +87,8 @@ class Table(NamedTuple):
 
 
 GENERATORS: dict[str, tuple[str, ...]] = {
-    "full": (),
-    "structural": ("--style", "nonsemantic"),
-    "no-hybridization": (
-        "--weight-semantic-attraction", "0", "--weight-semantic-repulsion", "0", "--weight-nonsemantic-attraction",
-        "0", "--weight-nonsemantic-repulsion", "0", "--weight-adversarial-hybrid", "0",
-    ),
-    "basic": ("--weight-semantic-repulsion", "0", "--weight-nonsemantic-repulsion", "0"),
-    "not-frozen": ("--no-freeze-criteria",),
-}  # fmt: skip
+    name: arguments_of(changes, "method") for name, changes in {"full": {}, **scimix.VARIANTS}.items()
+}
 """What each leaves out of stage 1."""
 
 ALONE = {"alone": Row("no hybrids", "none")}
@@ -115,10 +109,10 @@ TABLES = {
     "A.15": Table(
         "uses of hybrids",
         ALONE | {
-            "labelled": Row("labelled", "given", ("--use", "labelled")),
-            "pseudo-label": Row("pseudo-label", "given", ("--use", "pseudo-label")),
-            "consistency": Row("consistency", "given", ("--use", "consistency")),
-            "contradict": Row("contradict", "given", ("--use", "contradict")),
+            "labelled": Row("labelled", "given", ("--hybrids.use", "labelled")),
+            "pseudo-label": Row("pseudo-label", "given", ("--hybrids.use", "pseudo-label")),
+            "consistency": Row("consistency", "given", ("--hybrids.use", "consistency")),
+            "contradict": Row("contradict", "given", ("--hybrids.use", "contradict")),
         },
         "All uses are of the hybrids of one hybridizer.",
     ),
@@ -179,15 +173,12 @@ def jobs_of(config: Config, key: str, seed: int) -> list[Job]:
 
 def main(config: Config) -> dict[str, Any]:
     environment = dict(os.environ)
-    check_positive(config, "labels", "seeds")
     if int(environment.get("WORLD_SIZE", 1)) > 1:
         raise InputError("ablation: several processes; start it as one, with python")
     table = TABLES[config.table]
     if any(row.hybrids == "given" for row in table.rows.values()) != (config.hybridizer not in (None, "none")):
         needs = "needs one: a folder, a hub id or bundled" if table.generators == "none" else "trains its own"
         raise InputError(f"hybridizer: {config.hybridizer or 'none'}, but table {config.table} {needs}")
-    if config.backbone == "fixmatch" and config.table == "2.6":
-        raise InputError("backbone: fixmatch has no recipe for MixUp and CutMix; take mean-teacher or mixmatch")
     seeds = range(config.seed, config.seed + config.seeds)
     planned = {key: [jobs_of(config, key, seed) for seed in seeds] for key in table.rows}
     claim(config.out, config, Accelerator(cpu=True, mixed_precision="no"), resume=config.resume)

@@ -4,43 +4,54 @@ accelerate launch recipes/mixing_baselines.py
 accelerate launch recipes/mixing_baselines.py --methods cutmix resizemix recursivemix --seeds 3
 """
 
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from hybridgen.configuration import launch
-from hybridgen.experiments.mixing import TITLES, Alphas, method_of
-from hybridgen.experiments.supervised import CIFAR, SupervisedSettings, compare_methods
+from hybridgen.methods import mixing
+from hybridgen.methods.labelled import TrainingSettings
+from hybridgen.settings import settings
+from hybridgen.tables.compare import CompareSettings, Comparison
+from hybridgen.training.context import Context
+from hybridgen.training.train import Result, train
 from hybridgen.types import InputError
 
 
-@dataclass(frozen=True)
-class Config(SupervisedSettings):
+@settings
+class Config(CompareSettings):
     """Train one network by many methods and set them side by side."""
 
-    out: Path = Path("runs/mixing_baselines")
-    methods: tuple[str, ...] = tuple(TITLES)
+    out = Path("runs/mixing_baselines")
+    labels = None
+    evaluate_every = 200
+    methods: tuple[str, ...] = tuple(mixing.TITLES)
     """Which ones; all unless given."""
-    alphas: Alphas = "own"
-    """Parameters of the beta distributions: of each method's own paper, or those with which AutoMix's authors compare
-    them on CIFAR (AutoMix, A.1)."""
+    alphas: mixing.Alphas = "own"
+    """How they mix: as each method's own paper, or as AutoMix's authors compare them on CIFAR (AutoMix, A.1)."""
+    training: TrainingSettings = TrainingSettings()
 
 
-def main(config: Config) -> dict[str, Any]:
-    if not config.methods or len(set(config.methods)) < len(config.methods):
-        raise InputError(f"methods: {' '.join(config.methods) or 'none'}; one or more are needed, each once")
-    methods = {name: method_of(config, name, alphas=config.alphas) for name in config.methods}
-    return compare_methods(config, {TITLES[name]: method for name, method in methods.items()})
+PRESETS = mixing.PRESETS
 
 
-AUTOMIX = CIFAR | dict(batch=100, warmup=0, weight_decay=1e-4, alphas="automix", evaluate_every=500, save_every=500)
-"""AutoMix, A.1 to A.2, table 14 at 200 epochs; its text gives neither batch nor rate: those of its code."""
+def main(config: Config) -> Result:
+    names = config.methods
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"methods: {' '.join(names) or 'none'}; one or more are needed, each once")
+    if unknown := [name for name in names if name not in mixing.TITLES]:
+        raise InputError(f"methods: {unknown[0]!r} is unknown; there are {', '.join(mixing.TITLES)}")
+    context = Context.of(config)
+    variants = {
+        mixing.TITLES[name]: partial(mixing.plan, name, config.training, context, alphas=config.alphas)
+        for name in names
+    }
 
-PRESETS = {
-    "smoke": dict(epochs=0.5, evaluate_every=20),
-    **{f"paper-{data}": CIFAR | dict(data=data) for data in ("cifar10", "cifar100")},
-    **{f"automix-{data}": AUTOMIX | dict(data=data) for data in ("cifar10", "cifar100")},
-}
+    # Every method from every seed
+    comparison = Comparison(config, context, variants)
+    for run in comparison.unfinished():
+        comparison.add(run, train(variants[run.variant](run.seed), config, run.folder, run.seed))
+    return comparison.conclude()
+
 
 if __name__ == "__main__":
     launch(main, Config, PRESETS)

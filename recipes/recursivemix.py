@@ -4,55 +4,46 @@ accelerate launch recipes/recursivemix.py
 accelerate launch recipes/recursivemix.py --preset paper-cifar100-resnet18 --data-root data
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hybridgen.configuration import launch
-from hybridgen.experiments.mixing import RecursiveMixSettings, mixed, recursivemix
-from hybridgen.experiments.supervised import CIFAR, SupervisedSettings, compare_methods
+from hybridgen.methods import mixing, recursivemix
+from hybridgen.methods.labelled import TrainingSettings
+from hybridgen.settings import settings
+from hybridgen.tables.compare import CompareSettings, Comparison
+from hybridgen.training.context import Context
+from hybridgen.training.train import Result, train
 
 
-@dataclass(frozen=True)
-class Config(RecursiveMixSettings, SupervisedSettings):
+@settings
+class Config(CompareSettings):
     """Train on images mixed with those of the step before, and without mixing, and compare."""
 
-    out: Path = Path("runs/recursivemix")
+    out = Path("runs/recursivemix")
+    labels = None
+    evaluate_every = 200
     baseline: bool = True
     """Train without mixing too."""
+    training: TrainingSettings = TrainingSettings()
+    method: recursivemix.Settings = recursivemix.Settings()
 
 
-def main(config: Config) -> dict[str, Any]:
-    methods = {"No mixing": mixed(config)} if config.baseline else {}
-    return compare_methods(config, methods | {"RecursiveMix": recursivemix(config, config)})
+PRESETS = recursivemix.PRESETS
 
 
-CUTMIX = CIFAR | dict(
-    epochs=300, batch=64, rate=0.25, warmup=0, decay_at=(150, 225), weight_decay=1e-4, network="pyramidnet200-240"
-)
-"""300 epochs: the hyper-parameters of CutMix's code."""
+def main(config: Config) -> Result:
+    context = Context.of(config)
+    variants = {"No mixing": lambda seed: mixing.plan("none", config.training, context, seed)}
+    if not config.baseline:
+        variants = {}
+    variants["RecursiveMix"] = lambda seed: recursivemix.plan(config.method, config.training, context, seed)
 
-IMAGENET = dict(
-    data="folder:data/imagenet", image_size=256, crop=224, validation=0, width=1, epochs=300, batch=512, warmup=5,
-    weight_consistency=0.5, workers=8, record_every=100, evaluate_every=2502, save_every=2502,
-)  # fmt: skip
-"""Section 4.2; eight GPUs with 64 images each."""
+    # Every variant from every seed
+    comparison = Comparison(config, context, variants)
+    for run in comparison.unfinished():
+        comparison.add(run, train(variants[run.variant](run.seed), config, run.folder, run.seed))
+    return comparison.conclude()
 
-PRESETS = {
-    "smoke": dict(epochs=1, evaluate_every=20),
-    **{
-        f"paper-{data}-{network}": CIFAR | dict(data=data, network=f"cifar-{network}")
-        for data in ("cifar10", "cifar100")
-        for network in ("resnet18", "resnet34", "densenet121", "densenet161")
-    },
-    "paper-cifar100-pyramidnet164": CIFAR | dict(data="cifar100", network="pyramidnet164-270"),
-    "paper-cifar10-pyramidnet200": CUTMIX | dict(data="cifar10"),
-    "paper-cifar100-pyramidnet200": CUTMIX | dict(data="cifar100"),
-    "paper-imagenet-resnet50": IMAGENET | dict(network="resnet50", rate=0.2, weight_decay=1e-4),
-    "paper-imagenet-pvtv2": IMAGENET | dict(
-        network="pvt_v2_b1", optimizer="adamw", rate=5e-4, weight_decay=0.05, label_smoothing=0.1, erasing=0.25
-    ),
-}  # fmt: skip
 
 if __name__ == "__main__":
     launch(main, Config, PRESETS)

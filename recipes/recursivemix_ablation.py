@@ -6,19 +6,19 @@ python recipes/recursivemix_ablation.py --table figure-4 --arguments="--preset p
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from accelerate import Accelerator
 
-from hybridgen.configuration import check_positive, launch
-from hybridgen.experiments.jobs import Job, run_table, split_words
+from hybridgen.configuration import launch
+from hybridgen.settings import Few, Seed, settings
+from hybridgen.tables.jobs import Job, run_table, split_words
 from hybridgen.training.record import claim
 from hybridgen.types import InputError
 
 
-@dataclass(frozen=True)
+@settings
 class Config:
     """Train every row of one of RecursiveMix's ablations over seeds; --resume continues where it stopped.
 
@@ -33,9 +33,9 @@ class Config:
     """Folder of all runs, table.json, table.txt and table.png."""
     resume: bool = False
     """Continue the ablation in --out; finished runs are left as they are."""
-    seed: int = 0
+    seed: Seed = 0
     """The first of --seeds."""
-    seeds: int = 3
+    seeds: Few = 3
     """Number of seeds."""
 
 
@@ -58,25 +58,25 @@ TABLES: dict[str, tuple[str, dict[str, Row]]] = {
         "baseline": baseline("none", "no mixing"),
         "cutmix": baseline("cutmix", "CutMix"),
         "resize": baseline("cutmix-resized", "resize"),
-        "history": recursive("resize, history", "--weight-consistency", "0"),
+        "history": recursive("resize, history", "--method.weight-consistency", "0"),
         "consistency": recursive("resize, history, consistency"),
     }),
     "4a": ("Table 4a: weights of the two linear layers", {
         "unshared": recursive("unshared"),
-        "shared": recursive("shared", "--shared-head"),
+        "shared": recursive("shared", "--method.shared-head"),
     }),
     "4b": ("Table 4b: interpolation", {
         "nearest": recursive("nearest"),
-        "bilinear": recursive("bilinear", "--interpolation", "bilinear"),
+        "bilinear": recursive("bilinear", "--method.interpolation", "bilinear"),
     }),
     "figure-4": ("Figure 4: α", {
         "baseline": baseline("none", "no mixing"),
-        **{f"alpha-{alpha}": recursive(f"α = {alpha}", "--alpha", str(alpha))
+        **{f"alpha-{alpha}": recursive(f"α = {alpha}", "--method.alpha", str(alpha))
            for alpha in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)},
     }),
     "figure-5": ("Figure 5: ω", {
         "baseline": baseline("none", "no mixing"),
-        **{f"omega-{omega:g}": recursive(f"ω = {omega:g}", "--weight-consistency", str(omega))
+        **{f"omega-{omega:g}": recursive(f"ω = {omega:g}", "--method.weight-consistency", str(omega))
            for omega in (0.0, 0.01, 0.05, 0.08, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0)},
     }),
 }  # fmt: skip
@@ -91,7 +91,6 @@ def jobs_of(config: Config, key: str, seed: int) -> list[Job]:
 
 def main(config: Config) -> dict[str, Any]:
     environment = dict(os.environ)
-    check_positive(config, "seeds")
     if int(environment.get("WORLD_SIZE", 1)) > 1:
         raise InputError("recursivemix_ablation: several processes; start it as one, with python")
     title, rows = TABLES[config.table]

@@ -4,39 +4,72 @@ accelerate launch recipes/samosa_fixmatch.py
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hybridgen.configuration import launch
-from hybridgen.experiments.backbones import FIXMATCH, FixMatchSettings
-from hybridgen.experiments.samosa import SamosaSettings, compare_samosa
+from hybridgen.evaluation.oracle import OracleSettings, judge_of
+from hybridgen.hybridizer import Hybridizer
+from hybridgen.methods import fixmatch
+from hybridgen.methods.samosa import PAPER, SMOKE, alone, networks, with_samosa
+from hybridgen.methods.samosa import Settings as SamosaSettings
+from hybridgen.settings import merged, settings
+from hybridgen.tables.compare import CompareSettings, Comparison, judged
+from hybridgen.training.context import Context
+from hybridgen.training.plan import Plan
+from hybridgen.training.train import Result, train
 
 
-@dataclass(frozen=True)
-class Config(SamosaSettings, FixMatchSettings):
+@settings
+class Config(CompareSettings):
     """Train FixMatch with SAMOSA's auto-encoder and hybrids, and alone, and compare."""
 
-    out: Path = Path("runs/samosa_fixmatch")
-    clip: float | None = 1.0
+    out = Path("runs/samosa_fixmatch")
+    method: fixmatch.Settings = fixmatch.Settings(clip=1.0)
+    samosa: SamosaSettings = SamosaSettings()
+    oracle: OracleSettings = OracleSettings()
 
 
-# The thesis has no settings of SAMOSA with FixMatch: these are its FixMatch's (A.1.2.3) with SAMOSA's weights (A.1.1)
-PAPER: dict[str, Any] = dict(
-    validation=0, cycles=3, epochs=1000, rate_epochs=1050, reconstruction_rate=0.2, reconstruction_rate_epochs=1050,
-    unlabelled_batch=224, threshold=0.95, ema_decay=0.999, depth=28, width=2, momentum=0.001, hybrids_from=500,
-    hybrids_until=800, record_every=100, evaluate_every=2230, save_every=2230,
+CIFAR10: dict[str, Any] = merged(
+    fixmatch.PAPER,
+    dict(
+        data="cifar10", method=dict(rate=0.015, clip=1.0),
+        samosa=PAPER | dict(cycles=3, rate_epochs=1050.0, start=500.0, stop=800.0),
+    ),
 )  # fmt: skip
+SVHN: dict[str, Any] = merged(CIFAR10, dict(data="svhn", method=dict(rate=0.03), samosa=dict(weight_regularizer=0.1)))
 
 PRESETS: dict[str, Mapping[str, Any]] = {
-    "smoke": dict(epochs=0.5, hybrids_from=0.1, hybrids_until=0.4, evaluate_every=20, oracle_steps=20),
-    **{f"paper-cifar10-{n}": PAPER | dict(data="cifar10", rate=0.015, labels=n) for n in (100, 250, 500)},
-    **{f"paper-svhn-{n}": PAPER | dict(data="svhn", rate=0.03, weight_regularizer=0.1, labels=n) for n in (60, 100)},
+    "smoke": SMOKE,
+    **{f"paper-cifar10-{n}": merged(CIFAR10, dict(labels=n)) for n in (100, 250, 500)},
+    **{f"paper-svhn-{n}": merged(SVHN, dict(labels=n)) for n in (60, 100)},
 }
+"""The thesis has none: these are its FixMatch's (A.1.2.3) with SAMOSA's weights (A.1.1)."""
 
 
-def main(config: Config) -> dict[str, Any]:
-    return compare_samosa(config, FIXMATCH)
+def main(config: Config) -> Result:
+    context = Context.of(config)
+    judge = judge_of(config.oracle, context.dataset)
+
+    # What is trained, from any seed
+    def together(seed: int) -> Plan:
+        made = networks(config.method, context, seed, heads=1)
+        base = fixmatch.plan(config.method, context, seed, classifier=made.watched)
+        return with_samosa(base, made, config.samosa, seed, clean_only=True)
+
+    both = "FixMatch + SAMOSA"
+    variants = {
+        "FixMatch": lambda seed: alone(fixmatch.plan(config.method, context, seed), config.samosa),
+        both: together,
+    }
+
+    # Both from every seed
+    comparison = Comparison(config, context, variants)
+    for run in comparison.unfinished():
+        comparison.add(run, train(variants[run.variant](run.seed), config, run.folder, run.seed))
+    hybridizer = Hybridizer.from_pretrained(comparison.folder(both, config.seed) / "hybridizer")
+    transfer = judged(hybridizer.to(context.accelerator.device), config, context, judge)
+    return comparison.conclude(transfer=transfer)
 
 
 if __name__ == "__main__":

@@ -5,44 +5,79 @@ accelerate launch recipes/samosa_mean_teacher.py --preset paper-cifar10-250 --do
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hybridgen.configuration import launch
-from hybridgen.experiments.backbones import MEAN_TEACHER, MeanTeacherSettings
-from hybridgen.experiments.samosa import SamosaSettings, compare_samosa
+from hybridgen.evaluation.oracle import OracleSettings, judge_of
+from hybridgen.hybridizer import Hybridizer
+from hybridgen.methods import mean_teacher
+from hybridgen.methods.samosa import PAPER, SMOKE, alone, networks, with_samosa
+from hybridgen.methods.samosa import Settings as SamosaSettings
+from hybridgen.settings import merged, settings
+from hybridgen.tables.compare import CompareSettings, Comparison, judged
+from hybridgen.training.context import Context
+from hybridgen.training.plan import Plan
+from hybridgen.training.train import Result, train
 
 
-@dataclass(frozen=True)
-class Config(SamosaSettings, MeanTeacherSettings):
+@settings
+class Config(CompareSettings):
     """Train Mean Teacher with SAMOSA's auto-encoder and hybrids, and alone, and compare."""
 
-    out: Path = Path("runs/samosa_mean_teacher")
-    clip: float | None = 1.0
+    out = Path("runs/samosa_mean_teacher")
+    method: mean_teacher.Settings = mean_teacher.Settings(clip=1.0)
+    samosa: SamosaSettings = SamosaSettings()
+    oracle: OracleSettings = OracleSettings()
 
 
-PAPER: dict[str, Any] = dict(
-    validation=0, cycles=3, epochs=300, rate=0.2, rate_epochs=350, reconstruction_rate=0.2,
-    reconstruction_rate_epochs=350, labelled_batch=124, unlabelled_batch=388, depth=28, width=2, momentum=0.1,
-    ema_decay=0.999, hybrids_from=150, hybrids_until=250, weight_supervised=1.0, weight_consistency=300.0,
-    record_every=100, evaluate_every=1280, save_every=1280,
-)  # fmt: skip
-SVHN: dict[str, Any] = PAPER | dict(
-    data="svhn", epochs=150, rate_epochs=200, reconstruction_rate_epochs=200, labelled_batch=30, unlabelled_batch=500,
-    hybrids_from=50, hybrids_until=100, weight_regularizer=0.1,
-)  # fmt: skip
+CIFAR10: dict[str, Any] = merged(mean_teacher.PAPER, dict(
+    data="cifar10", evaluate_every=1280, save_every=1280,
+    method=dict(rate=0.2, labelled_batch=124, unlabelled_batch=388, clip=1.0),
+    samosa=PAPER | dict(cycles=3, rate_epochs=350.0, start=150.0, stop=250.0),
+))  # fmt: skip
+SVHN: dict[str, Any] = merged(CIFAR10, dict(
+    data="svhn", method=dict(epochs=150, rate_epochs=200, labelled_batch=30, unlabelled_batch=500),
+    samosa=dict(rate_epochs=200.0, start=50.0, stop=100.0, weight_regularizer=0.1),
+))  # fmt: skip
+MNIST_M: dict[str, Any] = merged(CIFAR10, dict(
+    data="mnist-m:data/photographs", labels=100, validation=10_000,
+    method=dict(labelled_batch=30, unlabelled_batch=500), samosa=dict(weight_regularizer=0.1),
+))  # fmt: skip
+"""50,000 of MNIST's training images; the others are set aside."""
 
 PRESETS: dict[str, Mapping[str, Any]] = {
-    "smoke": dict(epochs=0.5, hybrids_from=0.1, hybrids_until=0.4, evaluate_every=20, oracle_steps=20),
-    **{f"paper-cifar10-{n}": PAPER | dict(data="cifar10", labels=n) for n in (250, 500, 1000)},
-    **{f"paper-svhn-{n}": SVHN | dict(labels=n) for n in (100, 250)},
-    "paper-mnist-m-100": PAPER | dict(labelled_batch=30, unlabelled_batch=500, labels=100, weight_regularizer=0.1),
+    "smoke": SMOKE,
+    **{f"paper-cifar10-{n}": merged(CIFAR10, dict(labels=n)) for n in (250, 500, 1000)},
+    **{f"paper-svhn-{n}": merged(SVHN, dict(labels=n)) for n in (100, 250)},
+    "paper-mnist-m-100": MNIST_M,
 }
+"""Thesis A.1.1."""
 
 
-def main(config: Config) -> dict[str, Any]:
-    return compare_samosa(config, MEAN_TEACHER)
+def main(config: Config) -> Result:
+    context = Context.of(config)
+    judge = judge_of(config.oracle, context.dataset)
+
+    # What is trained, from any seed
+    def together(seed: int) -> Plan:
+        made = networks(config.method, context, seed, heads=2)
+        base = mean_teacher.plan(config.method, context, seed, classifier=made.watched)
+        return with_samosa(base, made, config.samosa, seed)
+
+    both = "Mean Teacher + SAMOSA"
+    variants = {
+        "Mean Teacher": lambda seed: alone(mean_teacher.plan(config.method, context, seed), config.samosa),
+        both: together,
+    }
+
+    # Both from every seed
+    comparison = Comparison(config, context, variants)
+    for run in comparison.unfinished():
+        comparison.add(run, train(variants[run.variant](run.seed), config, run.folder, run.seed))
+    hybridizer = Hybridizer.from_pretrained(comparison.folder(both, config.seed) / "hybridizer")
+    transfer = judged(hybridizer.to(context.accelerator.device), config, context, judge)
+    return comparison.conclude(transfer=transfer)
 
 
 if __name__ == "__main__":

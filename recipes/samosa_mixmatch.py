@@ -5,41 +5,69 @@ accelerate launch recipes/samosa_mixmatch.py --preset paper-cifar10-250 --downlo
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hybridgen.configuration import launch
-from hybridgen.experiments.backbones import MIXMATCH, MIXMATCH_PRESETS, MixMatchSettings
-from hybridgen.experiments.samosa import SamosaSettings, compare_samosa
+from hybridgen.evaluation.oracle import OracleSettings, judge_of
+from hybridgen.hybridizer import Hybridizer
+from hybridgen.methods import mixmatch
+from hybridgen.methods.samosa import PAPER, SMOKE, alone, networks, with_samosa
+from hybridgen.methods.samosa import Settings as SamosaSettings
+from hybridgen.settings import Share, merged, settings
+from hybridgen.tables.compare import CompareSettings, Comparison, judged
+from hybridgen.training.context import Context
+from hybridgen.training.plan import Plan
+from hybridgen.training.train import Result, train
 
 
-@dataclass(frozen=True)
-class Config(SamosaSettings, MixMatchSettings):
+@settings
+class Config(CompareSettings):
     """Train MixMatch with SAMOSA's auto-encoder and hybrids in the place of some MixUp, and alone, and compare."""
 
-    probability: float = 0.2
+    out = Path("runs/samosa_mixmatch")
+    method: mixmatch.Settings = mixmatch.Settings(network="leaky-wrn-10-1-normalized", clip=1.0)
+    samosa: SamosaSettings = SamosaSettings(cycles=1, start=1.0, stop=7.0)
+    oracle: OracleSettings = OracleSettings()
+    probability: Share = 0.2
     """Of a step in which hybrids take the place of MixUp."""
-    cycles: int = 1
-    normalized_resampling: bool = True
-    out: Path = Path("runs/samosa_mixmatch")
-    hybrids_from: float = 1
-    hybrids_until: float = 7
-    clip: float | None = 1.0
 
 
-PRESETS: dict[str, Mapping[str, Any]] = {
-    "smoke": dict(epochs=0.5, hybrids_from=0.1, hybrids_until=0.4, evaluate_every=20, oracle_steps=20),
-    **{
-        f"paper-cifar10-{n}": MIXMATCH_PRESETS[f"paper-cifar10-{n}"]
-        | dict(reconstruction_rate=0.2, reconstruction_rate_epochs=950, hybrids_from=100, hybrids_until=800)
-        for n in (250, 500, 1000)
-    },
+CIFAR10: dict[str, Any] = dict(
+    probability=0.2,
+    samosa=PAPER | dict(cycles=1, rate_epochs=950.0, start=100.0, stop=800.0),
+)  # fmt: skip
+
+PRESETS: dict[str, Mapping[str, Any]] = {"smoke": SMOKE} | {
+    name: merged(preset, CIFAR10) for name, preset in mixmatch.PRESETS.items()
 }
+"""Thesis A.1.1."""
 
 
-def main(config: Config) -> dict[str, Any]:
-    return compare_samosa(config, MIXMATCH, replacing=config.probability)
+def main(config: Config) -> Result:
+    context = Context.of(config)
+    judge = judge_of(config.oracle, context.dataset)
+
+    # What is trained, from any seed
+    def together(seed: int) -> Plan:
+        made = networks(config.method, context, seed, heads=1)
+        replacement = mixmatch.Replacement(made.hybridize, config.probability, config.samosa.window)
+        base = mixmatch.plan(config.method, context, seed, classifier=made.watched, replacement=replacement)
+        return with_samosa(base, made, config.samosa, seed, drawn=False)
+
+    both = "MixMatch + SAMOSA"
+    variants = {
+        "MixMatch": lambda seed: alone(mixmatch.plan(config.method, context, seed), config.samosa),
+        both: together,
+    }
+
+    # Both from every seed
+    comparison = Comparison(config, context, variants)
+    for run in comparison.unfinished():
+        comparison.add(run, train(variants[run.variant](run.seed), config, run.folder, run.seed))
+    hybridizer = Hybridizer.from_pretrained(comparison.folder(both, config.seed) / "hybridizer")
+    transfer = judged(hybridizer.to(context.accelerator.device), config, context, judge)
+    return comparison.conclude(transfer=transfer)
 
 
 if __name__ == "__main__":

@@ -4,26 +4,59 @@ accelerate launch recipes/scimix_mean_teacher.py
 accelerate launch recipes/scimix_mean_teacher.py --preset paper-cifar10-250 --hybridizer runs/scimix/hybridizer
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hybridgen.configuration import launch
-from hybridgen.experiments.backbones import MEAN_TEACHER, MEAN_TEACHER_PRESETS, MeanTeacherSettings
-from hybridgen.experiments.comparison import compare
-from hybridgen.experiments.settings import HybridSettings
+from hybridgen.evaluation.oracle import OracleSettings, judge_of
+from hybridgen.hybridizer import Hybridizer
+from hybridgen.methods import mean_teacher
+from hybridgen.methods.hybrids import Settings as HybridSettings
+from hybridgen.methods.hybrids import load_hybridizer, presets, start_of, title_of, with_hybrids
+from hybridgen.settings import settings
+from hybridgen.tables.compare import CompareSettings, Comparison, judged
+from hybridgen.training.context import Context
+from hybridgen.training.plan import Plan
+from hybridgen.training.train import Result, train
 
 
-@dataclass(frozen=True)
-class Config(HybridSettings, MeanTeacherSettings):
+@settings
+class Config(CompareSettings):
     """Train Mean Teacher with and without the hybrids of a frozen SciMix hybridizer, and compare."""
 
-    out: Path = Path("runs/scimix_mean_teacher")
+    out = Path("runs/scimix_mean_teacher")
+    method: mean_teacher.Settings = mean_teacher.Settings()
+    hybrids: HybridSettings = HybridSettings()
+    oracle: OracleSettings = OracleSettings()
 
 
-def main(config: Config) -> dict[str, Any]:
-    return compare(config, MEAN_TEACHER, hybrids_of="scimix")
+PRESETS = presets(mean_teacher.PRESETS, mean_teacher.WINDOW)
+
+
+def main(config: Config) -> Result:
+    # Data, hybrids and their judge
+    context = Context.of(config)
+    hybridizer = load_hybridizer(config.hybrids, context, method="scimix")
+    judge = judge_of(config.oracle, context.dataset)
+
+    # What is trained, from any seed
+    alone = lambda seed: mean_teacher.plan(config.method, context, seed)
+
+    def together(seed: int) -> Plan:
+        start = start_of(config.hybrids, hybridizer, config.method, context, heads=2)
+        base = mean_teacher.plan(config.method, context, seed, classifier=start)
+        return with_hybrids(base, hybridizer, config.hybrids)
+
+    variants = {"Mean Teacher": alone} if config.hybrids.baseline else {}
+    if hybridizer is not None:
+        variants[f"Mean Teacher + {title_of(hybridizer)}"] = together
+
+    # Every variant from every seed
+    comparison = Comparison(config, context, variants)
+    for run in comparison.unfinished():
+        comparison.add(run, train(variants[run.variant](run.seed), config, run.folder, run.seed))
+    transfer = judged(hybridizer, config, context, judge) if isinstance(hybridizer, Hybridizer) else None
+    return comparison.conclude(transfer=transfer, allow_other_split=config.hybrids.allow_other_split)
 
 
 if __name__ == "__main__":
-    launch(main, Config, MEAN_TEACHER_PRESETS)
+    launch(main, Config, PRESETS)

@@ -4,28 +4,62 @@ accelerate launch recipes/scimix_mixmatch.py
 accelerate launch recipes/scimix_mixmatch.py --preset paper-cifar10-250 --hybridizer runs/scimix/hybridizer
 """
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hybridgen.configuration import launch
-from hybridgen.experiments.backbones import MIXMATCH, MIXMATCH_PRESETS, MixMatchSettings
-from hybridgen.experiments.comparison import compare
-from hybridgen.experiments.settings import HybridSettings
+from hybridgen.evaluation.oracle import OracleSettings, judge_of
+from hybridgen.hybridizer import Hybridizer
+from hybridgen.methods import mixmatch
+from hybridgen.methods.hybrids import Settings as HybridSettings
+from hybridgen.methods.hybrids import load_hybridizer, presets, start_of, title_of, with_hybrids
+from hybridgen.settings import merged, settings
+from hybridgen.tables.compare import CompareSettings, Comparison, judged
+from hybridgen.training.context import Context
+from hybridgen.training.plan import Plan
+from hybridgen.training.train import Result, train
 
 
-@dataclass(frozen=True)
-class Config(HybridSettings, MixMatchSettings):
+@settings
+class Config(CompareSettings):
     """Train MixMatch with and without the hybrids of a frozen SciMix hybridizer, and compare."""
 
-    out: Path = Path("runs/scimix_mixmatch")
-    hybrids_from: float = 1
-    hybrids_until: float = 7
+    out = Path("runs/scimix_mixmatch")
+    method: mixmatch.Settings = mixmatch.Settings()
+    hybrids: HybridSettings = HybridSettings(start=1.0, stop=7.0)
+    oracle: OracleSettings = OracleSettings()
 
 
-def main(config: Config) -> dict[str, Any]:
-    return compare(config, MIXMATCH, hybrids_of="scimix")
+PRESETS = presets(
+    {name: merged(preset, dict(method=dict(network="leaky-wrn-28-2"))) for name, preset in mixmatch.PRESETS.items()},
+    mixmatch.WINDOW,
+)
+"""On the network of the hybridizer's own classifier (A.1.2.4), which has no further batch-norm."""
+
+
+def main(config: Config) -> Result:
+    # Data, hybrids and their judge
+    context = Context.of(config)
+    hybridizer = load_hybridizer(config.hybrids, context, method="scimix")
+    judge = judge_of(config.oracle, context.dataset)
+
+    # What is trained, from any seed
+    alone = lambda seed: mixmatch.plan(config.method, context, seed)
+
+    def together(seed: int) -> Plan:
+        start = start_of(config.hybrids, hybridizer, config.method, context)
+        return with_hybrids(mixmatch.plan(config.method, context, seed, classifier=start), hybridizer, config.hybrids)
+
+    variants = {"MixMatch": alone} if config.hybrids.baseline else {}
+    if hybridizer is not None:
+        variants[f"MixMatch + {title_of(hybridizer)}"] = together
+
+    # Every variant from every seed
+    comparison = Comparison(config, context, variants)
+    for run in comparison.unfinished():
+        comparison.add(run, train(variants[run.variant](run.seed), config, run.folder, run.seed))
+    transfer = judged(hybridizer, config, context, judge) if isinstance(hybridizer, Hybridizer) else None
+    return comparison.conclude(transfer=transfer, allow_other_split=config.hybrids.allow_other_split)
 
 
 if __name__ == "__main__":
-    launch(main, Config, MIXMATCH_PRESETS)
+    launch(main, Config, PRESETS)

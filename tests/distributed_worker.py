@@ -1,30 +1,40 @@
 """What the tests of several processes compute, as any number of processes: `torchrun distributed_worker.py FOLDER`."""
 
 import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from objectives import (
+    MeanTeacher,
+    MixMatch,
+    RecursiveMix,
+    Samosa,
+    SamosaReconstruction,
+    SciMixDiscriminator,
+    SciMixGenerator,
+)
 from torch import nn
 
-from hybridgen.data.datasets import InMemory, Part
+from hybridgen.data.datasets import Part
+from hybridgen.data.sources import InMemory
 from hybridgen.data.splits import Split
 from hybridgen.data.streams import Stream
-from hybridgen.evaluation.classification import accuracy
-from hybridgen.generators.samosa import Samosa, SamosaReconstruction, Watched
-from hybridgen.generators.scimix import SciMixDiscriminator, SciMixGenerator
+from hybridgen.methods import mean_teacher as mean_teacher_method
+from hybridgen.methods import samosa as samosa_method
+from hybridgen.methods.samosa import Watched
 from hybridgen.networks.autoencoder import Architecture, SamosaArchitecture, SamosaAutoencoder, SemanticAutoencoder
 from hybridgen.networks.discriminator import Discriminator
 from hybridgen.networks.wide_resnet import TwoHeadClassifier
-from hybridgen.semi.mean_teacher import MeanTeacher
-from hybridgen.semi.mixmatch import MixMatch
-from hybridgen.supervised.recursivemix import RecursiveMix
+from hybridgen.tables.cost import noise
 from hybridgen.training.ema import EMA
 from hybridgen.training.engine import laid_out, make_accelerator
 from hybridgen.training.fit import fit
 from hybridgen.training.objective import Outcome, Task, adam, sgd
 from hybridgen.training.schedules import Clock, cosine
+from hybridgen.training.scores import accuracy
 from hybridgen.types import Batch
 
 COUNT, SIDE = 53, 16
@@ -178,6 +188,27 @@ def samosa(accelerator: Accelerator) -> dict[str, torch.Tensor]:
     return {"before": before, "after": flat()}
 
 
+def samosas_hybrids(accelerator: Accelerator) -> dict[str, torch.Tensor]:
+    """The hybrids that a cycle of SAMOSA leaves to the next, and the average that made them, its statistics included:
+    each process's own batch-norm has seen other images."""
+    context = noise(3, SIDE, 45, accelerator, labelled=12)
+    settings = mean_teacher_method.Settings(labelled_batch=4, unlabelled_batch=8, epochs=2.0, ema_decay=0.5)
+    made = samosa_method.networks(settings, context, 0, heads=2)
+    base = mean_teacher_method.plan(settings, context, 0, classifier=made.watched)
+    how = samosa_method.Settings(cycles=2, start=0.5, stop=1.5, hybrids_per_image=2)
+    plan = samosa_method.with_samosa(base, made, how, 0)
+    tasks = {}
+    for name, task in plan.tasks.items():
+        objective, optimizer = accelerator.prepare(task.objective, task.optimizer)
+        tasks[name] = replace(task, objective=objective, optimizer=optimizer)
+    noted = []
+    for _ in islice(fit(tasks, plan.stream.from_step(0), plan.clock, accelerator, seed=0), base.clock.steps):
+        plan.average.update(plan.network)
+        noted += plan.after_step(Path()).values()
+    average = {name: tensor for name, tensor in plan.average.state_dict().items() if "extra" not in name}
+    return {"hybrids": plan.modules["hybrids"].images, "kept": torch.tensor(noted), **average}
+
+
 def accuracies(accelerator: Accelerator) -> dict[str, torch.Tensor]:
     """Of a classifier that knows some of the images, on counts that two processes cannot share evenly."""
     torch.manual_seed(0)
@@ -232,6 +263,7 @@ def everything(accelerator: Accelerator) -> dict[str, dict[str, torch.Tensor]]:
         "uneven": uneven(accelerator),
         "samosa": samosa(accelerator),
         "recursivemix": recursivemix(accelerator),
+        "samosas_hybrids": samosas_hybrids(accelerator),
         "accuracies": accuracies(accelerator),
         "stream": {"images": seen},
     }

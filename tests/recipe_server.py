@@ -1,12 +1,14 @@
 """Recipes as processes of their own, without the seconds that each would take for its imports.
 
 Imports what recipes import and forks a process for every line of JSON on standard input, `{"argv": [...], "folder":
-...}`: argv[0] is a recipe, and the process's output goes to `stdout` and `stderr` in the folder. Answers with two
-lines: its process id at once, and its exit code (a signal's number negative) when it has ended.
+..., "memory": ...}`: argv[0] is a recipe, the process's output goes to `stdout` and `stderr` in the folder, and where
+so many bytes more than it has at its beginning are given, it gets no more. Answers with two lines: its process id at
+once, and its exit code (a signal's number negative) when it has ended.
 """
 
 import json
 import os
+import resource
 import runpy
 import sys
 import traceback
@@ -17,8 +19,11 @@ from jaxtyping import install_import_hook
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
-def become(argv: list[str], folder: Path) -> None:
+def become(argv: list[str], folder: Path, memory: int | None) -> None:
     """Turn this process into one that was started with a recipe."""
+    if memory is not None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory,) * 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
@@ -50,6 +55,6 @@ if __name__ == "__main__":
         request = json.loads(line)
         process = os.fork()
         if process == 0:
-            become(request["argv"], Path(request["folder"]))
+            become(request["argv"], Path(request["folder"]), request.get("memory"))
         print(process, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)

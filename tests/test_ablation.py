@@ -3,79 +3,88 @@ in the recipes of classifiers."""
 
 import importlib.util
 import json
-import runpy
 import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from recipe_modules import recipe
 
 from hybridgen.configuration import parse
-from hybridgen.experiments.comparison import start_from
-from hybridgen.experiments.jobs import ACCURACIES, Job, finish, measured, text_of
 from hybridgen.hybridizer import Hybridizer
-from hybridgen.networks.wide_resnet import TwoHeadClassifier, WideResNetClassifier
-from hybridgen.semi.hybrids import Mixer
+from hybridgen.methods import scimix
+from hybridgen.methods.hybrids import start_from
+from hybridgen.networks.classifiers import Classifier
+from hybridgen.networks.registry import make_network
+from hybridgen.settings import changed, plain
+from hybridgen.tables.jobs import ACCURACIES, Job, finish, measured, text_of
 from hybridgen.types import InputError
 
 spec = importlib.util.spec_from_file_location("recipes_as_processes", Path(__file__).with_name("test_recipes.py"))
 processes = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(processes)
 recipes, toy, stage_1 = processes.recipes, processes.toy, processes.stage_1  # fixtures
-ablation = runpy.run_path(str(processes.RECIPES / "ablation.py"))
-Config, TABLES, GENERATORS, jobs_of = (ablation[name] for name in ("Config", "TABLES", "GENERATORS", "jobs_of"))
+ablation = recipe("ablation")
+Config, TABLES, GENERATORS, jobs_of = ablation.Config, ablation.TABLES, ablation.GENERATORS, ablation.jobs_of
 
 
 # --- what the rows run ---------------------------------------------------------------------------------------
 
 
-def configured(job: Job) -> dict:
+def configured(job: Job) -> Any:
     """The configuration that the job's recipe makes of its arguments."""
-    recipe = runpy.run_path(str(job.recipe))
-    presets = recipe.get("PRESETS") or {"smoke": {}}
-    return vars(parse(recipe["Config"], presets, [*job.arguments, "--out", str(job.folder)]))
+    of = recipe(job.recipe.stem)
+    return parse(of.Config, of.PRESETS, [*job.arguments, "--out", str(job.folder)])
 
 
 def test_generators_are_the_variants_of_stage_1():
     """Each changes what the preset of the same name changes, and nothing else."""
-    recipe = runpy.run_path(str(processes.RECIPES / "scimix.py"))
-    svhn = recipe["SVHN"] | {"labels": 60}
+    stage_1 = recipe("scimix")
+    svhn = changed(stage_1.Config(), stage_1.PRESETS["paper-svhn-60"])
     for name, arguments in GENERATORS.items():
-        changed = vars(parse(recipe["Config"], {}, list(arguments))).items() - vars(recipe["Config"]()).items()
-        preset = recipe["PRESETS"].get(f"variant-{name}", svhn)
-        assert dict(changed) == {key: value for key, value in preset.items() if svhn.get(key) != value}
-    assert len(GENERATORS) == 5
+        given = parse(stage_1.Config, stage_1.PRESETS, ["--preset", "paper-svhn-60", *arguments])
+        assert given == changed(svhn, stage_1.PRESETS.get(f"variant-{name}", {}))
+        assert (given == svhn) is (name == "full")
+        alone = plain(parse(stage_1.Config, {}, list(arguments)))
+        default = plain(stage_1.Config())
+        assert {key for key in alone["method"] if alone["method"][key] != default["method"][key]} == set(
+            scimix.VARIANTS.get(name, {}))  # fmt: skip
+        assert alone | {"method": None} == default | {"method": None}
+    assert len(GENERATORS) == 5 == 1 + len(scimix.VARIANTS)
 
 
 @pytest.mark.parametrize("backbone", ["mean-teacher", "fixmatch", "mixmatch"])
 def test_every_row_of_every_table_is_taken_by_its_recipe(backbone):
     for name, table in TABLES.items():
-        if (name, backbone) == ("2.6", "fixmatch"):
-            continue
         config = Config(
             table=name, backbone=backbone, data="svhn", labels=60, hybridizer="owner/hybrids", common="--threads 3",
-            generator="--depth 16", classifier="--seeds 9 --epochs 13",
+            generator="--network leaky-wrn-16-1", classifier="--seeds 9 --epochs 13",
         )  # fmt: skip
         for key, row in table.rows.items():
             *generators, last = jobs_of(config, key, 2)
-            assert all(configured(job)["depth"] == 16 and job.recipe.name == "scimix.py" for job in generators)
+            for job in generators:
+                assert configured(job).method.network == "leaky-wrn-16-1" and job.recipe.name == "scimix.py"
             values = configured(last)
-            assert (values["data"], values["labels"], values["threads"], values["seed"]) == ("svhn", 60, 3, 2)
+            assert (values.data, values.labels, values.threads, values.seed) == ("svhn", 60, 3, 2)
             if row.classifier is not None:
-                assert values["epochs"] == 13 and values["seeds"] == 1
-                assert values["baseline"] is (key == "alone") is (values["hybridizer"] == "none")
+                stem = last.recipe.stem.removeprefix("scimix_")
+                assert stem == backbone.replace("-", "_")
+                assert values.method.epochs == 13 and values.seeds == 1
+                hybrids = values.hybrids
+                assert hybrids.baseline is (key == "alone") is (hybrids.hybridizer == "none")
                 if generators:
-                    assert values["hybridizer"] == str(generators[0].folder / "hybridizer")
+                    assert hybrids.hybridizer == str(generators[0].folder / "hybridizer")
                 elif key in ("mixup", "cutmix"):
-                    assert values["hybridizer"] == key
+                    assert hybrids.hybridizer == key
                 elif key != "alone":
-                    assert values["hybridizer"] == "owner/hybrids"
-                assert values["from_hybridizer"] is (key == "trained-on")
-                assert values["use"] == (key if name == "A.15" and key != "alone" else "contradict")
+                    assert hybrids.hybridizer == "owner/hybrids"
+                assert hybrids.from_hybridizer is (key == "trained-on")
+                assert hybrids.use == (key if name == "A.15" and key != "alone" else "contradict")
 
 
 def test_variants_are_trained_once_and_own_classifiers_from_every_seed():
@@ -126,10 +135,13 @@ if "{how}" == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 if "{how}" == "unfinished":
     sys.exit()
-if "{how}" != "fine":
+if "{how}" not in ("fine", "without"):
     print("50%\\rerror: epochs: 0 is not above 0", "more", sep="\\n", file=sys.stderr)
     sys.exit({how})
-(out / "result.json").write_text(json.dumps(dict(arguments=sys.argv[1:], variable=os.environ["VARIABLE"])))
+result = dict(test_accuracy_last=0.5, arguments=sys.argv[1:], variable=os.environ["VARIABLE"])
+if "{how}" == "without":
+    del result["test_accuracy_last"]
+(out / "result.json").write_text(json.dumps(result))
 """
 
 
@@ -147,7 +159,8 @@ ENVIRONMENT = {"VARIABLE": "given"}
 
 def test_a_job_gives_its_result_and_is_never_done_twice(job, tmp_path):
     result = finish(job(), ENVIRONMENT)
-    assert result == {"arguments": ["--epochs", "3", "--out", str(tmp_path / "run")], "variable": "given"}
+    arguments = ["--epochs", "3", "--out", str(tmp_path / "run")]
+    assert result == {"test_accuracy_last": 0.5, "arguments": arguments, "variable": "given"}
     (tmp_path / "script.py").unlink()
     assert finish(job(2), ENVIRONMENT) == result
 
@@ -178,6 +191,12 @@ def test_a_failing_job_is_one_line_with_its_name_and_its_error(job, tmp_path, ca
     assert log.read_text().startswith("error: of an earlier time\n")
 
 
+def test_a_result_without_its_accuracy_is_none(job, tmp_path):
+    for _ in range(2):  # when it is made, and when it is found
+        with pytest.raises(InputError, match=r"run/result\.json: test_accuracy_last is missing or no number"):
+            finish(job("without"), ENVIRONMENT)
+
+
 def test_a_signal_is_handed_on(job, capfd):
     before = signal.getsignal(signal.SIGTERM)
     began = time.monotonic()
@@ -198,8 +217,8 @@ def of_table(table: str, data: str, *more: str) -> tuple[str, ...]:
     )
     return (
         "--table", table, "--data", data, "--labels", "8", "--seeds", "1", f"--common={common}",
-        "--generator=--generator-channels 8 8",
-        "--classifier=--hybrids-from 1 --hybrids-until 2.5 --oracle-steps 10", *more,
+        "--generator=--method.generator-channels 8 8",
+        "--classifier=--hybrids.start 1 --hybrids.stop 2.5 --oracle.steps 10", *more,
     )  # fmt: skip
 
 
@@ -261,7 +280,7 @@ def test_a_table_stopped_and_killed_continues_and_leaves_finished_runs_alone(rec
 
 
 def test_a_failing_run_stops_the_table(recipes, toy):
-    bad = "--classifier=--depth 11 --oracle-steps 10"
+    bad = "--classifier=--network leaky-wrn-11-1 --oracle.steps 10"
     assert recipes.run("ablation.py", *of_table("2.6", toy, "--hybridizer", "bundled", "--out", "fails"), bad) == 2
     said = recipes.stderr().splitlines()
     assert len(said) == 1 and said[0].startswith("error: fails/alone-seed0, a run of scimix_mean_teacher.py: depth")
@@ -277,9 +296,6 @@ BAD = {
     "below a file": (["--table", "2.3", "--out", "toy.npz/run"], ["toy.npz/run", "cannot be written"]),
     "unbalanced quotes": (["--table", "2.3", "--generator=--data 'a"], ["generator", "'a"]),
     "nothing to resume": (["--table", "2.3", "--resume"], ["resume", "no run"]),
-    "backbone without a recipe": (
-        ["--table", "2.6", "--hybridizer", "bundled", "--backbone", "fixmatch"], ["fixmatch", "mean-teacher"],
-    ),
     "unknown backbone": (["--backbone", "adamatch"], ["adamatch", "mixmatch"]),
 }  # fmt: skip
 
@@ -296,14 +312,16 @@ def test_bad_input_is_one_line_and_leaves_no_run(recipes, toy, name):
 # --- what the tables ask of the recipes of classifiers --------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe, kind", [("mean_teacher.py", "cutmix"), ("mixmatch.py", "mixup")])
-def test_a_classifier_learns_from_mixtures_in_the_place_of_hybrids(recipes, toy, recipe, kind):
-    batches = processes.MIXMATCH_BATCHES if recipe == "mixmatch.py" else ()
+@pytest.mark.parametrize("name, kind", [("Mean Teacher", "cutmix"), ("MixMatch", "mixup"), ("FixMatch", "mixup")])
+def test_a_classifier_learns_from_mixtures_in_the_place_of_hybrids(recipes, toy, name, kind):
+    recipe = f"{name.lower().replace(' ', '_')}.py"
+    batches = (*processes.MIXMATCH_BATCHES, "--hybrids.stop", "1.2") if name == "MixMatch" else ()
     arguments = (*processes.tiny_stage_2(toy, kind, kind, "--no-baseline"), *batches)
-    recipes.succeed(recipe, *arguments)
-    folder = recipes.folder / kind
+    out = f"{recipe}-{kind}"
+    recipes.succeed(recipe, *arguments, "--out", out)
+    folder = recipes.folder / out
     assert [path.name for path in folder.glob("*-seed0")] == [f"{kind}-seed0"]
-    title = {"cutmix": "Mean Teacher + CutMix", "mixup": "MixMatch + MixUp"}[kind]
+    title = f"{name} + {'CutMix' if kind == 'cutmix' else 'MixUp'}"
     assert list(processes.result(folder)["classifiers"]) == [title] and title in recipes.stdout()
     assert processes.result(folder)["transfer"] is None and not (folder / "grid.png").exists()
     losses = [row["classifier/hybrids"] for row in processes.metrics(folder / f"{kind}-seed0") if len(row) > 4]
@@ -312,7 +330,7 @@ def test_a_classifier_learns_from_mixtures_in_the_place_of_hybrids(recipes, toy,
 
 REFUSED = {
     "of scimix": ("scimix_mean_teacher.py", "mixup", [], ["mixup", "scimix"]),
-    "another use": ("mean_teacher.py", "mixup", ["--use", "labelled"], ["use", "labelled", "contradict"]),
+    "another use": ("mean_teacher.py", "mixup", ["--hybrids.use", "labelled"], ["use: 'labelled'", "contradict"]),
     "nothing to train": ("mean_teacher.py", "none", ["--no-baseline"], ["hybridizer", "--no-baseline"]),
     "nothing to start from": ("mean_teacher.py", "none", ["--from-hybridizer"], ["hybridizer", "--from-hybridizer"]),
     "mixtures have no classifier": ("mean_teacher.py", "cutmix", ["--from-hybridizer"], ["from_hybridizer", "cutmix"]),
@@ -332,15 +350,14 @@ def test_a_classifier_starts_from_the_one_that_guided_the_hybridizer(stage_1):
     hybridizer = Hybridizer.from_pretrained(stage_1 / "hybridizer")
     images = torch.rand(5, 3, 16, 16)
     shape = hybridizer.autoencoder.architecture
-    options = dict(mean=shape.mean, std=shape.std)
-    for kind in (TwoHeadClassifier, WideResNetClassifier):
-        network = kind(10, 1, 2, **options).eval()
+    make = lambda name, heads: Classifier(make_network(name, 2), mean=shape.mean, std=shape.std, heads=heads)
+    for heads in (2, 1):
+        network = make("leaky-wrn-10-1", heads).eval()
         before = [value.clone() for value in network.state_dict().values()]
-        start_from(network, hybridizer)
-        predictions = network(images)[0] if kind is TwoHeadClassifier else network(images)
+        assert start_from(network, hybridizer) is network
+        predictions = network(images)[0] if heads == 2 else network(images)
         torch.testing.assert_close(predictions, hybridizer.classify(images))
         assert any(not torch.equal(a, b) for a, b in zip(before, network.state_dict().values(), strict=True))
-        with pytest.raises(InputError, match=r"^from_hybridizer: .*--depth"):
-            start_from(kind(16, 1, 2, **options), hybridizer)
-    with pytest.raises(InputError, match=r"^from_hybridizer: mixup"):
-        start_from(network, Mixer("mixup"))
+        for other in ("leaky-wrn-16-1", "leaky-wrn-10-2", "wrn-16-1", "cifar-resnet18"):
+            with pytest.raises(InputError, match=r"^from_hybridizer: .*--network"):
+                start_from(make(other, heads), hybridizer)

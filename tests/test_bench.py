@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from hybridgen import bench
+from hybridgen.bench import cases, measure
 from hybridgen.types import InputError
 
 KEYS = {
@@ -24,7 +24,7 @@ KEYS = {
 def in_this_process(monkeypatch):
     """Spares the start of a process a case; the number of threads is put back."""
     threads = torch.get_num_threads()
-    monkeypatch.setattr(bench, "_in_fresh_process", lambda name, options: bench.measure(name, **options))
+    monkeypatch.setattr(measure, "_in_fresh_process", lambda name, options: measure.timed(name, **options))
     yield
     torch.set_num_threads(threads)
 
@@ -40,11 +40,11 @@ def check(figures):
 
 
 def test_json_has_every_case_and_key(in_this_process, capsys):
-    bench.run(json=True, quick=True, rounds=1, threads=1)
+    measure.run(json=True, quick=True, rounds=1, threads=1)
     said = json.loads(capsys.readouterr().out)
     assert said["device"].startswith("cpu" if not torch.cuda.is_available() else "cuda")
     assert (said["threads"], said["torch"], said["quick"]) == (1, torch.__version__, True)
-    assert list(said["cases"]) == list(bench.CASES)
+    assert list(said["cases"]) == list(cases.CASES)
     for figures in said["cases"].values():
         check(figures)
         assert figures["rounds"] == 1
@@ -56,7 +56,7 @@ def test_json_has_every_case_and_key(in_this_process, capsys):
 
 
 def test_table_has_a_row_and_an_explanation_a_case(in_this_process, capsys):
-    bench.run(quick=True, rounds=1, threads=1, only=["strong-augmentation", "modulated-convolution"])
+    measure.run(quick=True, rounds=1, threads=1, only=["strong-augmentation", "modulated-convolution"])
     lines = capsys.readouterr().out.splitlines()
     for name in ("strong-augmentation", "modulated-convolution"):
         assert sum(line.startswith(f"{name} ") for line in lines) == 1
@@ -67,7 +67,7 @@ def test_table_has_a_row_and_an_explanation_a_case(in_this_process, capsys):
 
 def test_a_case_has_a_process_and_a_peak_memory_of_its_own(capfd):
     ballast = torch.ones(1 << 29, dtype=torch.uint8)  # `ru_maxrss` would begin at this process's size
-    bench.run(json=True, quick=True, threads=1, only=["hybridization"])
+    measure.run(json=True, quick=True, threads=1, only=["hybridization"])
     said = json.loads(capfd.readouterr().out)
     check(said["cases"]["hybridization"])
     if sys.platform.startswith("linux"):
@@ -84,18 +84,18 @@ def test_a_case_has_a_process_and_a_peak_memory_of_its_own(capfd):
 )
 def test_bad_options_are_input_errors(arguments, message, capsys):
     with pytest.raises(InputError, match=message):
-        bench.run(**arguments)
+        measure.run(**arguments)
     assert capsys.readouterr().out == ""
 
 
 def test_several_processes_are_refused(monkeypatch):
     monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
     with pytest.raises(InputError, match="accelerate launch"):
-        bench.run()
+        measure.run()
 
 
 def test_the_goals_are_for_the_sizes_of_the_plan():
-    for sizes in (bench.ON_CPU, bench.ON_GPU):
+    for sizes in (cases.ON_CPU, cases.ON_GPU):
         assert (sizes.depth, sizes.width) == (28, 2)
         assert sizes.fixmatch == (64, 7 * 64)
         assert sizes.strong == 448

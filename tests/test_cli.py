@@ -2,13 +2,15 @@
 
 import csv
 import json
+import math
 import os
 import resource
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,13 +22,16 @@ from hybridgen.cli import COMMANDS, main
 from hybridgen.commands.mixing import MIXING_STUDIES
 from hybridgen.data.datasets import load_dataset
 from hybridgen.data.splits import Split
+from hybridgen.errors import InputError, exit_codes
+from hybridgen.evaluation.export import BLOCK, Row
 from hybridgen.evaluation.grid import choose_parents, hybrid_grid
-from hybridgen.evaluation.oracle import Settings, save_oracle, train_oracle
+from hybridgen.evaluation.oracle import Training, save_oracle, train_oracle
 from hybridgen.evaluation.studies import STUDIES
-from hybridgen.export import BLOCK, Row
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
-from hybridgen.networks.classifiers import Classifier, make_network, save_classifier
+from hybridgen.networks.classifiers import Classifier, save_classifier
+from hybridgen.networks.registry import make_network
+from hybridgen.settings import checked, flags, plain
 from hybridgen.training.engine import make_accelerator
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -78,8 +83,9 @@ def artefact(tmp_path_factory, digits) -> Path:
 @pytest.fixture(scope="module")
 def oracle(tmp_path_factory, digits) -> Path:
     folder = tmp_path_factory.mktemp("oracle") / "quick"
-    settings = Settings(steps=10, batch_size=16, width=1)
-    save_oracle(train_oracle(digits, make_accelerator(threads=1), settings), folder, digits, settings)
+    training = Training(steps=10, batch_size=16, network="leaky-wrn-10-1")
+    trained = train_oracle(digits, make_accelerator(threads=1), training, folder.with_name("training"))
+    save_oracle(trained, folder, digits, training)
     return folder
 
 
@@ -129,25 +135,49 @@ def test_version(run):
     assert run("--version").out == f"hybridgen {hybridgen.__version__}\n"
 
 
-def test_help_and_version_do_not_wait_for_torch():
+def test_help_version_and_mistakes_do_not_wait_for_torch():
     script = (
         "import sys; from hybridgen.cli import main\n"
         "main(['--help']); main(['--version'])\n"
-        "try: main(['evaluate', '--help'])\n"
-        "except SystemExit: pass\n"
-        "assert 'torch' not in sys.modules"
+        "for line in ('evaluate --help', 'hybridize --help', 'study cam --help', 'hybridise', 'hybridize --out',\n"
+        "             'hybridize --out g.png --rows 0', 'hybridize --out f', 'study nothing', 'evaluate --seed x'):\n"
+        "    try: main(line.split())\n"
+        "    except SystemExit: pass\n"
+        "    else: raise AssertionError(line)\n"
+        "slow = {'torch', 'torchvision', 'numpy', 'accelerate', 'jaxtyping', 'matplotlib', 'PIL'} & set(sys.modules)\n"
+        "assert not slow, slow"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, env=ENVIRONMENT)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("line", ["--help", "--version", "hybridize --help", "study cam --help"])
+def test_a_reader_who_has_gone_needs_no_word(line, unbuffered):
+    """As `hybridgen --help | head -1`, when head is done before the command is."""
+    readable, writable = os.pipe()
+    os.close(readable)
+    command = [sys.executable, "-m", "hybridgen.cli", *line.split()]
+    try:
+        environment = ENVIRONMENT | {"PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run(command, stdout=writable, stderr=subprocess.PIPE, text=True, env=environment)
+    finally:
+        os.close(writable)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_broken_pipe_of_another_kind_is_told(capsys):
+    with pytest.raises(BrokenPipeError, match="a worker"), exit_codes():
+        raise BrokenPipeError("a worker has gone")
 
 
 def test_bench_is_wired_to_its_module(run, monkeypatch):
     import types
 
     called = []
-    bench = types.ModuleType("hybridgen.bench")
-    bench.run = lambda *, json, **_: called.append(json)
-    monkeypatch.setitem(sys.modules, "hybridgen.bench", bench)
-    monkeypatch.setattr(hybridgen, "bench", bench, raising=False)
+    measure = types.ModuleType("hybridgen.bench.measure")
+    measure.run = lambda *, json, **_: called.append(json)
+    monkeypatch.setitem(sys.modules, "hybridgen.bench.measure", measure)
     assert run("bench", "--json").code == 0
     assert called == [True]
 
@@ -364,7 +394,7 @@ def test_evaluate_prints_rates(run, artefact, oracle):
 def test_evaluate_trains_and_keeps_an_oracle(run, artefact, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     common = ("evaluate", "--hybridizer", artefact, "--repeats", 1, "--json", *ONE)
-    common += ("--oracle-steps", 10, "--oracle-width", 1)
+    common += ("--oracle-steps", 10, "--oracle-network", "leaky-wrn-10-1")
     first, kept = run(*common), contents(tmp_path)
     assert {Path(file).name for file in kept} == {"oracle.json", "oracle.safetensors"}
     again = run(*common)
@@ -377,7 +407,9 @@ def test_evaluate_trains_and_keeps_an_oracle(run, artefact, tmp_path, monkeypatc
 
 
 def test_help_of_study_names_every_study(run):
-    assert f"{{{','.join(STUDIES)}}}" in run("study", "--help").out
+    for line in (("study", "--help"), ("study", "nothing", "--help"), ("study", "--seed", "x", "-h")):
+        said = run(*line)
+        assert said.code == 0 and f"{{{','.join(STUDIES)}}}" in said.out
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -562,10 +594,11 @@ def refused(said: Said, *words: str) -> None:
         ("hybridise", ("unknown command 'hybridise'", "hybridize")),
         ("hybridize", ("--out",)),
         ("hybridize --out g.png --rwos 3", ("--rwos",)),
-        ("hybridize --out g.png --rows many", ("--rows", "many")),
-        ("hybridize --out g.png --rows 0", ("--rows 0",)),
-        ("hybridize --out g.png --columns -1", ("--columns -1",)),
-        ("hybridize --out f --count 0", ("--count 0",)),
+        ("hybridize --out g.png --rows many", ("Error parsing --rows: no type matching {None}|INT", "['many']; see")),
+        ("hybridize --out g.png --rows 0", ("--rows: 0 should be greater than or equal to 1",)),
+        ("hybridize --out g.png --columns -1", ("--columns: -1 should be greater than or equal to 1",)),
+        ("hybridize --out f --count 0", ("--count: 0 should be greater than or equal to 1",)),
+        ("hybridize --out g.png --rows 0 --columns 10001 --seed -1", ("--rows: 0", "--columns: 10001", "--seed: -1")),
         ("hybridize --out f --count 3 --rows 2", ("--rows", "--count")),
         ("hybridize --out f", ("--count", "f")),
         ("hybridize --out g.png --count 3", ("g.png",)),
@@ -584,10 +617,13 @@ def refused(said: Said, *words: str) -> None:
         ("evaluate --hybridizer {artefact} --data digits-n", ("digits-n",)),
         ("evaluate --hybridizer {artefact} --image-size 32", ("--image-size 32", "16")),
         ("evaluate --hybridizer {artefact} --oracle nowhere", ("nowhere",)),
-        ("evaluate --hybridizer {artefact} --oracle nowhere --oracle-steps 5", ("--oracle-steps", "--oracle")),
-        ("evaluate --hybridizer {artefact} --oracle {oracle} --repeats 0", ("repeats",)),
-        ("evaluate --hybridizer {artefact} --oracle {oracle} --fda-beta 2", ("beta",)),
-        ("evaluate --hybridizer {artefact} --oracle-depth 11", ("depth: 11",)),
+        ("evaluate --hybridizer {artefact} --oracle nowhere --oracle-steps 50", ("--oracle-steps", "--oracle")),
+        ("evaluate --hybridizer {artefact} --oracle {oracle} --repeats 0", ("--repeats: 0",)),
+        (
+            "evaluate --hybridizer {artefact} --oracle {oracle} --fda-beta 2",
+            ("--fda-beta: 2.0 should be less than or equal to 0.5",),
+        ),
+        ("evaluate --hybridizer {artefact} --oracle-network leaky-wrn-11-1", ("depth: 11",)),
         ("study --out o", ("transfer,background,probe,methods",)),
         ("study nothing --out o", ("unknown study 'nothing'", "transfer", "cost, mixing")),
         ("study transfer", ("--out",)),
@@ -596,11 +632,17 @@ def refused(said: Said, *words: str) -> None:
         ("study transfer --out o --hybridizer nowhere", ("nowhere",)),
         ("study transfer --out o --hybridizer {artefact} {artefact}", ("given twice",)),
         ("study transfer --out o --hybridizer {artefact} --oracle nowhere", ("nowhere",)),
-        ("study transfer --out o --hybridizer {artefact} --oracle nowhere --oracle-width 5", ("--oracle-width",)),
+        (
+            "study transfer --out o --hybridizer {artefact} --oracle nowhere --oracle-network leaky-wrn-10-5",
+            ("--oracle-network",),
+        ),
         ("study transfer --out o --hybridizer {artefact} --image-size 32", ("--image-size 32", "16")),
-        ("study transfer --out o --hybridizer {artefact} --oracle {oracle} --repeats 0", ("repeats",)),
-        ("study methods --out o --hybridizer {artefact} --oracle {oracle} --fda-beta 2", ("beta",)),
-        ("study probe --out o --hybridizer {artefact} --oracle {oracle} --probe-images 0", ("--probe-images 0",)),
+        ("study transfer --out o --hybridizer {artefact} --oracle {oracle} --repeats 0", ("--repeats: 0",)),
+        (
+            "study methods --out o --hybridizer {artefact} --oracle {oracle} --fda-beta 2",
+            ("--fda-beta: 2.0 should be less than or equal to 0.5",),
+        ),
+        ("study probe --out o --hybridizer {artefact} --oracle {oracle} --probe-images 0", ("--probe-images: 0",)),
         ("study transfer --out {oracle}/oracle.json/o --hybridizer {artefact}", ("is not a folder",)),
         ("study cam --out o", ("--networks",)),
         ("study cam --out o --networks nowhere", ("nowhere", "cannot be read")),
@@ -613,20 +655,20 @@ def refused(said: Said, *words: str) -> None:
         ("study cam --out o --networks {network} --index 3 --mixed cutmix", ("--index", "--mixed")),
         ("study cam --out o --networks {network} --mixed x", ("--mixed: 'x'", "cutmix")),
         ("study cam --out o --networks {network} --steps 3", ("--steps", "recursivemix")),
-        ("study cam --out o --networks {network} --count 0", ("--count 0",)),
+        ("study cam --out o --networks {network} --count 0", ("--count: 0",)),
         ("study cam --out o --networks {network} --data npz:x.npz", ("x.npz",)),
-        ("study sequence --out o --alpha 2", ("alpha: 2",)),
-        ("study sequence --out o --steps 0", ("--steps 0",)),
+        ("study sequence --out o --alpha 2", ("--alpha: 2.0 should be less than or equal to 1",)),
+        ("study sequence --out o --steps 0", ("--steps: 0",)),
         ("study sequence --out o --repeats 1", ("--repeats", "hybridgen study sequence --help")),
         ("study targets --out o --methods x", ("--methods: 'x'", "recursivemix")),
         ("study mixing --out o --columns 9999", ("--columns 9999",)),
         ("study cost --out o --network resnet51", ("resnet51",)),
         ("study cost --out o --network resnet50 --width 2", ("width: 2",)),
-        ("study cost --out o --width 0", ("width: 0",)),
+        ("study cost --out o --width 0", ("--width: 0.0 should be greater than or equal to 0.001",)),
         ("study cost --out o --methods x", ("'x'", "recursivemix")),
-        ("study cost --out o --rounds 0", ("--rounds 0",)),
+        ("study cost --out o --rounds 0", ("--rounds: 0",)),
         ("split --out s.json", ("--labels",)),
-        ("split --labels 0 --out s.json", ("labels = 0",)),
+        ("split --labels 0 --out s.json", ("--labels: 0",)),
         ("split --labels 5 --out s.json", ("labels = 5", "10 classes")),
         ("split --labels 6000 --out s.json", ("labels = 6000",)),
         ("split --labels 100 --data digits-n --out s.json", ("digits-n",)),
@@ -641,6 +683,128 @@ def test_bad_input(run, artefact, oracle, networks, tmp_path, monkeypatch, line,
         arguments += ONE
     refused(run(*arguments), *words)
     assert not list(tmp_path.iterdir())
+
+
+NEEDED = {
+    "hybridize": ("--out", "g.png"),
+    "evaluate": (),
+    "study": ("transfer", "--out", "o"),
+    "split": ("--labels", "10", "--out", "s.json"),
+    "bench": (),
+    **{f"study {name}": ("--out", "o") for name in MIXING_STUDIES},
+}
+KINDS = COMMANDS | {f"study {name}": kind for name, kind in MIXING_STUDIES.items()}
+
+
+RANGES: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**63 - 1),
+    "threads": (1, 1024),
+    "image_size": (1, 4096),
+    "rows": (1, 10_000),
+    "columns": (1, 10_000),
+    "count": (1, 10_000_000),
+    "repeats": (1, 1000),
+    "oracle_steps": (10, 10_000_000),
+    "probe_images": (1, 10_000_000),
+    "fda_beta": (0.0, 0.5),
+    "labels": (1, 10_000_000),
+    "validation": (0, 10_000_000),
+    "index": (0, 10_000_000),
+    "most": (1, 100_000),
+    "steps": (1, 1_000_000),
+    "places": (1, 10_000),
+    "batch": (1, 100_000),
+    "runs": (1, 10_000),
+    "rounds": (1, 1_000_000),
+    "classes": (1, 100_000),
+    "alpha": (1e-6, 1.0),
+    "width": (1e-3, 100.0),
+}
+"""The least and the most that each number may be, whatever its command; real where both are."""
+
+
+def holds(kind: Any, *what: type) -> bool:
+    return kind in what or any(holds(each, *what) for each in get_args(kind))
+
+
+def numbers(name: str) -> dict[str, Any]:
+    """The types of a command's fields that are numbers, or several."""
+    return {field.name: field.type for field in fields(KINDS[name]) if holds(field.type, int, float)}
+
+
+def given(name: str) -> dict[str, Any]:
+    """The fields that a command cannot do without."""
+    needed = {"out": "o"} if name != "evaluate" and name != "bench" else {}
+    more = {"study": {"name": "transfer"}, "split": {"labels": 10}, "study cam": {"networks": ["n"]}}
+    return needed | more.get(name, {})
+
+
+NEVER = (-1, math.nan, math.inf, -math.inf, 1e30, 10**30, True, False, "many", "nan", "inf", "", "0x10")
+"""What no number of a command is."""
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_ranges_of_every_number_of_a_command(name):
+    """Both ends are in; what is beyond them, or what nobody means, is not: by constructor and as flags are checked."""
+    kind, flag = KINDS[name], flags(KINDS[name])
+    made = kind(**given(name))
+    assert checked(kind, plain(made)) == made  # its defaults are in their ranges
+    for field, annotation in numbers(name).items():
+        least, most = RANGES[field]
+        several, real = field == "index", isinstance(least, float)
+        assert several == ("..." in str(annotation)) and real == holds(annotation, float)
+
+        def values(value: Any) -> dict[str, Any]:
+            return given(name) | {field: (value,) if several else value}  # noqa: B023
+
+        for value in (least, most):
+            assert getattr(kind(**values(value)), field) == values(value)[field]
+            assert checked(kind, values(value)) == kind(**values(value))
+        wrong = (*NEVER, *((math.nextafter(least, -1), math.nextafter(most, 1e9)) if real else (least - 1, most + 1)))
+        wrong += (() if real else (1.5, -0.5)) + (() if least == 0 else (0,))
+        wrong += () if holds(annotation, type(None)) else (None,)
+        for value in wrong:
+            with pytest.raises(InputError, match=rf"\A{field}{r'[.]0' * several}: .*\Z"):
+                pytest.fail(f"{kind(**values(value))} was taken")
+            with pytest.raises(InputError, match=rf"\A{flag[field]}: .*\Z"):
+                pytest.fail(f"{checked(kind, values(value), names=flag)} was taken")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_all_numbers_out_of_range_are_one_line(run, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    needed = NEEDED[name] + (("--networks", "n") if name == "study cam" else ())
+    monkeypatch.setattr(KINDS[name], "run", lambda command: pytest.fail(f"{command} was taken"))
+    flag, kinds = flags(KINDS[name]), numbers(name)
+    reals = [field for field, kind in kinds.items() if holds(kind, float)]
+    wholes = [field for field in kinds if field not in reals]
+    for value, chosen in (
+        *((value, [field for field in kinds if value != "0" or RANGES[field][0] > 0]) for value in ("-1", "0")),
+        (str(10**30), list(kinds)),
+        *((value, reals) for value in ("nan", "inf", "-inf", "1e30")),
+    ):
+        if chosen:
+            words = [word for field in chosen for word in (flag[field], value)]
+            refused(run(*name.split(), *needed, *words), *(f"{flag[field]}: " for field in chosen))
+    for value, chosen in ((value, wholes) for value in ("many", "", "nan", "inf", "1e30", "0x10", "1.5")):
+        words = [word for field in chosen for word in (flag[field], value)]
+        refused(run(*name.split(), *needed, *words), *(flag[field] for field in chosen[:1]))
+    for field in kinds:
+        refused(run(*name.split(), *needed, flag[field], "many"), flag[field])
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_number_has_its_range():
+    assert {field for name in KINDS for field in numbers(name)} == RANGES.keys()
+
+
+def test_the_largest_seed_is_one(run, artefact, tmp_path):
+    seed = ("--seed", 2**63 - 1)
+    hybrids = ("hybridize", "--hybridizer", artefact, *seed, *ONE)
+    assert run(*hybrids, "--out", tmp_path / "g.png", "--rows", 1, "--columns", 1).code == 0
+    assert run(*hybrids, "--out", tmp_path / "f", "--count", 1).code == 0
+    assert run("split", "--labels", 100, "--out", tmp_path / "s.json", *seed).code == 0
+    assert run("study", "sequence", "--out", tmp_path, *SMALL["sequence"], *seed, *ONE).code == 0
 
 
 def test_damaged_image_is_named(run, artefact, images, tmp_path):

@@ -1,28 +1,28 @@
 """Defaults, preset, file and command line, in this order; every bad word is one line."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 
-from hybridgen import configuration
-from hybridgen.configuration import exit_codes, launch, load, parse, save, to_plain
-from hybridgen.types import InputError
+from hybridgen.configuration import launch, load, parse, save
+from hybridgen.errors import PATIENCE, InputError, exit_codes
+from hybridgen.settings import NUMBER, Epoch, plain, settings
 
 
-@dataclass(frozen=True)
+@settings
 class Config:
     """Train something small."""
 
     rate: float = 0.1
     """Learning rate at the start."""
-    steps: int = 10
+    steps: Annotated[int, NUMBER] = 10
     clip: float | None = None
     channels: tuple[int, ...] = (8, 16)
     split: Path | None = None
     out: Path = Path("runs/it")
     kind: Literal["mean", "sum"] = "mean"
+    stop: Epoch = 12
     data: str = "digits-m"
     resume: bool = False
     keep: bool = True
@@ -80,20 +80,20 @@ def test_every_kind_of_value():
     [
         Config(),
         Config(rate=1e-12, clip=3, channels=(1,), split=Path("x y/z.json"), resume=True, keep=False, kind="sum"),
-        Config(rate=float("inf"), channels=(), data="none"),
+        Config(stop=float("inf"), channels=(), data="none"),
         Config(rate=-0.5, steps=-3, data="-dash"),
     ],
 )
 def test_a_saved_configuration_is_read_as_itself(tmp_path, config):
     save(config, tmp_path / "config.yaml")
     assert parsed("--config", str(tmp_path / "config.yaml")) == config
-    assert load(tmp_path / "config.yaml") == to_plain(config)
+    assert load(tmp_path / "config.yaml") == plain(config)
 
 
 def test_plain_values():
-    assert to_plain(Config(split=Path("a"), channels=(1, 2))) == {
+    assert plain(Config(split=Path("a"), channels=(1, 2))) == {
         "rate": 0.1, "steps": 10, "clip": None, "channels": [1, 2], "split": "a", "out": "runs/it", "kind": "mean",
-        "data": "digits-m", "resume": False, "keep": True,
+        "stop": 12.0, "data": "digits-m", "resume": False, "keep": True,
     }  # fmt: skip
 
 
@@ -133,14 +133,14 @@ def test_a_bad_argument_is_named_in_one_line(arguments, names):
 @pytest.mark.parametrize(
     "text, names",
     [
-        ("stepz: 3\n", ["unknown field 'stepz'", "steps"]),
-        ("steps: three\n", ["--steps", "three"]),
-        ("steps: 1.5\n", ["--steps", "1.5"]),
-        ("steps: true\n", ["--steps"]),
-        ("steps: null\n", ["--steps"]),
+        ("stepz: 3\n", ["unknown field 'stepz', there is steps"]),
+        ("steps: three\n", ["steps: ", "three"]),
+        ("steps: 1.5\n", ["steps: ", "1.5"]),
+        ("steps: true\n", ["steps: True should be a number"]),
+        ("steps: null\n", ["steps: None should"]),
         ("resume: maybe\n", ["maybe"]),
-        ("channels: [1, x]\n", ["--channels", "x"]),
-        ("channels:\n  a: 1\n", ["--channels"]),
+        ("channels: [1, x]\n", ["channels.1: 'x'"]),
+        ("channels:\n  a: 1\n", ["channels: "]),
         ("- 1\n- 2\n", ["mapping"]),
         ("", ["mapping"]),
         ("steps: [1\n", ["not YAML"]),
@@ -186,9 +186,33 @@ def test_bad_input_is_one_line_and_code_2_a_diverged_loss_code_1(capsys):
     assert capsys.readouterr().err == "error: loss 'a' is not finite at step 3\n"
 
 
+class OutOfMemoryError(RuntimeError):
+    """Of torch, by its name."""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "no more is to be had"),
+        (MemoryError("of numpy"), "of numpy"),
+        (OutOfMemoryError("CUDA out of memory. Tried\nto allocate. " + 300 * "x"), "CUDA out of memory. Tried to"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"), "you tried to"),
+    ],
+)
+def test_a_lack_of_memory_is_one_line_and_code_1(capsys, error, said):
+    assert ended(error) == 1
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: not enough memory: {said}") and line.count("\n") == 1 and len(line) < 250
+
+
+def test_any_other_error_of_torch_passes():
+    with pytest.raises(RuntimeError, match="size mismatch"), exit_codes():
+        raise RuntimeError("size mismatch")
+
+
 @pytest.mark.parametrize(
     ("local_rank", "world_size", "waited", "process"),
-    [("0", "4", [], ""), ("1", "4", [configuration.PATIENCE], " (process 3)"), ("1", "1", [], "")],
+    [("0", "4", [], ""), ("1", "4", [PATIENCE], " (process 3)"), ("1", "1", [], "")],
 )
 def test_the_first_process_of_a_machine_speaks_at_once_and_others_only_if_they_outlive_it(
     monkeypatch, capsys, local_rank, world_size, waited, process

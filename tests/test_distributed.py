@@ -113,6 +113,15 @@ def test_each_process_has_a_history_of_its_own_and_all_the_same_network(of_one, 
     assert not torch.equal(first["logits"], second["logits"])
 
 
+def test_hybrids_and_the_average_that_makes_them_are_the_same_on_both_processes(of_two):
+    """Statistics of batch-norm included, of which each process has its own."""
+    first, second = (each["samosas_hybrids"] for each in of_two)
+    assert first["hybrids"].shape == (24, 3, 16, 16) and first["hybrids"].any() and len(first["kept"]) == 1
+    assert any("running_var" in name for name in first)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
 def test_accuracy_counts_every_image_once(of_one, of_two):
     expected = of_one["accuracies"]["accuracy"]
     assert 0 < expected[0] < 1
@@ -136,7 +145,7 @@ def data(tmp_path_factory) -> str:
 def arguments(data: str, out: Path, *more: str) -> list[str | Path]:
     return [
         "--preset", "smoke", "--data", data, "--labels", "8", "--validation", "4", "--labelled-batch", "4",
-        "--unlabelled-batch", "8", "--epochs", "400", "--threads", "1", "--generator-channels", "8", "8",
+        "--unlabelled-batch", "8", "--epochs", "400", "--threads", "1", "--method.generator-channels", "8", "8",
         "--record-every", "5", "--evaluate-every", "1000", "--save-every", "10", "--out", out, *more,
     ]  # fmt: skip
 

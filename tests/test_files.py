@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from torchvision.utils import save_image
 
-from hybridgen.files import is_vacant, remove_leftovers, write_text, writing, written_aside
+from hybridgen.files import LOCK, is_vacant, remove_leftovers, save_picture, write_text, writing, written_aside
 from hybridgen.types import InputError
 
 
@@ -116,6 +117,7 @@ def test_leftovers_of_killed_processes_do_not_count_and_are_removed_and_nothing_
     left = [folder / ".config.yaml.123.tmp", folder / "deep" / ".step-00000001.pt.7.tmp"]
     mine = [folder / ".hidden.tmp", folder / "a.1.tmp", folder / "deep" / ".b.1.tmp~"]
     left[0].touch()
+    (folder / LOCK).touch()
     assert not is_vacant(folder)  # a folder is no leftover
     (folder / "deep").rmdir()
     assert is_vacant(folder)
@@ -123,7 +125,18 @@ def test_leftovers_of_killed_processes_do_not_count_and_are_removed_and_nothing_
     for path in left + mine:
         path.touch()
     remove_leftovers(folder)
-    assert sorted(path for path in folder.rglob("*") if path.is_file()) == sorted(mine)
+    assert sorted(path for path in folder.rglob("*") if path.is_file()) == sorted([*mine, folder / LOCK])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_pictures_are_torchvisions_to_the_byte(tmp_path, dtype):
+    image = torch.rand(3, 37, 23, generator=torch.Generator().manual_seed(0)).to(dtype) * 1.4 - 0.2
+    image[:, 0] = torch.arange(23) / 510  # halves between two levels
+    before = image.clone()
+    save_picture(tmp_path / "ours.png", image.requires_grad_())
+    save_image(image, tmp_path / "theirs.png")
+    assert (tmp_path / "ours.png").read_bytes() == (tmp_path / "theirs.png").read_bytes()
+    assert torch.equal(image, before)
 
 
 KILLED_BEFORE_RENAMING = """

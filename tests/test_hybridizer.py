@@ -6,6 +6,7 @@ import pickle
 import resource
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from torch import nn
 from torch.utils.data import DataLoader, default_collate
 from torchvision.transforms import v2
 
-from hybridgen.data.datasets import Dataset, InMemory, Part
+from hybridgen.data.datasets import Dataset, Part
+from hybridgen.data.sources import InMemory
 from hybridgen.data.splits import make_split
 from hybridgen.hybridizer import Hybridize, Hybridizer, Origin
-from hybridgen.networks.autoencoder import METHODS
+from hybridgen.networks.autoencoder import METHODS, size_of
 from hybridgen.types import InputError
 
 CLASSES = ("a", "b", "c", "d")
@@ -294,6 +296,27 @@ def test_one_flipped_bit_in_the_weights(folder, place):
         (lambda c: c["architecture"].update(image_size=40), "damaged description .*image_size: 40"),
         (lambda c: c["architecture"].update(depth=11), "damaged description .*depth: 11"),
         (lambda c: c["architecture"].update(width=10**12), "damaged description"),
+        (lambda c: c["architecture"].update(depth=6 * 10**9 + 4), "depth: 6000000004 is above 1000"),
+        (lambda c: c["architecture"].update(width=101), "width: 101 is above 100"),
+        (lambda c: c["architecture"].update(stem=10**6), "stem: 1000000 is above 10000"),
+        (lambda c: c["architecture"].update(nonsemantic_channels=10**6), "nonsemantic_channels: 1000000 is above"),
+        (lambda c: c["architecture"].update(generator_channels=[8, 10**9]), "generator_channels: 1000000000 is above"),
+        (lambda c: c["architecture"].update(image_size=2**40), "image_size: 1099511627776 is above 4096"),
+        (lambda c: c["architecture"].update(image_size=16.0), "image_size: 16.0 is not a whole number"),
+        (lambda c: c["architecture"].update(image_size="16"), "image_size: '16' is not a whole number"),
+        (lambda c: c["architecture"].update(width=True), "width: True is not a whole number"),
+        (lambda c: c["architecture"].update(depth=[10]), r"depth: \[10\] is not a whole number"),
+        (lambda c: c["architecture"].update(mean=[0.5, float("nan"), 0.5]), "mean: .* is not a list of 3 finite"),
+        (lambda c: c["architecture"].update(mean=[0.5, float("inf"), 0.5]), "mean: .* is not a list of 3 finite"),
+        (lambda c: c["architecture"].update(std=[0.5, -float("inf"), 0.5]), "std: .* is not a list of 3 finite"),
+        (lambda c: c["architecture"].update(std=[0.5, 10**400, 0.5]), "std: .* is not a list of 3 finite"),
+        (lambda c: c["architecture"].update(mean=[0.5, True, 0.5]), "mean: .* is not a list of 3 finite"),
+        (lambda c: c["architecture"].update(mean=[0.5, 0.5]), "mean: .* is not a list of 3 finite"),
+        (lambda c: c["architecture"].update(std=[0.5, 0, 0.5]), "std: .* deviation that is not above 0"),
+        (lambda c: c["architecture"].update(generator_channels=[8, 8.0]), "generator_channels: .* whole numbers"),
+        (lambda c: c["architecture"].update(style="visual"), "style: 'visual' is not 'semantic' or 'nonsemantic'"),
+        (lambda c: c.update(dataset=5), "dataset: 5 is not a text"),
+        (lambda c: c.update(split_hash=None), "split_hash: None is not a text"),
         (lambda c: c["architecture"].update(colour="red"), "damaged description .*colour"),
         (lambda c: c.update(architecture=[1]), "damaged description"),
         (lambda c: c.update(classes=["a", "b"]), "damaged description .*classes: 4 names"),
@@ -314,6 +337,24 @@ def test_damaged_description(folder, text):
 def test_architecture_that_does_not_fit_the_weights(folder, fields):
     change_config(folder, lambda config: config["architecture"].update(fields))
     refused(folder, "model.safetensors", "does not fit its description")
+
+
+def test_networks_larger_than_their_weights_are_never_built(folder):
+    """Their bounds alone would let a description ask for a terabyte."""
+    change_config(folder, lambda config: config["architecture"].update(depth=1000, width=100))
+    began = time.monotonic()
+    refused(folder, "model.safetensors", r"does not fit its description.* bytes are needed, there are")
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_size_of_networks_is_that_of_their_weights(method):
+    shape, network = METHODS[method]
+    architecture = shape(image_size=32, classes=7, depth=16, width=3, stem=5)
+    state = torch.get_rng_state()
+    size = size_of(architecture, network)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert size == sum(len(t.detach().numpy().tobytes()) for t in network(architecture).state_dict().values())
 
 
 def test_description_of_one_method_and_weights_of_the_other(tmp_path):

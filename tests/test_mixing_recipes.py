@@ -1,8 +1,7 @@
-"""The recipes of the supervised half as their users run them."""
+"""The recipes of the methods that mix images, as their users run them."""
 
 import importlib.util
 import json
-import runpy
 import signal
 from pathlib import Path
 
@@ -10,23 +9,29 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from accelerate import Accelerator
 from PIL import Image
+from recipe_modules import recipe
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 from hybridgen.configuration import parse
-from hybridgen.data.datasets import Dataset, InMemory, Part
-from hybridgen.experiments.mixing import TITLES, method_of
-from hybridgen.experiments.supervised import SupervisedSettings, augmentation, chosen_network, rate_of
-from hybridgen.networks.classifiers import Classifier, make_network
+from hybridgen.data.datasets import Dataset, Part
+from hybridgen.data.sources import InMemory
+from hybridgen.data.splits import Split
+from hybridgen.methods.labelled import TrainingSettings, augmentation, chosen_network, rate_of
+from hybridgen.methods.mixing import TITLES, how, mixed
+from hybridgen.networks.classifiers import Classifier
+from hybridgen.networks.registry import make_network
+from hybridgen.training.context import Context, RunSettings
 from hybridgen.training.schedules import Clock
 
 spec = importlib.util.spec_from_file_location("recipes_as_processes", Path(__file__).with_name("test_recipes.py"))
 processes = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(processes)
 recipes, toy = processes.recipes, processes.toy  # fixtures
-ablation = runpy.run_path(str(processes.RECIPES / "recursivemix_ablation.py"))
+ablation = recipe("recursivemix_ablation")
 
 
 def tiny(data: str, out: Path | str, *more: str | Path) -> tuple[str | Path, ...]:
@@ -43,11 +48,12 @@ def run(recipes, toy) -> Path:
     return recipes.folder / "recursivemix"
 
 
-def of_two_classes(side: int = 16) -> Dataset:
+def of_two_classes(side: int = 16) -> Context:
     """Grey images that are flipped."""
     images = torch.full((2, 3, side, side), 128, dtype=torch.uint8)
     part = Part(InMemory(images), torch.arange(2))
-    return Dataset("grey", ("a", "b"), side, part, part, "f", True, (0.5,) * 3, (0.5,) * 3)
+    dataset = Dataset("grey", ("a", "b"), side, part, part, "f", True, (0.5,) * 3, (0.5,) * 3)
+    return Context(RunSettings(), Accelerator(cpu=True), dataset, Split("grey", "f", 0, (0, 1), (), ()))
 
 
 def result(folder: Path) -> dict:
@@ -104,7 +110,7 @@ def test_stopped_and_resumed_equals_never_stopped(recipes, toy, run):
 
 def test_a_run_is_not_resumed_with_another_batch(recipes, toy, run):
     said = recipes.refuse("recursivemix.py", *tiny(toy, run, "--resume", "--batch", "4"))
-    assert said.endswith("has batch = 8, this run 4")
+    assert said.endswith("has training.batch = 8, this run 4")
 
 
 def test_every_method_trains_and_stands_in_one_table(recipes, toy):
@@ -133,7 +139,7 @@ def test_the_same_method_is_the_same_in_both_recipes(recipes, toy, run):
 
 @pytest.mark.parametrize("network", ["resnet50", "pvtv2"])
 def test_imagenets_presets_train_on_a_folder(recipes, network):
-    """The networks at their size on a few small files, in crops, one step; evaluated in the middle."""
+    """The networks at their size on a few small files, in parts of photographs, one step; evaluated in the middle."""
     random = np.random.default_rng(0)
     for part, count in (("train", 4), ("test", 2)):
         for name in ("cat", "dog"):
@@ -144,10 +150,10 @@ def test_imagenets_presets_train_on_a_folder(recipes, network):
                 Image.fromarray(random.integers(256, size=shape, dtype=np.uint8)).save(folder / f"{i}.jpg")
     recipes.succeed(
         "recursivemix.py", "--preset", f"paper-imagenet-{network}", "--data", f"folder:{recipes.folder / 'imagenet'}",
-        "--image-size", "72", "--crop", "64", "--batch", "4", "--epochs", "1", "--warmup", "0", "--no-baseline",
+        "--image-size", "64", "--batch", "4", "--epochs", "1", "--warmup", "0", "--no-baseline",
         "--threads", "1", "--workers", "1", "--out", network,
     )  # fmt: skip
-    name = {"resnet50": "resnet50", "pvtv2": "pvt_v2_b1"}[network]
+    name = {"resnet50": "resnet50", "pvtv2": "pvt_v2_b1_li"}[network]
     weights = load_file(recipes.folder / network / "recursivemix-seed0" / "network.safetensors")
     make_network(name, 2).load_state_dict(weights)
     if network == "resnet50":
@@ -164,63 +170,68 @@ def test_only_the_network_that_is_not_asked_for_is_small():
     assert chosen_network(None, 0.5) == ("cifar-resnet18", 0.5)
 
 
-@pytest.mark.parametrize("recipe", ["recursivemix.py", "mixing_baselines.py"])
-def test_presets_are_the_papers(recipe):
-    made = runpy.run_path(str(processes.RECIPES / recipe))
-    for name in made["PRESETS"]:
-        config = parse(made["Config"], made["PRESETS"], ["--preset", name])
-        if name == "paper-cifar100-resnet18":
-            assert (config.epochs, config.batch, config.rate, config.warmup, config.weight_decay) == (
+@pytest.mark.parametrize("name", ["recursivemix", "mixing_baselines"])
+def test_presets_are_the_papers(name):
+    made = recipe(name)
+    assert len(made.PRESETS) > 12
+    for preset in made.PRESETS:
+        config = parse(made.Config, made.PRESETS, ["--preset", preset])
+        training = config.training
+        if preset == "paper-cifar100-resnet18":
+            assert (training.epochs, training.batch, training.rate, training.warmup, training.weight_decay) == (
                 200, 128, 0.1, 5, 5e-4)  # fmt: skip
-            assert (config.alpha, config.weight_consistency, config.interpolation) == (0.5, 0.1, "nearest")
-            schedule = rate_of(config)
+            if name == "recursivemix":
+                method = config.method
+                assert (method.alpha, method.weight_consistency, method.interpolation) == (0.5, 0.1, "nearest")
+            schedule = rate_of(training)
             assert schedule(Clock(78000, 390, 1949)) == pytest.approx(0.1, rel=2e-3)
             assert schedule(Clock(78000, 390, 77999)) < 1e-6
-        if name == "paper-cifar10-pyramidnet200":
-            schedule = rate_of(config)
+        if preset == "paper-cifar10-pyramidnet200":
+            schedule = rate_of(training)
             assert [schedule(Clock(9000, 30, epoch * 30)) for epoch in (0, 149, 150, 225)] == pytest.approx(
                 [0.25, 0.25, 0.025, 0.0025])  # fmt: skip
-        if name == "paper-imagenet-pvtv2":
-            assert (config.optimizer, config.weight_consistency, config.crop) == ("adamw", 0.5, 224)
+        if preset == "paper-imagenet-pvtv2":
+            assert (training.optimizer, config.image_size, config.whole) == ("adamw", 224, True)
+            assert name != "recursivemix" or config.method.weight_consistency == 0.5
 
 
 def test_augmentation_of_large_images_crops_and_erases():
-    dataset = of_two_classes(side=40)
-    view = augmentation(SupervisedSettings(crop=32, erasing=1.0), dataset)
+    context = of_two_classes(side=40)
+    view = augmentation(TrainingSettings(crop=32, erasing=1.0), context)
     images = torch.rand(4, 3, 40, 40)
     made = view(images, torch.Generator().manual_seed(0))
     assert made.shape == (4, 3, 32, 32)
-    plain = augmentation(SupervisedSettings(crop=32), dataset)(images, torch.Generator().manual_seed(0))
+    plain = augmentation(TrainingSettings(crop=32), context)(images, torch.Generator().manual_seed(0))
     assert 0 < (made != plain).any(dim=1).float().mean() < 0.5
 
 
 @pytest.mark.parametrize("name", [name for name in TITLES if not name.startswith(("augmix", "recursive", "none"))])
 def test_alphas_of_automix_are_smaller_where_its_authors_took_smaller_ones(name):
-    """AutoMix A.1: CutMix, FMix and SaliencyMix with 0.2, the others as they come."""
-    settings = SupervisedSettings(width=0.125)
+    """AutoMix A.1: CutMix, FMix and SaliencyMix with 0.2, the others as they come; its ResizeMix is cut at borders."""
+    settings = TrainingSettings(width=0.125)
     shares = []
     for alphas in ("own", "automix"):
         network = Classifier(make_network("cifar-resnet18", 2, width=0.125), mean=(0.5,) * 3, std=(0.5,) * 3)
 
-        objective = method_of(settings, name, alphas=alphas).train(network, of_two_classes()).objective
+        objective = mixed(settings, 2, how(name, alphas))(network).objective
         torch.manual_seed(0)
         ratios = torch.cat([objective.draw_images(torch.rand(2, 3, 16, 16)).ratio[:1] for _ in range(300)])
         shares.append((ratios * (1 - ratios)).mean())
-    smaller = name in ("cutmix", "cutmix-resized", "fmix", "saliencymix")
+    smaller = name in ("cutmix", "cutmix-resized", "fmix", "saliencymix", "resizemix")
     assert shares[1] < 0.9 * shares[0] if smaller else shares[1] == shares[0]
 
 
 def test_every_row_of_every_ablation_is_taken_by_its_recipe():
     names = {"4a": 2, "4b": 2, "2": 5, "figure-4": 10, "figure-5": 11}
-    for table, (_, rows) in ablation["TABLES"].items():
-        config = ablation["Config"](table=table, arguments="--epochs 3 --network wrn-10-1")
+    for table, (_, rows) in ablation.TABLES.items():
+        config = ablation.Config(table=table, arguments="--epochs 3 --network wrn-10-1")
         assert len(rows) == names[table]
         seen = set()
         for key in rows:
-            (job,) = ablation["jobs_of"](config, key, 5)
-            recipe = runpy.run_path(str(job.recipe))
-            made = parse(recipe["Config"], recipe["PRESETS"], [*job.arguments, "--out", str(job.folder)])
-            assert (made.epochs, made.network, made.seed, made.seeds) == (3, "wrn-10-1", 5, 1)
+            (job,) = ablation.jobs_of(config, key, 5)
+            of = recipe(job.recipe.stem)
+            made = parse(of.Config, of.PRESETS, [*job.arguments, "--out", str(job.folder)])
+            assert (made.training.epochs, made.training.network, made.seed, made.seeds) == (3, "wrn-10-1", 5, 1)
             seen.add((job.recipe.name, job.arguments))
         assert len(seen) == len(rows)
 
@@ -242,23 +253,27 @@ def test_an_ablation_makes_its_table_and_never_repeats_a_run(recipes, toy):
 # --- bad input -----------------------------------------------------------------------------------------------
 
 BAD = {
-    "alpha": (("--alpha", "0"), "alpha: 0.0 is outside (0, 1]"),
-    "batch": (("--batch", "0"), "labelled_batch = 0"),
+    "alpha": (("--method.alpha", "0"), "--method.alpha: 0.0 should be greater than 0"),
+    "alpha above": (("--method.alpha", "1.1"), "--method.alpha: 1.1 should be less than or equal to 1"),
+    "batch": (("--batch", "0"), "--batch: 0 should be greater than or equal to 1"),
     "batch of all": (("--batch", "100"), "labelled_batch = 100: larger than the 72"),
     "network": (("--network", "resnet19"), "network: 'resnet19' is unknown"),
     "no map": (("--network", "vit_tiny_patch16_224"), "network: VisionTransformer gives features"),
-    "width": (("--width", "0"), "width: 0"),
-    "epochs": (("--epochs", "0"), "epochs: 0.0 is not above 0"),
-    "rate": (("--rate", "-1"), "rate: -1.0 is not above 0"),
-    "warmup": (("--warmup", "-1"), "warmup: -1.0 is below 0"),
-    "smoothing": (("--label-smoothing", "1.5"), "label_smoothing: 1.5 is outside [0, 1]"),
-    "erasing": (("--erasing", "2"), "erasing: 2.0 is outside [0, 1]"),
+    "width": (("--width", "0"), "--width: 0.0 should be greater than 0"),
+    "width of no network": (("--width", "0.3"), "width: 0.3 is not a positive multiple of 1/8"),
+    "epochs": (("--epochs", "0"), "--epochs: 0.0 should be greater than 0"),
+    "rate": (("--rate", "-1"), "--rate: -1.0 should be greater than 0"),
+    "warmup": (("--warmup", "-1"), "--warmup: -1.0 should be greater than or equal to 0"),
+    "smoothing": (("--label-smoothing", "1.5"), "--label-smoothing: 1.5 should be less than or equal to 1"),
+    "erasing": (("--erasing", "2"), "--erasing: 2.0 should be less than or equal to 1"),
     "crop": (("--crop", "17"), "crop: 17 pixels of images of 16"),
-    "decay": (("--ema-decay", "1"), "ema_decay: 1.0 is outside [0, 1)"),
-    "consistency alone": (("--no-history",), "consistency: there is nothing to be consistent with"),
-    "consistency": (("--weight-consistency", "-1"), "weight_consistency: -1.0 is below 0"),
-    "interpolation": (("--interpolation", "cubic"), "--interpolation"),
+    "decay": (("--ema-decay", "1"), "--ema-decay: 1.0 should be less than 1"),
+    "consistency alone": (("--method.no-history",), "consistency: there is nothing to be consistent with"),
+    "consistency": (("--method.weight-consistency", "-1"), "--method.weight-consistency: -1.0 should be greater than"),
+    "interpolation": (("--method.interpolation", "cubic"), "--method.interpolation"),
     "labels": (("--labels", "90"), "labels = 90: npz:"),
+    "validation": (("--validation", "80"), "validation = 80: npz:"),
+    "width beyond": (("--width", "9"), "--width: 9.0 should be less than or equal to 8"),
 }
 
 
@@ -278,7 +293,7 @@ def test_unknown_methods_are_refused(recipes, toy, methods, words):
 
 
 def test_an_ablation_says_no(recipes):
-    assert "seeds: 0 is not above 0" in recipes.refuse("recursivemix_ablation.py", "--seeds", "0")
+    assert "--seeds: 0 should be greater than" in recipes.refuse("recursivemix_ablation.py", "--seeds", "0")
     assert "--table" in recipes.refuse("recursivemix_ablation.py", "--table", "3")
     assert "arguments: " in recipes.refuse("recursivemix_ablation.py", "--arguments", "'")
 

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from hybridgen.data.datasets import load_dataset
 from hybridgen.data.splits import make_split
 from hybridgen.hybridizer import Hybridizer
+from hybridgen.training.record import UNIDENTIFIED
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 PATIENCE = 600
@@ -51,9 +52,10 @@ class Recipes:
             pytest.fail(f"nothing for {PATIENCE} s; stderr:\n{self.stderr()}")
         return self.server.stdout.readline().strip()
 
-    def start(self, recipe: str, *arguments: str | Path) -> None:
-        argv = [str(RECIPES / recipe), *map(str, arguments)]
-        self.server.stdin.write(json.dumps({"argv": argv, "folder": str(self.folder)}) + "\n")
+    def start(self, recipe: str, *arguments: str | Path, memory: int | None = None) -> None:
+        """With so many bytes to spare, where they are given."""
+        request = {"argv": [str(RECIPES / recipe), *map(str, arguments)], "folder": str(self.folder), "memory": memory}
+        self.server.stdin.write(json.dumps(request) + "\n")
         self.server.stdin.flush()
         self.pid = int(self._line())
 
@@ -61,8 +63,8 @@ class Recipes:
         """The exit code, after waiting for it; a signal's number is negative."""
         return int(self._line())
 
-    def run(self, recipe: str, *arguments: str | Path) -> int:
-        self.start(recipe, *arguments)
+    def run(self, recipe: str, *arguments: str | Path, memory: int | None = None) -> int:
+        self.start(recipe, *arguments, memory=memory)
         return self.code()
 
     def stop(self, number: signal.Signals, when: Callable[[], bool]) -> int:
@@ -125,7 +127,7 @@ def tiny(data: str, out: Path | str, *more: str | Path) -> tuple[str | Path, ...
     """24 steps of stage 1."""
     return (
         "--preset", "smoke", "--data", data, "--labels", "8", "--validation", "8", "--labelled-batch", "4",
-        "--unlabelled-batch", "9", "--epochs", "3", "--threads", "1", "--generator-channels", "8", "8",
+        "--unlabelled-batch", "9", "--epochs", "3", "--threads", "1", "--method.generator-channels", "8", "8",
         "--record-every", "3", "--evaluate-every", "6", "--save-every", "5", "--out", out, *more,
     )  # fmt: skip
 
@@ -134,8 +136,8 @@ def tiny_stage_2(data: str, hybridizer: Path | str, out: Path | str, *more: str 
     """24 steps of stage 2, half of them with hybrids."""
     return (
         "--preset", "smoke", "--data", data, "--labels", "8", "--validation", "8", "--labelled-batch", "4",
-        "--unlabelled-batch", "9", "--epochs", "3", "--hybrids-from", "1", "--hybrids-until", "2.5", "--threads", "1",
-        "--record-every", "3", "--evaluate-every", "6", "--save-every", "5", "--oracle-steps", "10",
+        "--unlabelled-batch", "9", "--epochs", "3", "--hybrids.start", "1", "--hybrids.stop", "2.5", "--threads", "1",
+        "--record-every", "3", "--evaluate-every", "6", "--save-every", "5", "--oracle.steps", "10",
         "--hybridizer", hybridizer, "--out", out, *more,
     )  # fmt: skip
 
@@ -144,13 +146,13 @@ def tiny_samosa(data: str, out: Path | str, *more: str | Path) -> tuple[str | Pa
     """16 steps of each classifier, in two cycles where there are cycles."""
     return (
         "--preset", "smoke", "--data", data, "--labels", "8", "--validation", "8", "--labelled-batch", "4",
-        "--unlabelled-batch", "9", "--epochs", "1", "--hybrids-from", "0.2", "--hybrids-until", "0.8", "--threads",
-        "1", "--record-every", "3", "--evaluate-every", "6", "--save-every", "5", "--oracle-steps", "10",
+        "--unlabelled-batch", "9", "--epochs", "1", "--samosa.start", "0.2", "--samosa.stop", "0.8", "--threads",
+        "1", "--record-every", "3", "--evaluate-every", "6", "--save-every", "5", "--oracle.steps", "10",
         "--out", out, *more,
     )  # fmt: skip
 
 
-MIXMATCH_BATCHES = ("--labelled-batch", "4", "--unlabelled-batch", "4", "--epochs", "1.3", "--hybrids-until", "1.2")
+MIXMATCH_BATCHES = ("--labelled-batch", "4", "--unlabelled-batch", "4", "--epochs", "1.3")
 """Of equal size: 18 steps an epoch."""
 
 
@@ -222,7 +224,7 @@ def test_the_smoke_preset_leaves_everything_that_a_run_leaves(recipes):
     recipes.succeed("scimix.py", "--preset", "smoke", "--epochs", "0.1", "--out", "smoke", "--threads", "1")
     folder = recipes.folder / "smoke"
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert (config["data"], config["epochs"], config["out"]) == ("digits-m", 0.1, "smoke")
+    assert (config["data"], config["method"]["epochs"], config["out"]) == ("digits-m", 0.1, "smoke")
     values = result(folder)
     assert {"test_accuracy_last", "seed", "steps", "seconds", "split_hash"} <= values.keys()
     assert 0 <= values["test_accuracy_last"] <= 1 and values["seconds"] > 0 and values["seed"] == 0
@@ -236,10 +238,11 @@ def test_the_smoke_preset_leaves_everything_that_a_run_leaves(recipes):
     split = make_split(dataset, labels=config["labels"], seed=0, validation=100)
     assert hybridizer.origin.split_hash == values["split_hash"] == split.hash
     assert hybridizer.origin.fingerprint == dataset.fingerprint
-    steps_per_epoch = (len(dataset.train) - 100) // config["unlabelled_batch"]
+    steps_per_epoch = (len(dataset.train) - 100) // config["method"]["unlabelled_batch"]
     assert metrics(folder)[-1]["step"] == values["steps"] == round(0.1 * steps_per_epoch)
     training = hybridizer.origin.training
-    assert len(training) > 30 and training == {field: config[field] for field in training}
+    assert len(training["method"]) > 30 and training == {field: config[field] for field in training}
+    assert config.keys() - training.keys() == set(UNIDENTIFIED)
 
 
 def test_the_weights_of_the_artefact_are_the_averaged_ones_of_the_last_checkpoint(stage_1):
@@ -318,7 +321,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(recipes, toy):
 
 
 def test_a_diverging_run_names_the_term_and_the_last_good_checkpoint(recipes, toy):
-    code = recipes.run("scimix.py", *tiny(toy, "diverged", "--rate", "1e30", "--optimizer", "sgd"))
+    code = recipes.run("scimix.py", *tiny(toy, "diverged", "--rate", "1e6", "--method.optimizer", "sgd"))
     assert code == 1
     said = recipes.stderr().splitlines()[-1]
     assert said.startswith("error: loss '") and "diverged/checkpoints/step-00000000.pt" in said
@@ -328,8 +331,9 @@ def test_a_diverging_run_names_the_term_and_the_last_good_checkpoint(recipes, to
 @pytest.mark.parametrize("guide", ["mean-teacher", "fixmatch", "supervised"])
 def test_every_guide_trains(recipes, toy, guide):
     recipes.succeed(
-        "scimix.py", *tiny(toy, f"guide-{guide}", "--guide", guide, "--epochs", "0.5", "--weight-gradient-penalty", "1")
-    )
+        "scimix.py", *tiny(toy, f"guide-{guide}", "--guide", guide, "--epochs", "0.5"),
+        "--method.weight-gradient-penalty", "1",
+    )  # fmt: skip
     terms = {"mean-teacher": "consistency", "fixmatch": "pseudo_label", "supervised": "supervised"}
     row = metrics(recipes.folder / f"guide-{guide}")[0]
     assert f"generator/{terms[guide]}" in row and "discriminator/gradient_penalty" in row
@@ -414,7 +418,7 @@ def test_a_hybridizer_of_another_split_is_refused_unless_allowed(recipes, toy, s
     assert result(stage_1)["split_hash"] in said and "--allow-other-split" in said
     assert not (recipes.folder / "other").exists()
     recipes.succeed(
-        "scimix_fixmatch.py", *other, "--hybrids-until", "inf", "--hybrids-from", "0", "--allow-other-split"
+        "scimix_fixmatch.py", *other, "--hybrids.stop", "inf", "--hybrids.start", "0", "--allow-other-split"
     )
     assert result(recipes.folder / "other")["allow_other_split"] is True
 
@@ -424,7 +428,7 @@ def test_a_hybridizer_of_another_split_is_refused_unless_allowed(recipes, toy, s
 
 BACKBONES = {
     "scimix_mean_teacher.py": ("Mean Teacher", ()),
-    "scimix_mixmatch.py": ("MixMatch", MIXMATCH_BATCHES),
+    "scimix_mixmatch.py": ("MixMatch", (*MIXMATCH_BATCHES, "--hybrids.stop", "1.2")),
     "scimix_supervised.py": ("Supervised", ()),
 }
 
@@ -518,8 +522,8 @@ def test_supervised_scimix_on_a_fully_labelled_folder(recipes, marks, size):
     assert hybridizer.hybridize(semantic=image, nonsemantic=image).shape == (1, 3, size, size)
 
     arguments = tiny_stage_2(
-        marks, folder / "stage_1" / "hybridizer", folder / "stage_2", *common, "--epochs", "2", "--hybrids-from", "0.5",
-        "--hybrids-until", "1.5", "--copies", "1", "--oracle-depth", "10", "--oracle-width", "1",
+        marks, folder / "stage_1" / "hybridizer", folder / "stage_2", *common, "--epochs", "2", "--hybrids.start",
+        "0.5", "--hybrids.stop", "1.5", "--hybrids.copies", "1", "--oracle.network", "leaky-wrn-10-1",
     )  # fmt: skip
     recipes.succeed("scimix_supervised.py", *arguments)
     values = result(folder / "stage_2")
@@ -543,7 +547,7 @@ def test_the_birds_are_looked_for_in_their_folder(recipes, size):
 SAMOSA = {
     "samosa_mean_teacher.py": ("Mean Teacher", ()),
     "samosa_fixmatch.py": ("FixMatch", ()),
-    "samosa_mixmatch.py": ("MixMatch", (*MIXMATCH_BATCHES, "--probability", "1")),
+    "samosa_mixmatch.py": ("MixMatch", (*MIXMATCH_BATCHES, "--samosa.stop", "1.2", "--probability", "1")),
 }
 
 
@@ -551,7 +555,7 @@ SAMOSA = {
 def samosa(request, recipes, toy) -> tuple[str, Path, tuple[str | Path, ...]]:
     _, more = SAMOSA[request.param]
     name = request.param.removesuffix(".py")
-    arguments = (*tiny_samosa(toy, name, "--snapshot-every", "7"), *more)
+    arguments = (*tiny_samosa(toy, name, "--samosa.snapshot-every", "7"), *more)
     recipes.succeed(request.param, *arguments)
     return request.param, recipes.folder / name, arguments
 
@@ -649,50 +653,83 @@ def test_help_names_the_presets(recipes, recipe):
     assert recipes.stderr() == ""
 
 
+def test_help_imports_nothing_that_takes_its_time():
+    """All recipes together: what is needed late is imported late."""
+    late = ("timm", "torchvision", "kornia", "matplotlib", "sklearn", "scipy", "tensorboard", "huggingface_hub")
+    said = """if 1:
+        import contextlib, io, sys
+        from pathlib import Path
+        from runpy import run_path
+        for recipe in sorted(Path(sys.argv[1]).glob("*.py")):
+            sys.argv = [str(recipe), "--help"]
+            with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
+                run_path(str(recipe), run_name="__main__")
+            assert "--preset NAME" in printed.getvalue(), recipe
+        print(*sys.modules)
+    """
+    done = subprocess.run([sys.executable, "-c", said, RECIPES], capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert not set(late) & set(done.stdout.split())
+
+
+@pytest.mark.parametrize("lines", [0, 1])
+def test_help_whose_reader_goes_ends_without_a_word(lines):
+    """As with `head -1`: after one line, or before there is any."""
+    command = [sys.executable, RECIPES / "scimix.py", "--help"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(lines):
+        assert process.stdout.readline().startswith("usage: ")
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(PATIENCE) in ((141,) if lines == 0 else (0, 141))
+
+
 BAD = {
     "unknown flag": (["--lables", "10"], ["--lables"]),
     "unknown preset": (["--preset", "paper-imagenet"], ["paper-imagenet", "smoke"]),
     "wrong type": (["--epochs", "many"], ["--epochs", "many"]),
-    "no epochs": (["--epochs", "0"], ["epochs"]),
+    "no epochs": (["--epochs", "0"], ["--epochs: 0"]),
     "labelled batch larger than the data": (["--labelled-batch", "1000"], ["labelled", "1000"]),
     "unlabelled batch larger than the data": (["--unlabelled-batch", "5000"], ["unlabelled", "5000"]),
-    "no labels": (["--labels", "0"], ["labels"]),
+    "no labels": (["--labels", "0"], ["--labels: 0"]),
     "more labels than images": (["--labels", "6000"], ["labels", "6000"]),
     "unknown data": (["--data", "imagenet"], ["imagenet", "digits-m"]),
     "no folder": (["--data", "folder:/nowhere/at/all"], ["/nowhere/at/all"]),
     "no split file": (["--split", "/nowhere/split.json"], ["/nowhere/split.json"]),
-    "depth": (["--depth", "11"], ["depth", "11"]),
+    "depth": (["--network", "leaky-wrn-11-1"], ["depth", "11"]),
     "nothing to resume": (["--resume"], ["resume", "no run"]),
     "below a file": (["--out", "toy.npz/run"], ["toy.npz/run", "cannot be written"]),
-    "record interval": (["--record-every", "0"], ["record_every"]),
-    "evaluation interval": (["--evaluate-every", "0"], ["evaluate_every"]),
-    "unknown field": (["--config", "unknown-field.yaml"], ["unknown-field.yaml", "'lables'"]),
-    "wrong type in a file": (["--config", "wrong-type.yaml"], ["wrong-type.yaml", "--epochs", "many"]),
-}
+    "record interval": (["--record-every", "0"], ["--record-every: 0"]),
+    "evaluation interval": (["--evaluate-every", "0"], ["--evaluate-every: 0"]),
+    "unknown field": (
+        ["--config", "unknown-field.yaml"], ["unknown-field.yaml", "unknown field 'lables', there is labels"]
+    ),
+    "wrong type in a file": (["--config", "wrong-type.yaml"], ["wrong-type.yaml: method.epochs", "many"]),
+}  # fmt: skip
 BAD_STAGE_1 = {
     "size": (["--image-size", "20"], ["20"]),
     "size the generator cannot make": (["--image-size", "24"], ["image_size", "24"]),
-    "one block": (["--generator-channels", "8"], ["generator_channels"]),
+    "one block": (["--method.generator-channels", "8"], ["generator_channels"]),
 }
 BAD_STAGE_2 = {
-    "oracle of no depth that there is": (["--oracle-depth", "11"], ["depth: 11"]),
-    "oracle that cannot learn": (["--oracle-steps", "5"], ["steps: 5"]),
-    "no seeds": (["--seeds", "0"], ["seeds"]),
-    "average": (["--ema-decay", "1"], ["ema_decay", "1"]),
+    "oracle of no depth that there is": (["--oracle.network", "leaky-wrn-11-1"], ["depth: 11"]),
+    "oracle that cannot learn": (["--oracle.steps", "5"], ["--oracle.steps: 5"]),
+    "no seeds": (["--seeds", "0"], ["--seeds: 0"]),
+    "average": (["--ema-decay", "1"], ["--ema-decay: 1"]),
     "more labels in a batch than there are": (["--labelled-batch", "9"], ["labelled", "9"]),
 }
 BAD_HYBRIDS = {
     "no hybridizer": (["--hybridizer", "/nowhere/hybridizer"], ["/nowhere/hybridizer"]),
-    "alpha": (["--alpha", "0.2"], ["alpha", "0.2"]),
-    "window": (["--hybrids-from", "5", "--hybrids-until", "5"], ["hybrids"]),
+    "alpha": (["--hybrids.alpha", "0.2"], ["--hybrids.alpha: 0.2"]),
+    "window": (["--hybrids.start", "5", "--hybrids.stop", "5"], ["hybrids.start"]),
 }
 BAD_ADAIN = {
-    "no perception": (["--perception-steps", "0"], ["perception_steps"]),
-    "no labels": (["--labels", "0"], ["labels"]),
+    "no perception": (["--perception-steps", "0"], ["--perception-steps: 0"]),
+    "no labels": (["--labels", "0"], ["--labels: 0"]),
     "batch larger than the data": (["--batch", "5000"], ["5000"]),
     "unknown flag": (["--lables", "10"], ["--lables"]),
     "no folder": (["--data", "folder:/nowhere/at/all"], ["/nowhere/at/all"]),
-    "depth": (["--depth", "11"], ["depth", "11"]),
+    "depth": (["--network", "leaky-wrn-11-1"], ["depth", "11"]),
     "nothing to resume": (["--resume"], ["resume", "no run"]),
     "below a file": (["--out", "toy.npz/run"], ["toy.npz/run", "cannot be written"]),
 }
@@ -707,15 +744,15 @@ def test_bad_input_of_adain_is_one_line_and_leaves_no_run(recipes, toy, name):
 
 
 BAD_METHOD = {
-    "teacher": (["--teacher-decay", "1"], ["decay", "1"]),
-    "temperature": (["--temperature", "0"], ["temperature"]),
-    "mixing": (["--mixing", "0"], ["0"]),
-    "no guesses": (["--guesses", "0"], ["guesses"]),
+    "teacher": (["--method.teacher-decay", "1"], ["--method.teacher-decay: 1"]),
+    "temperature": (["--method.temperature", "0"], ["--method.temperature: 0"]),
+    "mixing": (["--method.alpha", "0"], ["--method.alpha: 0"]),
+    "no guesses": (["--method.guesses", "0"], ["--method.guesses: 0"]),
     "batches of unequal size": (["--unlabelled-batch", "5"], ["unlabelled_batch"]),
-    "probability": (["--probability", "1.5"], ["probability", "1.5"]),
-    "no cycles": (["--cycles", "0"], ["cycles"]),
-    "no hybrids": (["--hybrids-per-image", "0"], ["hybrids_per_image"]),
-    "window after the end": (["--hybrids-from", "9", "--hybrids-until", "10"], ["hybrids_from", "epochs"]),
+    "probability": (["--probability", "1.5"], ["--probability: 1.5"]),
+    "no cycles": (["--samosa.cycles", "0"], ["--samosa.cycles: 0"]),
+    "no hybrids": (["--samosa.hybrids-per-image", "0"], ["--samosa.hybrids-per-image: 0"]),
+    "window after the end": (["--samosa.start", "9", "--samosa.stop", "10"], ["samosa.start", "epochs"]),
 }
 METHOD_CASES = {
     "mean_teacher.py": ["teacher"],
@@ -726,6 +763,53 @@ METHOD_CASES = {
     "samosa_fixmatch.py": ["no cycles", "no hybrids", "window after the end"],
     "samosa_mixmatch.py": ["temperature", "probability", "window after the end", "batches of unequal size"],
 }
+GIB = 1 << 30
+EXTREME = {
+    "threads": ("fixmatch.py", ["--threads", "1000000"], 2, "--threads: 1000000"),
+    "workers": ("fixmatch.py", ["--workers", "1000"], 2, "--workers: 1000"),
+    "shift": ("scimix.py", ["--method.criterion-shift", "16"], 2, "criterion_shift: 16 pixels of images of 16"),
+    "largest shift": ("scimix.py", ["--method.criterion-shift", "15", "--epochs", "0.2"], 0, ""),
+    "image size": ("scimix.py", ["--image-size", "1048576"], 2, "--image-size: 1048576"),
+    "batch": ("fixmatch.py", ["--labelled-batch", "2000000000"], 2, "labelled_batch = 2000000000: larger"),
+    "one filter": ("scimix.py", ["--method.generator-channels", "1", "1", "--epochs", "0.2"], 0, ""),
+    "filters": ("scimix.py", ["--method.generator-channels", "2147483647", "8"], 2, "--method.generator-channels: 2"),
+    "depth": ("fixmatch.py", ["--network", "leaky-wrn-1000000000-1"], 2, "depth: 1000000000"),
+    "width": ("fixmatch.py", ["--network", "leaky-wrn-10-100"], 1, "not enough memory: you tried to allocate"),
+    "copies": ("fixmatch.py", ["--hybrids.copies", "2000000000"], 2, "--hybrids.copies: 2000000000"),
+    "guesses": ("mixmatch.py", ["--method.guesses", "2000000000"], 2, "--method.guesses: 2000000000"),
+    "hybrids": ("samosa_fixmatch.py", ["--samosa.hybrids-per-image", "2000000000"], 2, "--samosa.hybrids-per-image"),
+    "seeds": ("fixmatch.py", ["--seeds", "2000000000"], 2, "--seeds: 2000000000"),
+    "seed": ("fixmatch.py", ["--seed", str(2**63 - 1), "--split-seed", str(2**63 - 1), "--epochs", "0.2"], 0, ""),
+    "cutout": ("fixmatch.py", ["--method.cutout", "2000000000", "--epochs", "0.2"], 0, ""),
+    "clip": ("fixmatch.py", ["--clip", "1e-300", "--epochs", "0.2"], 0, ""),
+    "temperature": ("mixmatch.py", ["--method.temperature", "1e-300"], 1, "loss 'classifier/supervised' is not finite"),
+    "ratio": ("mixmatch.py", ["--method.alpha", "1e-3", "--epochs", "0.2"], 0, ""),
+    "no name": ("fixmatch.py", ["--network", ""], 2, "network: '' is unknown"),
+    "no data": ("fixmatch.py", ["--data", ""], 2, "unknown data set ''"),
+    "window that never comes": ("scimix.py", ["--method.nonsemantic-from", "inf", "--epochs", "0.2"], 0, ""),
+}
+"""What is taken or refused far from anything meant: the recipe, its arguments, exit code and words."""
+
+
+@pytest.mark.parametrize("name", EXTREME)
+def test_extremes_train_or_end_with_one_line(recipes, toy, name):
+    """With no more memory than a small training needs, so that whoever fills it is found out."""
+    recipe, arguments, code, words = EXTREME[name]
+    out = f"extreme-{name.replace(' ', '-')}"
+    given = tiny(toy, out) if recipe == "scimix.py" else tiny_stage_2(toy, "none", out)
+    if recipe == "samosa_fixmatch.py":
+        given = tiny_samosa(toy, out)
+    if recipe == "mixmatch.py":
+        given = (*given, *MIXMATCH_BATCHES)
+    assert recipes.run(recipe, *given, *arguments, memory=4 * GIB) == code, recipes.stderr()
+    last = recipes.stderr().splitlines()[-1]
+    assert "Traceback" not in recipes.stderr() and (code == 0) == (recipes.folder / out / "result.json").exists()
+    if code:
+        assert last.startswith("error: ") and words in last, last
+    if code == 2:
+        assert recipes.stderr().count("\n") == 1 and not (recipes.folder / out).exists()
+
+
 CASES = [(recipe, name) for recipe in ("scimix.py", *CLASSIFIERS) for name in BAD]
 CASES += [("scimix.py", name) for name in BAD_STAGE_1]
 CASES += [(recipe, name) for recipe in CLASSIFIERS for name in BAD_STAGE_2]
@@ -734,17 +818,20 @@ CASES += [(recipe, name) for recipe, names in METHOD_CASES.items() for name in n
 
 
 @pytest.mark.parametrize("recipe, name", CASES, ids=lambda value: value.removesuffix(".py").replace(" ", "-"))
-def test_bad_input_is_one_line_and_leaves_no_run(recipes, toy, recipe, name):
+def test_bad_input_is_one_line_and_leaves_no_run(recipes, toy, stage_1, recipe, name):
     (recipes.folder / "unknown-field.yaml").write_text("lables: 10\n")
-    (recipes.folder / "wrong-type.yaml").write_text("epochs: many\n")
+    (recipes.folder / "wrong-type.yaml").write_text("method:\n  epochs: many\n")
     arguments, words = (BAD | BAD_STAGE_1 | BAD_STAGE_2 | BAD_HYBRIDS | BAD_METHOD)[name]
     if recipe == "scimix.py":
         given = tiny(toy, "bad")
     else:
         given = tiny_samosa(toy, "bad") if recipe in SAMOSA else tiny_stage_2(toy, "none", "bad")
+    if name == "window":  # which without hybrids has no meaning
+        arguments = [*arguments, "--hybridizer", stage_1 / "hybridizer"]
     if "mixmatch" in recipe:
-        given = (*given, *MIXMATCH_BATCHES)
+        group = "samosa" if recipe in SAMOSA else "hybrids"
+        given = (*given, *MIXMATCH_BATCHES, f"--{group}.stop", "1.2")
     said = recipes.refuse(recipe, *given, *arguments)
     for word in words:
         assert word in said, said
-    assert not (recipes.folder / "bad" / "result.json").exists()
+    assert not (recipes.folder / "bad").exists()

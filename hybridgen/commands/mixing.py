@@ -1,9 +1,15 @@
 """Commands on mixing: studies of what methods make of images, and of what networks learn from it."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from hybridgen.commands.options import Batch, Cells, ImageCount, Side, Steps, Threads
+from hybridgen.errors import InputError
+from hybridgen.settings import NUMBER, Seed, settings
 
 if TYPE_CHECKING:
     import accelerate
@@ -13,15 +19,15 @@ if TYPE_CHECKING:
     import hybridgen.evaluation.studies
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class MixingStudy(ABC):
     """What the studies of mixing have in common."""
 
     out: Path
     """Folder of the three files, none of which is overwritten."""
-    seed: int = 0
+    seed: Seed = 0
     """From which all is drawn."""
-    threads: int | None = None
+    threads: Threads | None = None
     """CPU threads; all cores unless given."""
 
     @abstractmethod
@@ -30,12 +36,7 @@ class MixingStudy(ABC):
     def run(self) -> None:
         from hybridgen.evaluation.studies import files_of, write
         from hybridgen.training.engine import make_accelerator
-        from hybridgen.types import InputError
 
-        for field in ("count", "most", "steps", "places", "batch", "runs", "columns", "rounds", "threads"):
-            value = getattr(self, field, None)
-            if value is not None and value < 1:
-                raise InputError(f"--{field} {value}: must be at least 1")
         (name,) = (name for name, kind in MIXING_STUDIES.items() if type(self) is kind)
         paths = files_of(name, self.out)
         accelerator = make_accelerator(threads=self.threads)
@@ -46,13 +47,13 @@ class MixingStudy(ABC):
         print(f"{finding.table}{paths[-1]}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class OfImages(MixingStudy, ABC):
     """What studies of the images of a data set have in common."""
 
     data: str = "digits-m"
     """Data set: digits-m, cifar10, svhn, ..., folder:PATH or npz:PATH."""
-    image_size: int | None = None
+    image_size: Side | None = None
     """Side to which images are brought; needed for folders of unequal images."""
     data_root: str = "data"
     """Where data sets lie or are downloaded to."""
@@ -66,7 +67,7 @@ class OfImages(MixingStudy, ABC):
         return load_dataset(self.data, image_size=size, data_root=self.data_root, download=self.download)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class StudyMaps(OfImages):
     """Class activation maps of images by several networks, side by side: cam.json, cam.txt (printed too), cam.png.
 
@@ -76,19 +77,19 @@ class StudyMaps(OfImages):
 
     networks: tuple[Path, ...]
     """Files network.safetensors of supervised training, of the same classes and image size."""
-    index: tuple[int, ...] = ()
+    index: tuple[Annotated[int, Field(ge=0, le=10_000_000), NUMBER], ...] = ()
     """Which test images; --count drawn ones unless given."""
     files: tuple[Path, ...] = ()
     """Image files instead."""
-    count: int | None = None
+    count: ImageCount | None = None
     """How many test images are drawn, or mixed; 64 unless given. The picture shows the first 6."""
     classes: tuple[str, ...] = ()
     """Of which classes; of those in each image unless given, which for --files they must be."""
-    most: int = 3
+    most: Annotated[int, Field(ge=1, le=100_000), NUMBER] = 3
     """Classes of an image, at most, by their share, where they are not given."""
     mixed: str | None = None
     """Mix the images by mixup, cutmix, ..., or recursivemix."""
-    steps: int | None = None
+    steps: Steps | None = None
     """Of recursivemix: how often it mixes; 4 unless given."""
 
     def _find(self, accelerator: "accelerate.Accelerator") -> "hybridgen.evaluation.studies.Finding":
@@ -96,7 +97,6 @@ class StudyMaps(OfImages):
 
         from hybridgen.evaluation.cam import cam, load_networks, present_classes
         from hybridgen.evaluation.mixing_studies import RECURSIVE, check_mixers
-        from hybridgen.types import InputError
 
         if self.files and (self.index or self.count or self.mixed):
             raise InputError("--files: stand instead of --index, --count and --mixed; give one or the other")
@@ -128,9 +128,8 @@ class StudyMaps(OfImages):
 
         import torch
 
-        from hybridgen.data.datasets import Files
+        from hybridgen.data.sources import Files
         from hybridgen.evaluation.mixing_studies import RECURSIVE, Inputs, drawn_batches, inputs_of, mixed_inputs
-        from hybridgen.types import InputError
 
         if self.files:
             images = Files(self.files, self.image_size or image_size).gather(torch.arange(len(self.files)))
@@ -151,15 +150,15 @@ class StudyMaps(OfImages):
         return inputs, [f"{self.mixed or 'image'} {number}" for number in range(1, 1 + len(inputs.images))]
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class StudySequence(OfImages):
     """The inputs that RecursiveMix makes, step after step: sequence.json, sequence.txt (printed too), sequence.png."""
 
-    steps: int = 8
+    steps: Steps = 8
     """How many."""
-    places: int = 4
+    places: Cells = 4
     """Of the batch, each a row of the picture."""
-    alpha: float = 0.5
+    alpha: Annotated[float, Field(ge=1e-6, le=1), NUMBER] = 0.5
     """α: boxes take up to this share of the area."""
 
     def _find(self, accelerator: "accelerate.Accelerator") -> "hybridgen.evaluation.studies.Finding":
@@ -168,23 +167,23 @@ class StudySequence(OfImages):
         return sequence(self._dataset(), steps=self.steps, places=self.places, alpha=self.alpha, seed=self.seed)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class StudyTargets(OfImages):
     """How many classes the targets have above one threshold or another: targets.json, targets.txt (printed too),
     targets.png."""
 
     methods: tuple[str, ...] = ("none", "mixup", "cutmix", "resizemix", "recursivemix")
     """Which ones: none, mixup, cutmix, ..., recursivemix."""
-    steps: int = 100
+    steps: Steps = 100
     """Of each run."""
-    batch: int = 64
+    batch: Batch = 64
     """Images a step."""
-    runs: int = 3
+    runs: Annotated[int, Field(ge=1, le=10_000), NUMBER] = 3
     """How many."""
 
     def _find(self, accelerator: "accelerate.Accelerator") -> "hybridgen.evaluation.studies.Finding":
         from hybridgen.evaluation.mixing_studies import targets
-        from hybridgen.experiments.mixing import TITLES
+        from hybridgen.methods.mixing import TITLES
 
         return targets(
             self._dataset(),
@@ -197,23 +196,23 @@ class StudyTargets(OfImages):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class StudyMixing(OfImages):
     """The same images mixed by each method: mixing.json, mixing.txt (printed too), mixing.png."""
 
     methods: tuple[str, ...] = ()
     """Which ones: mixup, cutmix, ..., recursivemix; all unless given."""
-    columns: int = 8
+    columns: Cells = 8
     """Images, each with a partner."""
 
     def _find(self, accelerator: "accelerate.Accelerator") -> "hybridgen.evaluation.studies.Finding":
         from hybridgen.evaluation.mixing_studies import MIXERS, mixing
-        from hybridgen.experiments.mixing import TITLES
+        from hybridgen.methods.mixing import TITLES
 
         return mixing(self._dataset(), self.methods or MIXERS[1:], columns=self.columns, seed=self.seed, titles=TITLES)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class StudyCost(MixingStudy):
     """Memory, FLOPs, parameters and time of training by each method: cost.json, cost.txt (printed too), cost.png.
 
@@ -222,30 +221,28 @@ class StudyCost(MixingStudy):
 
     network: str | None = None
     """cifar-resnet18, pyramidnet200-240, resnet50, ...; a cifar-resnet18 of an eighth of its width unless given."""
-    width: float | None = None
+    width: Annotated[float, Field(ge=1e-3, le=100), NUMBER] | None = None
     """Multiplies its filters; 1 unless given."""
     methods: tuple[str, ...] = ("mixup", "cutmix", "recursivemix")
     """Which ones: mixup, cutmix, manifold-mixup, ..., augmix, recursivemix."""
-    classes: int = 10
+    classes: Annotated[int, Field(ge=1, le=100_000), NUMBER] = 10
     """Of the network."""
-    image_size: int = 32
+    image_size: Side = 32
     """Side of the images."""
-    batch: int = 64
+    batch: Batch = 64
     """Images a step."""
-    rounds: int = 5
+    rounds: Steps = 5
     """How often the methods take turns."""
-    steps: int = 3
+    steps: Steps = 3
     """Of each method in a round."""
 
     def _find(self, accelerator: "accelerate.Accelerator") -> "hybridgen.evaluation.studies.Finding":
-        from hybridgen.experiments.cost import cost
-        from hybridgen.experiments.supervised import SupervisedSettings, chosen_network
-        from hybridgen.types import InputError
+        from hybridgen.methods.labelled import TrainingSettings
+        from hybridgen.tables.cost import cost
 
         if accelerator.num_processes > 1:
             raise InputError("study cost: measures one process; start it without accelerate launch")
-        network, width = chosen_network(self.network, self.width)
-        config = SupervisedSettings(network=network, width=width, batch=self.batch, seed=self.seed)
+        config = TrainingSettings(network=self.network, width=self.width, batch=self.batch)
         return cost(
             config,
             self.methods,

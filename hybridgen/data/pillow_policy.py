@@ -1,6 +1,6 @@
 """The strong augmentation of FixMatch in plain Pillow, one image at a time.
 
-This is the reference form: the tests hold `hybridgen.data.augment` to it, and `hybridgen bench` measures
+This is the reference form: the tests hold `hybridgen.data.randaugment` to it, and `hybridgen bench` measures
 against it. It follows google-research/fixmatch (`third_party/auto_augment/augmentations.py`), with the ranges
 of the paper's table 12 (arXiv:2001.07685) where that code differs from the paper: posterize keeps 8 to 4 bits
 (the code 4 to 0), translation reaches 0.3 of the side (the code 10 pixels).

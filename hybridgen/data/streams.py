@@ -3,14 +3,16 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import count
+from copy import copy
+from itertools import count, cycle
 
 import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from hybridgen.data.datasets import ImageSource, InMemory, Part
+from hybridgen.data.datasets import Part
+from hybridgen.data.sources import ImageSource, InMemory, crops_where_whole, holds_photographs, to_device
 from hybridgen.data.splits import Split
 from hybridgen.types import Batch, Images, InputError, Labels
 
@@ -27,18 +29,25 @@ def derive_seed(*parts: int | str) -> int:
 class Stream:
     """Training batches of one process.
 
-    `labelled` and `unlabelled` are global batch sizes, of which each of `world` processes takes its slice.
-    Unlabelled images are drawn from all that the split labels or leaves unlabelled, in a new order every
-    epoch; what does not fill a batch at the end of an epoch is left out of that epoch. Labelled images are the
-    split's, or those of `labelled_pool` (indices of the part, of images that the split need not know), and come
-    in orders that follow on one another without a gap. With `unlabelled` None a batch has no unlabelled images,
-    and an epoch is as many steps as the labelled ones fill batches. The orders depend on the seed alone, the
-    draws of step k's augmentation on seed, rank and k.
+    `labelled` and `unlabelled` are global batch sizes, of which each of `world` processes takes its slice; None leaves
+    these images out, and batches have `labelled` or `unlabelled` of no views. Unlabelled images are drawn from all that
+    the split labels or leaves unlabelled, labelled ones from those that it labels, or from a pool: indices of the part,
+    of images that the split need not know. Unlabelled images come in a new order every epoch; what does not fill a
+    batch at its end is left out of that epoch. Labelled ones come in orders that follow on one another without a gap,
+    whether unlabelled images are there or not. An epoch is as many steps as the unlabelled images fill batches, the
+    labelled ones where there are no others. The orders depend on the seed alone, the draws of step k's augmentation on
+    seed, rank and k.
+
+    With `repetitions` b > 1 (MixMo's batch repetition, Ramé et al. 2021; Hoffer et al. 2020) a batch holds a b-th as
+    many different images, all of them b times in turn, and an epoch has b times as many steps. Repeated images are
+    augmented independently, as different ones are.
 
     Images in memory are moved to the device once, as uint8. Files are decoded by `workers` processes (0: by
-    this one) and nothing is kept of them.
+    this one) and nothing is kept of them. Of whole photographs (`Photographs`) each view gets random parts of its own,
+    which are cut out where the file is decoded, once for all views. Nothing waits for the device.
 
-    Raises InputError for batch sizes that are not positive, not divisible by `world` or larger than the data.
+    Raises InputError for batch sizes that are not positive, not divisible by `world` and `repetitions`, or larger than
+    the data, and if both are None.
     """
 
     def __init__(
@@ -46,9 +55,9 @@ class Stream:
         part: Part,
         split: Split,
         *,
-        labelled: int,
+        labelled: int | None,
         unlabelled: int | None,
-        labelled_views: Sequence[View],
+        labelled_views: Sequence[View] = (),
         unlabelled_views: Sequence[View] = (),
         seed: int,
         rank: int = 0,
@@ -56,30 +65,51 @@ class Stream:
         device: torch.device | str = "cpu",
         workers: int = 0,
         labelled_pool: Sequence[int] | None = None,
+        unlabelled_pool: Sequence[int] | None = None,
+        repetitions: int = 1,
     ) -> None:
         pools = {
             "labelled": split.labelled if labelled_pool is None else labelled_pool,
-            "unlabelled": sorted(split.labelled + split.unlabelled),
+            "unlabelled": sorted(split.labelled + split.unlabelled) if unlabelled_pool is None else unlabelled_pool,
         }
-        sizes = {"labelled": labelled} | ({} if unlabelled is None else {"unlabelled": unlabelled})
+        given = {"labelled": labelled, "unlabelled": unlabelled}
+        sizes = {field: size for field, size in given.items() if size is not None}
+        if not sizes:
+            raise InputError("labelled_batch, unlabelled_batch: both are None; give the size of one at least")
+        if repetitions < 1:
+            raise InputError(f"repetitions = {repetitions}: must be positive")
         for field, size in sizes.items():
-            _check_batch_size(field, size, len(pools[field]), world)
+            _check_batch_size(field, size, len(pools[field]), world, repetitions)
         if not 0 <= rank < world:
             raise InputError(f"rank = {rank}: outside 0..{world - 1}")
         if workers < 0:
             raise InputError(f"workers = {workers}: must not be negative")
-        last = max(max(pools[field]) for field in sizes)
-        if last >= len(part):
-            raise InputError(f"split: index {last} of {len(part)} training images")
-        self._labelled = _Draws(pools["labelled"], labelled, rank, world, derive_seed(seed, "labelled"))
-        self._unlabelled = _Draws(pools["unlabelled"], unlabelled or 0, rank, world, derive_seed(seed, "unlabelled"))
-        self._views = (tuple(labelled_views), tuple(unlabelled_views) if unlabelled else ())
-        self._seed, self._rank, self._workers = seed, rank, workers
+        for field in sizes:
+            for index in (min(pools[field]), max(pools[field])):
+                if not 0 <= index < len(part):
+                    raise InputError(f"split: index {index} of {len(part)} training images")
+        self._labelled, self._unlabelled = (
+            _Draws(pools[field], (size or 0) // repetitions, rank, world, derive_seed(seed, field))
+            for field, size in given.items()
+        )
+        self._views = (tuple(labelled_views) if labelled else (), tuple(unlabelled_views) if unlabelled else ())
+        self._whole = holds_photographs(part.images)
+        self._seed, self._rank, self._world = seed, rank, world
+        self._workers, self._repetitions = workers, repetitions
         self._device = torch.device(device)
         self._images = part.images.to(self._device) if isinstance(part.images, InMemory) else part.images
         self._labels = part.labels.to(self._device)
         field = list(sizes)[-1]
-        self.steps_per_epoch: int = len(pools[field]) // sizes[field]
+        self.steps_per_epoch: int = len(pools[field]) // (sizes[field] // repetitions)
+
+    def drawing(self, part: Part, *, labelled_pool: Sequence[int]) -> "Stream":
+        """The same stream over a part that has more images, of which `labelled_pool` are the labelled."""
+        other = copy(self)
+        draws = self._labelled
+        other._labelled = _Draws(labelled_pool, draws.batch_size, self._rank, self._world, draws.seed)
+        other._images = part.images.to(self._device) if isinstance(part.images, InMemory) else part.images
+        other._labels = part.labels.to(self._device)
+        return other
 
     def from_step(self, step: int) -> Iterator[Batch]:
         """Batches of the steps `step`, `step` + 1, … without end."""
@@ -91,21 +121,29 @@ class Stream:
         """Which labelled and unlabelled images of the part this process sees at `step`."""
         epoch, within = divmod(step, self.steps_per_epoch)
         start = epoch * len(self._unlabelled.pool) + within * self._unlabelled.batch_size
-        return self._labelled.at(step * self._labelled.batch_size), self._unlabelled.at(start)
+        labelled, unlabelled = self._labelled.at(step * self._labelled.batch_size), self._unlabelled.at(start)
+        return labelled.repeat(self._repetitions), unlabelled.repeat(self._repetitions)
 
     def _batches(self, step: int) -> Iterator[Batch]:
-        keys = ((number, torch.cat(self.indices(number))) for number in count(step))
-        for number, indices, pixels in _gathered(self._images, keys, self._device, self._workers):
+        # Parts of photographs are each view's own; other pixels serve all views of an image.
+        copies = [max(1, len(views)) if self._whole else 1 for views in self._views]
+        for number, indices, pixels in _gathered(self._images, self._keys(step, copies), self._device, self._workers):
             generator = torch.Generator(self._device)
             generator.manual_seed(derive_seed(self._seed, "views", self._rank, number))
-            sizes = (self._labelled.share, self._unlabelled.share)
-            labels = self._labels[indices[: sizes[0]].to(self._device)]
-            images = _as_images(pixels).split(sizes)
+            shares = [draws.share * self._repetitions for draws in (self._labelled, self._unlabelled)]
+            labels = self._labels[to_device(indices[: shares[0]], self._device)]
+            images = _as_images(pixels).split([shares[0]] * copies[0] + [shares[1]] * copies[1])
             labelled, unlabelled = (
-                tuple(view(group, generator) for view in views)
-                for group, views in zip(images, self._views, strict=True)
+                tuple(view(group, generator) for view, group in zip(views, cycle(groups), strict=False))
+                for views, groups in zip(self._views, (images[: copies[0]], images[copies[0] :]), strict=True)
             )
             yield Batch(labelled, labels, unlabelled)
+
+    def _keys(self, step: int, copies: Sequence[int]) -> Iterator["_Key"]:
+        for number in count(step):
+            indices = [own.repeat(times) for own, times in zip(self.indices(number), copies, strict=True)]
+            seed = derive_seed(self._seed, "crops", self._rank, number) if self._whole else None
+            yield number, torch.cat(indices), seed
 
 
 def batches(
@@ -115,23 +153,31 @@ def batches(
     device: torch.device | str = "cpu",
     workers: int = 0,
 ) -> Iterator[tuple[Images, Labels]]:
-    """Un-augmented images in [0, 1] and their labels in the order of `indices`; the last may be short."""
+    """Un-augmented images in [0, 1] and their labels in the order of `indices`; the last may be short.
+
+    Of whole photographs it is the middle.
+    """
     if batch_size <= 0:
         raise InputError(f"batch_size = {batch_size}: must be positive")
     device = torch.device(device)
     chunks = enumerate(torch.as_tensor(indices, dtype=torch.int64).cpu().split(batch_size))
-    keys = ((number, chunk) for number, chunk in chunks if len(chunk))
+    keys = ((number, chunk, None) for number, chunk in chunks if len(chunk))
     for _, chunk, pixels in _gathered(part.images, keys, device, workers):
-        yield _as_images(pixels), part.labels[chunk].to(device)
+        yield _as_images(pixels), to_device(part.labels[chunk], device)
 
 
-def _check_batch_size(field: str, size: int, available: int, world: int) -> None:
+def _check_batch_size(field: str, size: int, available: int, world: int, repetitions: int) -> None:
     if size <= 0:
         raise InputError(f"{field}_batch = {size}: a batch needs at least one {field} image")
     if size % world:
         raise InputError(f"{field}_batch = {size}: the global batch does not divide among {world} processes")
-    if size > available:
-        raise InputError(f"{field}_batch = {size}: larger than the {available} {field} images that there are")
+    if size // world % repetitions:
+        raise InputError(
+            f"repetitions = {repetitions}: does not divide the {size // world} {field} images of a process's batch"
+        )
+    if size // repetitions > available:
+        different = f"{size // repetitions} different ones are more" if repetitions > 1 else "larger"
+        raise InputError(f"{field}_batch = {size}: {different} than the {available} {field} images that there are")
 
 
 def _as_images(pixels: UInt8[Tensor, "b 3 h w"]) -> Images:
@@ -146,7 +192,7 @@ class _Draws:
         self.batch_size = batch_size
         self.share = batch_size // world
         self._offset = rank * self.share
-        self._seed = seed
+        self.seed = seed
         self._known: dict[int, Tensor] = {}
 
     def at(self, start: int) -> Int64[Tensor, " share"]:
@@ -160,20 +206,24 @@ class _Draws:
 
     def _order(self, epoch: int) -> Tensor:
         if epoch not in self._known:
-            generator = torch.Generator().manual_seed(derive_seed(self._seed, epoch))
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
             order = self.pool[torch.randperm(len(self.pool), generator=generator)]
             self._known = {known: kept for known, kept in self._known.items() if known == epoch - 1}
             self._known[epoch] = order
         return self._known[epoch]
 
 
+_Key = tuple[int, Tensor, int | None]
+"""A step's number, the indices of its images, and the seed of what is random about their reading."""
+
+
 def _gathered(
-    images: ImageSource, keys: Iterable[tuple[int, Tensor]], device: torch.device, workers: int
+    images: ImageSource, keys: Iterable[_Key], device: torch.device, workers: int
 ) -> Iterator[tuple[int, Tensor, UInt8[Tensor, "b 3 h w"]]]:
-    """(number, indices, pixels on the device) for each (number, indices), in order."""
+    """(number, indices, pixels on the device) for each key, in order."""
     if isinstance(images, InMemory):
-        for number, indices in keys:
-            yield number, indices, images.gather(indices).to(device)
+        for number, indices, _ in keys:
+            yield number, indices, to_device(images.gather(indices), device)
         return
     loader = DataLoader(
         _Decoding(images),
@@ -186,7 +236,7 @@ def _gathered(
     for number, indices, pixels in loader:
         if isinstance(pixels, InputError):
             raise pixels
-        yield number, indices, pixels.to(device, non_blocking=True)
+        yield number, indices, to_device(pixels, device)
 
 
 class _Decoding(Dataset):
@@ -195,9 +245,11 @@ class _Decoding(Dataset):
     def __init__(self, images: ImageSource) -> None:
         self.images = images
 
-    def __getitem__(self, key: tuple[int, Tensor]) -> tuple[int, Tensor, Tensor | InputError]:
-        number, indices = key
+    def __getitem__(self, key: _Key) -> tuple[int, Tensor, Tensor | InputError]:
+        number, indices, seed = key
         try:
-            return number, indices, self.images.gather(indices)
+            if seed is None:
+                return number, indices, self.images.gather(indices)
+            return number, indices, crops_where_whole(self.images, indices, torch.Generator().manual_seed(seed))
         except InputError as error:
             return number, indices, InputError(*error.args)

@@ -5,47 +5,66 @@ Source: thesis 2.5.3.1. It only measures; no training of a hybridizer or a class
 
 import hashlib
 import json
-import math
 import os
+import shutil
 import sys
+import tempfile
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, broadcast_object_list
+from accelerate.utils import broadcast_object_list
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from torch import nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from hybridgen.data.augment import weak
 from hybridgen.data.datasets import Dataset
 from hybridgen.data.splits import Split
-from hybridgen.data.streams import Stream
-from hybridgen.evaluation.classification import accuracy
 from hybridgen.files import write_text, written_aside
-from hybridgen.networks.wide_resnet import WideResNetClassifier
-from hybridgen.types import InputError
+from hybridgen.networks.classifiers import Classifier
+from hybridgen.networks.registry import make_network
+from hybridgen.settings import NUMBER, settings
+from hybridgen.training.context import Context, RunSettings
+from hybridgen.training.engine import agree
+from hybridgen.training.objective import Outcome, Task, adam
+from hybridgen.training.plan import Plan, by_accuracy
+from hybridgen.training.schedules import Clock, one_cycle
+from hybridgen.training.scores import accuracy
+from hybridgen.training.train import train
+from hybridgen.types import Batch, InputError
 
 FORMAT = "hybridgen-oracle"
-VERSION = 1
+VERSION = 2
 CONFIG, WEIGHTS = "oracle.json", "oracle.safetensors"
 SMALL_SET = 10_000
 """Up to this many labelled images of at most 32 pixels, the small network and short training are enough."""
 
 
+@settings
+class OracleSettings:
+    """Of the oracle that judges hybrids; by the size of the data set unless given."""
+
+    steps: Annotated[int, Field(ge=10, lt=2**31), NUMBER] | None = None
+    """Training steps."""
+    network: str | None = None
+    """leaky-wrn-10-2, leaky-wrn-28-2, or another of --network."""
+
+
 @dataclass(frozen=True)
-class Settings:
+class Training:
     """How an oracle is trained: AdamW, one cycle of the rate, weak augmentation. Defaults suit digits-m."""
 
     steps: int = 1500
     batch_size: int = 64
     """Images a step, all processes together."""
-    depth: int = 10
-    width: int = 2
+    network: str = "leaky-wrn-10-2"
     seed: int = 0
     rate: float = 4e-3
     """Highest learning rate of the cycle."""
@@ -57,77 +76,94 @@ class Settings:
             raise InputError(f"steps: {self.steps} is below 10; an oracle has to learn")
 
 
-def settings_for(
-    dataset: Dataset, *, steps: int | None = None, depth: int | None = None, width: int | None = None
-) -> Settings:
-    """Those for the size of the data set (WRN-10-2 or WRN-28-2); what is given wins."""
+def training_for(settings: OracleSettings, dataset: Dataset) -> Training:
+    """That for the size of the data set (leaky-wrn-10-2 or -28-2), with what the settings give."""
     small = int((dataset.train.labels >= 0).sum()) <= SMALL_SET and dataset.image_size <= 32
-    settings = Settings() if small else Settings(steps=20_000, batch_size=128, depth=28)
-    given = {"steps": steps, "depth": depth, "width": width}
-    return replace(settings, **{field: value for field, value in given.items() if value is not None})
+    training = Training() if small else Training(steps=20_000, batch_size=128, network="leaky-wrn-28-2")
+    given = {"steps": settings.steps, "network": settings.network}
+    return replace(training, **{field: value for field, value in given.items() if value is not None})
 
 
-def train_oracle(
-    dataset: Dataset, accelerator: Accelerator, settings: Settings | None = None, *, progress: bool = False
-) -> WideResNetClassifier:
-    """A classifier in evaluation mode that was trained on every training image of known class.
+def judge_of(settings: OracleSettings, dataset: Dataset) -> Training:
+    """How the oracle that judges hybrids is trained; InputError for one that cannot be made, and for too few images to
+    judge."""
+    if len(dataset.test) < 3:
+        raise InputError(f"{dataset.name}: {len(dataset.test)} test images; transfer rates need three or more")
+    training = training_for(settings, dataset)
+    with torch.random.fork_rng(devices=[]):
+        make_network(training.network, len(dataset.classes))
+    return training
 
-    Processes share each batch, and all end with the same parameters. The global random state stays as it was.
-    """
-    settings = settings or settings_for(dataset)
+
+class Judging(nn.Module):
+    """Loss `supervised`, with label smoothing, on the labelled images."""
+
+    def __init__(self, classifier: nn.Module, *, smoothing: float) -> None:
+        super().__init__()
+        self.classifier, self.smoothing = classifier, smoothing
+
+    def forward(self, batch: Batch, clock: Clock) -> Outcome:
+        logits = self.classifier(batch.labelled[0])
+        return Outcome({"supervised": F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.smoothing)})
+
+
+def plan(training: Training, dataset: Dataset, accelerator: Accelerator) -> Plan:
+    """The training of an oracle on every training image of known class. InputError where there is none."""
     known = (dataset.train.labels >= 0).nonzero().flatten().tolist()
     if not known:
         raise InputError(f"{dataset.name}: no training image of known class to train an oracle on")
     world = accelerator.num_processes
-    shift = max(1, dataset.image_size // 8)
-    stream = Stream(
-        dataset.train,
-        Split(dataset.name, dataset.fingerprint, settings.seed, tuple(known), (), ()),
-        labelled=max(world, min(settings.batch_size, len(known)) // world * world),
-        unlabelled=world,  # the fewest a stream allows; no view of them is made
-        labelled_views=[lambda images, generator: weak(images, generator, flip=dataset.flip, shift=shift)],
-        unlabelled_views=[],
-        seed=settings.seed,
-        rank=accelerator.process_index,
-        world=world,
-        device=accelerator.device,
+    context = Context(
+        RunSettings(data=dataset.name, evaluate_every=training.steps, save_every=500),
+        accelerator,
+        dataset,
+        Split(dataset.name, dataset.fingerprint, training.seed, tuple(known), (), ()),
     )
+    stream = context.stream(
+        training.seed,
+        labelled=max(world, min(training.batch_size, len(known)) // world * world),
+        labelled_views=(partial(weak, flip=dataset.flip, shift=max(1, dataset.image_size // 8)),),
+    )
+    torch.manual_seed(training.seed)
+    oracle = context.classifier(training.network)
+    objective = Judging(oracle, smoothing=training.label_smoothing)
+    optimizer = adam(objective, betas=(0.9, 0.999), decay=training.weight_decay)
+    classify = lambda network, images: network(images)
+    return Plan(
+        context,
+        stream,
+        Clock(training.steps, stream.steps_per_epoch),
+        {"oracle": Task(objective, {"supervised": 1.0}, optimizer, one_cycle(training.rate))},
+        network=oracle,
+        classify=classify,
+        score=by_accuracy(context, classify),
+        select=None,
+    )
+
+
+def train_oracle(dataset: Dataset, accelerator: Accelerator, training: Training, folder: Path) -> Classifier:
+    """An oracle in evaluation mode, whose run is kept in a folder until it is done; one that was stopped is continued.
+
+    Processes share each batch, and all end with the same parameters. The global random state stays as it was.
+    """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        oracle = _network(dataset, settings)
-    optimizer = torch.optim.AdamW(
-        oracle.parameters(), lr=settings.rate, weight_decay=settings.weight_decay, foreach=True
-    )
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.rate, total_steps=settings.steps)
-    network, optimizer = accelerator.prepare(oracle, optimizer)
-
-    hidden = not (progress and accelerator.is_main_process)
-    steps = tqdm(range(settings.steps), "oracle", disable=hidden, mininterval=1)
-    for _, batch in zip(steps, stream.from_step(0), strict=False):
-        logits = network(batch.labelled[0].contiguous(memory_format=torch.channels_last))
-        loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=settings.label_smoothing)
-        optimizer.zero_grad()
-        accelerator.backward(loss)
-        optimizer.step()
-        cycle.step()
-    if not math.isfinite(loss.item()):
-        raise FloatingPointError(f"oracle: its loss is {loss.item()} after {settings.steps} steps")
-
-    oracle = accelerator.unwrap_model(network, keep_fp32_wrapper=False).requires_grad_(False).eval()
-    _agree(oracle)
+        made = plan(training, dataset, accelerator)
+        settings = replace(made.context.settings, resume=folder.exists())
+        train(made, settings, folder, training.seed)
+    oracle = made.network.requires_grad_(False).eval()
+    agree(oracle, accelerator)
     return oracle
 
 
 def load_or_train_oracle(
-    dataset: Dataset, accelerator: Accelerator, *, cache: Path | None = None, settings: Settings | None = None
-) -> tuple[WideResNetClassifier, float]:
+    dataset: Dataset, accelerator: Accelerator, training: Training, *, cache: Path | None = None
+) -> tuple[Classifier, float]:
     """The oracle of a data set at its image size and its accuracy on the test images, measured now.
 
     It is kept in a folder of `cache` (default: the user's) that is named after the data's fingerprint and the
     settings. A damaged one is never used: it is trained again, which a line on standard error says.
     """
-    settings = settings or settings_for(dataset)
-    description = _description(dataset, settings)
+    description = _description(dataset, training)
     key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
     folder = (cache or default_cache()) / f"{dataset.name.partition(':')[0]}-{dataset.image_size}-{key}"
 
@@ -139,17 +175,34 @@ def load_or_train_oracle(
             print(f"oracle: trained again, since the cached one cannot be used: {error}", file=sys.stderr)
     found = [oracle is not None]
     if broadcast_object_list(found)[0]:
-        oracle = oracle or _network(dataset, settings).requires_grad_(False).eval()
+        oracle = oracle or _network(dataset, training).requires_grad_(False).eval()
         oracle.to(accelerator.device)
-        _agree(oracle)
+        agree(oracle, accelerator)
     else:
-        oracle = train_oracle(dataset, accelerator, settings, progress=True)
-        if accelerator.is_main_process:
-            try:
-                save_oracle(oracle, folder, dataset, settings)
-            except InputError as error:
-                print(f"oracle: not kept for the next time: {error}", file=sys.stderr)
+        oracle = _trained(dataset, accelerator, training, folder)
     return oracle, accuracy(oracle, dataset.test, range(len(dataset.test)), accelerator)
+
+
+def _trained(dataset: Dataset, accelerator: Accelerator, training: Training, folder: Path) -> Classifier:
+    """Trained beside its folder, and kept; where that cannot be, another process trains it there, or what an earlier
+    one left is damaged, in a folder that does not last."""
+    run = folder.with_name(f"{folder.name}.training") / "oracle"
+    with torch.random.fork_rng(devices=[]):
+        plan(training, dataset, accelerator)  # InputError for one that cannot be made at all
+    try:
+        oracle = train_oracle(dataset, accelerator, training, run)
+    except InputError as error:
+        if accelerator.is_main_process:
+            print(f"oracle: not kept for the next time: {error}", file=sys.stderr)
+        with tempfile.TemporaryDirectory() as aside:
+            return train_oracle(dataset, accelerator, training, Path(aside) / "oracle")
+    if accelerator.is_main_process:
+        try:
+            save_oracle(oracle, folder, dataset, training)
+            shutil.rmtree(run.parent)
+        except (InputError, OSError) as error:
+            print(f"oracle: not kept for the next time: {error}", file=sys.stderr)
+    return oracle
 
 
 def default_cache() -> Path:
@@ -158,16 +211,16 @@ def default_cache() -> Path:
     return Path(root) / "hybridgen" / "oracles"
 
 
-def save_oracle(oracle: WideResNetClassifier, folder: Path, dataset: Dataset, settings: Settings) -> None:
+def save_oracle(oracle: Classifier, folder: Path, dataset: Dataset, training: Training) -> None:
     """Write weights (safetensors) and description (JSON); each file whole or not at all."""
     weights = save_tensors({name: tensor.contiguous().cpu() for name, tensor in oracle.state_dict().items()})
-    config = _description(dataset, settings) | {"weights_sha256": hashlib.sha256(weights).hexdigest()}
+    config = _description(dataset, training) | {"weights_sha256": hashlib.sha256(weights).hexdigest()}
     with written_aside(folder / WEIGHTS) as aside:
         aside.write_bytes(weights)
     write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
-def load_oracle(folder: Path, dataset: Dataset) -> WideResNetClassifier:
+def load_oracle(folder: Path, dataset: Dataset) -> Classifier:
     """Read an oracle of this data set at this image size, in evaluation mode, on the CPU.
 
     InputError, naming the file, if it is missing, damaged, changed, or the oracle of other data.
@@ -184,11 +237,11 @@ def load_oracle(folder: Path, dataset: Dataset) -> WideResNetClassifier:
     if config.get("version") != VERSION:
         raise InputError(f"{path}: version {config.get('version')}; this hybridgen reads version {VERSION}")
     try:
-        settings = Settings(**config["settings"])
+        training = Training(**config["settings"])
         digest = config["weights_sha256"]
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged description ({type(error).__name__}: {error})") from error
-    for field, value in _description(dataset, settings).items():
+    for field, value in _description(dataset, training).items():
         if config.get(field) != value:
             raise InputError(f"{path}: an oracle of other data: {field} is {config.get(field)!r}, here {value!r}")
 
@@ -199,7 +252,7 @@ def load_oracle(folder: Path, dataset: Dataset) -> WideResNetClassifier:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if hashlib.sha256(weights).hexdigest() != digest:
         raise InputError(f"{path}: truncated or changed: its SHA-256 is not the one that {CONFIG} records")
-    oracle = _network(dataset, settings)
+    oracle = _network(dataset, training)
     try:
         oracle.load_state_dict(load_tensors(weights))
     except (SafetensorError, RuntimeError) as error:
@@ -207,26 +260,17 @@ def load_oracle(folder: Path, dataset: Dataset) -> WideResNetClassifier:
     return oracle.requires_grad_(False).eval()
 
 
-def _network(dataset: Dataset, settings: Settings) -> WideResNetClassifier:
-    network = WideResNetClassifier(
-        settings.depth, settings.width, len(dataset.classes), mean=dataset.mean, std=dataset.std
-    )
-    return network.to(memory_format=torch.channels_last)
+def _network(dataset: Dataset, training: Training) -> Classifier:
+    network = make_network(training.network, len(dataset.classes), pretrained=False)
+    return Classifier(network, mean=dataset.mean, std=dataset.std).to(memory_format=torch.channels_last)
 
 
-def _description(dataset: Dataset, settings: Settings) -> dict[str, Any]:
+def _description(dataset: Dataset, training: Training) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
         "fingerprint": dataset.fingerprint,
         "image_size": dataset.image_size,
         "classes": len(dataset.classes),
-        "settings": asdict(settings),
+        "settings": asdict(training),
     }
-
-
-@torch.no_grad()
-def _agree(oracle: WideResNetClassifier) -> None:
-    """Every process takes the first one's parameters and batch-norm statistics."""
-    for tensor in oracle.state_dict().values():
-        tensor.copy_(broadcast(tensor.clone()))

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from hybridgen.data.datasets import Dataset
 from hybridgen.data.streams import derive_seed
-from hybridgen.evaluation.classification import accuracy
 from hybridgen.evaluation.features import encoded, linear_probe
 from hybridgen.evaluation.figures import Series, draw_confusion, draw_series, image_columns
 from hybridgen.evaluation.grid import choose_parents
@@ -44,6 +43,7 @@ from hybridgen.evaluation.transfer import (
 )
 from hybridgen.files import written_aside
 from hybridgen.hybridizer import Hybridizer
+from hybridgen.training.scores import accuracy
 from hybridgen.types import Images, InputError
 
 TITLES = {"scimix": "SciMix", "samosa": "SAMOSA", "adain": "AdaIN"}

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.streams import batches, derive_seed
-from hybridgen.evaluation.classification import accuracy
 from hybridgen.hybridizer import Hybridizer
-from hybridgen.types import Images, InputError
+from hybridgen.training.scores import accuracy
+from hybridgen.types import Images, InputError, exact
 
 Hybridization = Callable[[Images, Images], Images]
 """From semantic and non-semantic parents, in this order, to hybrids."""
@@ -286,14 +286,14 @@ def observe(
     ratios = torch.rand(len(pairs.semantic), generator=generator)
 
     mine = torch.arange(len(ratios))[accelerator.process_index :: accelerator.num_processes]
-    table = torch.zeros(len(methods), len(ratios), 8, dtype=torch.float64, device=device)
+    table = exact(torch.zeros(len(methods), len(ratios), 8, device=device))
     streams = (batches(part, role[mine], batch_size, device) for role in pairs)
     for at, ((x_c, _), (x_r, _), (x_other, _)) in zip(mine.split(batch_size), zip(*streams, strict=True), strict=True):
         trial = Trial(x_c, x_r, x_other, ratios[at].to(device))
         context = _context(part, pairs.semantic[at], pairs.nonsemantic[at], device)
         for row, method in enumerate(methods.values()):
             table[row, at.to(device)] = _measured(method, trial, oracle, context)
-    table = accelerator.reduce(table, reduction="sum").cpu()
+    table = accelerator.reduce(table, reduction="sum").cpu().double()
 
     observed = {}
     for (name, method), columns in zip(methods.items(), table.unbind(dim=0), strict=True):
@@ -318,7 +318,7 @@ def _measured(
     trial: Trial,
     oracle: Callable[[Images], Float[Tensor, "batch classes"]],
     context: Sequence[Tensor] | None,
-) -> Float64[Tensor, "batch 8"]:
+) -> Float[Tensor, "batch 8"]:
     """Classes by the oracle and by the method's own classifier, then d_c and d_r of pixels, codes and backgrounds.
 
     Zero where a method has no codes, or the data no backgrounds.
@@ -334,7 +334,7 @@ def _measured(
     if context is not None:
         outside, *backgrounds = context
         columns[6:8] = [_squared((x_h - background) * outside) for background in backgrounds]
-    return torch.stack([column.double() for column in columns], dim=1)
+    return torch.stack([exact(column) for column in columns], dim=1)
 
 
 def _squared(difference: Float[Tensor, "batch *shape"]) -> Float[Tensor, " batch"]:

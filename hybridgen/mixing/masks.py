@@ -120,8 +120,9 @@ def cow(
 ) -> Mask:
     """CowMask: white noise under a Gaussian filter, above the threshold that leaves `ratio` (French et al. 2020).
 
-    The filter's deviation is log-uniform in `sigmas`, in pixels of images of 32 pixels, and grows with their side.
-    The filter wraps around the borders. Noise is drawn by frequencies, without those that the filter stops.
+    The filter's deviation is log-uniform in `sigmas`, in pixels of an image whose longer side has 32, and grows with
+    that side; it is the same along both. At the borders the noise is reflected, the outermost pixel with it, as
+    `scipy.ndimage.gaussian_filter` does. Noise is drawn by frequencies, without those that the filter stops.
     """
     low, high = (math.log(sigma * max(height, width) / 32) for sigma in sigmas)
     uniform = torch.rand(len(ratio), 1, generator=generator, device=ratio.device)
@@ -134,18 +135,17 @@ def cow(
 
 
 def _waves(length: int, sigma: Float[Tensor, "n 1"], lowest: float) -> tuple[Tensor, Tensor]:
-    """Orthonormal cosines and sines [waves length], and what a Gaussian filter leaves of each, [n waves].
+    """Orthonormal cosines [waves length], all that are even about both borders, and what a Gaussian filter leaves of
+    each, [n waves]: by its spectrum, which is a sampled filter's from a deviation of a pixel and a half on.
 
     Only those of which the `lowest` deviation leaves more than 1e-7.
     """
-    highest_frequency = math.sqrt(math.log(1e7) / 2) / math.pi * length / lowest
-    waves = torch.arange(min(length, 2 * math.ceil(highest_frequency) + 1), device=sigma.device)
-    turns = (waves + 1) // 2 / length
-    place = torch.arange(length, device=sigma.device)
-    angle = 2 * math.pi * (turns.unsqueeze(1) * place) - math.pi / 2 * (waves % 2 == 0).unsqueeze(1)
-    basis = torch.where((turns == 0).unsqueeze(1), 1.0, angle.cos())
+    highest_wave = length * math.sqrt(2 * math.log(1e7)) / (math.pi * lowest)
+    half_turns = torch.arange(min(length, math.ceil(highest_wave) + 1), device=sigma.device) / length
+    place = torch.arange(length, device=sigma.device) + 0.5
+    basis = (math.pi * half_turns.unsqueeze(1) * place).cos()
     basis = basis / basis.square().sum(dim=1, keepdim=True).sqrt()
-    return basis, (-2 * (math.pi * sigma * turns).square()).exp()
+    return basis, (-(math.pi * sigma * half_turns).square() / 2).exp()
 
 
 def highest(values: Float[Tensor, "n 1 height width"], ratio: Ratio) -> Mask:
@@ -173,27 +173,62 @@ def blocks(
     check_shares("rate", rate)
     shape = (len(rate), channels, height, width)
     centres = (torch.rand(shape, generator=generator, device=rate.device) < rate.view(-1, 1, 1, 1)).float()
-    covered = _around(height, side // 2, rate.device) @ centres @ _around(width, side // 2, rate.device)
+    rows, columns = (_around(length, side // 2, side // 2, rate.device) for length in (height, width))
+    covered = rows @ centres @ columns
     return (covered < 0.5).float()
 
 
 def saliency(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch height width"]:
-    """Fine-grained saliency (Montabone and Soto 2010): how far a pixel's brightness is from the mean of the square
-    around it, brighter and darker alike, over six sizes of squares."""
-    grey = images.detach().float().mean(dim=1)
-    height, width = grey.shape[1:]
-    total = torch.zeros_like(grey)
-    reaches = Counter(min(reach, max(height, width)) for reach in (12, 24, 28, 48, 56, 112))
+    """Fine-grained saliency (Montabone and Soto 2010), as OpenCV's `StaticSaliencyFineGrained` computes it: in [0, 1],
+    in steps of 1/255.
+
+    How much a pixel is brighter than the mean of the square around it, over six sizes of squares, and how much it is
+    darker, each sum as a part of the image's largest. All in 8 bits: luminance of RGB (the mean of other numbers of
+    channels), smoothed twice by 3×3 pixels. Images that leave [0, 1] are brought into it first, each by itself. Both
+    the brightest and the darkest place come to 1; where there is nothing to see, all are 0.
+    """
+    height, width = images.shape[2:]
+    if height * width == 1:
+        return images.new_zeros(len(images), 1, 1, dtype=torch.float32)
+    flat = images.detach().float().flatten(2)
+    low, high = flat.amin(dim=(1, 2), keepdim=True).clamp_(max=0), flat.amax(dim=(1, 2), keepdim=True).clamp_(min=1)
+    scale = 255 / (high - low)
+    levels = (flat * scale).sub_(low * scale).round_()
+    # 0.299, 0.587 and 0.114 of 15 bits
+    shares = (9798 / 2**15, 19235 / 2**15, 3735 / 2**15)
+    channels = images.shape[1]
+    weights = levels.new_tensor([shares] if channels == 3 else [[1 / channels] * channels])
     with _full_precision(images.device):
-        for reach, times in reaches.items():
-            if reach >= max(height, width):
-                mean = grey.mean(dim=(1, 2), keepdim=True)
-            else:
-                means = {side: _around(side, reach, images.device) for side in {height, width}}
-                means = {side: around / around.sum(dim=1, keepdim=True) for side, around in means.items()}
-                mean = means[height] @ grey @ means[width].mT
-            total.add_((mean - grey).abs_(), alpha=times)
-    return total
+        grey = (weights @ levels).add_(0.5).floor_().unflatten(2, (height, width)).squeeze(1)
+        smoothing = {side: _smoothing(side, images.device) for side in {height, width}}
+        for _ in range(2):
+            grey = (smoothing[height] @ grey @ smoothing[width].mT).add_(0.5).floor_()
+        signed, total = torch.zeros_like(grey), torch.zeros_like(grey)
+        for reach, times in Counter(min(reach, max(height, width)) for reach in (12, 24, 28, 48, 56, 112)).items():
+            # Squares are even, with one pixel more below and to the right, and cut off at the borders
+            around = {side: _around(side, reach - 1, reach, images.device) for side in {height, width}}
+            rows, columns = around[height], around[width]
+            others = rows.sum(dim=1, keepdim=True) * columns.sum(dim=1) - 1
+            whole = reach >= max(height, width)
+            mean = (grey.sum(dim=(1, 2), keepdim=True) if whole else rows @ grey @ columns.mT) - grey
+            contrast = torch.sub(grey, mean.div_(others), out=mean).trunc_()
+            signed.add_(contrast, alpha=times)
+            total.add_(contrast.abs_(), alpha=times)
+    brighter, darker = (
+        (255 * part).div_(part.amax(dim=(1, 2), keepdim=True).clamp_(min=1)).floor_()
+        for part in (total + signed, total - signed)
+    )
+    return brighter.add_(darker).clamp_(max=255).div_(255)
+
+
+def _smoothing(length: int, device: torch.device) -> Float[Tensor, "length length"]:
+    """A matrix that takes a quarter of both neighbours and a half of what is there; past the border, the neighbour
+    inside counts twice."""
+    place = torch.arange(length, device=device)
+    last = max(length - 1, 1)
+    inside = [(last - (last - each.abs()).abs()).clamp(max=length - 1) for each in (place - 1, place, place + 1)]
+    weights = [each.unsqueeze(1) == place for each in inside]
+    return (weights[0] + 2.0 * weights[1] + weights[2]) / 4
 
 
 def _full_precision(device: torch.device) -> torch.autocast:
@@ -201,7 +236,9 @@ def _full_precision(device: torch.device) -> torch.autocast:
     return torch.autocast("cpu" if device.type == "meta" else device.type, enabled=False)
 
 
-def _around(length: int, reach: int, device: torch.device) -> Float[Tensor, "length length"]:
-    """1 where two places are at most `reach` apart: a matrix product with it sums over what is around."""
+def _around(length: int, before: int, after: int, device: torch.device) -> Float[Tensor, "length length"]:
+    """1 for places that lie at most so many before and after the row's: a matrix product with it sums over what is
+    around."""
     place = torch.arange(length, device=device)
-    return ((place[:, None] - place).abs() <= reach).float()
+    ahead = place - place[:, None]
+    return ((ahead >= -before) & (ahead <= after)).float()

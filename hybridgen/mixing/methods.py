@@ -3,7 +3,8 @@
 All take images (or feature maps) [b c h w] of any size and draw from `generator`, on its device, which may be a CPU
 while the images are elsewhere; without one, from torch's global generator on the images' device. Partners are a random
 permutation of the batch. With `per_sample` each image has a ratio and a mask of its own; the default is what the
-method's paper does. The ratio that is drawn may differ from the one that is realised, which counts.
+method's paper does (ResizeMix: one size, but a place of its own for each). The ratio that is drawn may differ from the
+one that is realised, which counts.
 
 All raise InputError for an `alpha` that is not above 0, an empty batch, integers, and what is not [b c h w].
 """
@@ -52,22 +53,32 @@ def resizemix(
     images: Maps,
     *,
     scope: tuple[float, float] = (0.1, 0.8),
+    border: Literal["inside", "cut"] = "inside",
     interpolation: Interpolation = "nearest",
     per_sample: bool = False,
     generator: Generator = None,
 ) -> Mixing:
-    """ResizeMix (Qin et al. 2020): the whole partner, its sides scaled by τ ~ U(scope), at a random place inside.
+    """ResizeMix (Qin et al. 2020): the whole partner, its sides scaled by τ ~ U(scope), around a pixel that is uniform
+    over the image and each image's own; τ is the batch's.
 
-    InputError for a scope that is not 0 < low <= high <= 1.
+    A box that reaches over the `border` is shifted inside, as the authors do: at 32 pixels a mean share of the base of
+    0.77. Or it is cut off there, and the partner resized into what remains, as in openmixup: 0.84. InputError for
+    another border, and for a scope that is not 0 < low <= high <= 1.
     """
     if not 0 < scope[0] <= scope[1] <= 1:
         raise InputError(f"scope: {scope} is not 0 < low <= high <= 1")
-    uniform, partner = _uniform(images, per_sample, generator, draws=3)
-    scale = scope[0] + (scope[1] - scope[0]) * uniform[0]
-    sides = [(scale * length).long().clamp(min=1) for length in images.shape[2:]]
+    if border not in ("inside", "cut"):
+        raise InputError(f"border: {border!r} is neither 'inside' nor 'cut'")
+    (uniform,), partner = _uniform(images, per_sample, generator, draws=1)
+    scale = scope[0] + (scope[1] - scope[0]) * uniform.expand(len(images))
+    size = images.shape[2:]
+    row, column = (torch.randint(length, partner.shape, generator=generator, device=partner.device) for length in size)
+    if border == "cut":
+        return _boxed(images, masks.box_around(1 - scale.square(), row, column, *size), partner, True, interpolation)
+    sides = [(scale * length).long().clamp(min=1) for length in size]
     starts = [
-        (place * (length - side + 1)).long()
-        for place, length, side in zip(uniform[1:], images.shape[2:], sides, strict=True)
+        (centre - side // 2).clamp(min=0).minimum(length - side)
+        for centre, side, length in zip((row, column), sides, size, strict=True)
     ]
     return _boxed(images, torch.stack([*starts, *sides], dim=1), partner, True, interpolation)
 

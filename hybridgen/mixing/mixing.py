@@ -152,6 +152,18 @@ class Mixing:
                              f"{places[0]}×{places[1]}; `at` brings it to another size")  # fmt: skip
 
 
+def other_partners(
+    count: int, generator: torch.Generator | None = None, *, device: torch.device | str = "cpu"
+) -> Int64[Tensor, " batch"]:
+    """A partner for each of `count` images, so that each is somebody's and none its own (but a single one is): a random
+    cycle through all of them. Drawn on `device`, the generator's.
+
+    A random permutation (`torch.randperm`) leaves one image in the batch, on average, to itself.
+    """
+    order = torch.randperm(count, generator=generator, device=device)
+    return torch.empty_like(order).scatter_(0, order, order.roll(1))
+
+
 def check_shares(name: str, shares: Tensor) -> None:
     """InputError for shares outside [0, 1]; looked at on CPUs only, since elsewhere it would wait for the device."""
     if shares.device.type == "cpu" and shares.numel():

@@ -1,10 +1,14 @@
 """The auto-encoders of SciMix (thesis, figure 2.12a) and SAMOSA (figure 2.7): E_c, C, E_r and G or D put together."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from hybridgen.networks.adain import AdaINArchitecture, AdaINAutoencoder
 from hybridgen.networks.decoder import SamosaDecoder
@@ -259,3 +263,81 @@ METHODS = {
     "adain": (AdaINArchitecture, AdaINAutoencoder),
 }
 """The methods that make hybridizers: what shapes each one's networks, and the networks."""
+
+LARGEST = {
+    "image_size": 4096,
+    "classes": 100_000,
+    "depth": 1000,
+    "width": 100,
+    "stem": 10_000,
+    "nonsemantic_channels": 10_000,
+    "generator_channels": 10_000,
+}
+"""What a description that was read may ask for: beyond it, networks take longer to lay out than to refuse."""
+
+
+def check_described(values: Mapping[str, Any], shape: type) -> None:
+    """InputError, naming the field, for a value of another type than the field's, beyond `LARGEST` or not finite.
+
+    `values` come from JSON, where anything may stand, and `shape` is the architecture that is to be made of them.
+    """
+    for field in fields(shape):
+        if field.name not in values:
+            continue
+        value, kind = values[field.name], field.type
+        if not _is_of(kind, value):
+            raise InputError(f"{field.name}: {_cut(value)} is not {_named(kind)}")
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if not isinstance(number, str) and number > LARGEST.get(field.name, math.inf):
+                raise InputError(f"{field.name}: {_cut(number)} is above {LARGEST[field.name]}")
+        if field.name == "std" and min(value) <= 0:
+            raise InputError(f"std: {_cut(value)} has a deviation that is not above 0")
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        if not isinstance(value, list | tuple):
+            return False
+        if kinds[-1] is Ellipsis:
+            return bool(value) and all(_is_of(kinds[0], item) for item in value)
+        return len(value) == len(kinds) and all(map(_is_of, kinds, value))
+    if kind is float:
+        return type(value) in (int, float) and -1e9 < value < 1e9  # false for nan
+    return type(value) is kind
+
+
+def _named(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        return f"a list of {'' if kinds[-1] is Ellipsis else f'{len(kinds)} '}{_PLURAL[kinds[0]]}"
+    return _ONE[kind]
+
+
+_ONE = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a text"}
+_PLURAL = {int: "whole numbers", float: "finite numbers"}
+
+
+def _cut(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+
+
+def size_of(architecture: Any, network: type[nn.Module]) -> int:
+    """Bytes of the networks' weights and statistics. Takes none of them: shapes are all that is laid out."""
+    with torch.device("meta"), _Undrawn():
+        laid_out = network(architecture)
+    return sum(tensor.numel() * tensor.element_size() for tensor in laid_out.state_dict().values())
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out the draws of first values, which would import a second's worth of modules on tensors without data."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return function(*args, **(kwargs or {}))

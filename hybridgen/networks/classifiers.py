@@ -1,174 +1,172 @@
-"""Classification networks of the supervised half, from their names, and the one shape in which it trains them.
-
-Our own networks follow timm's convention: `forward_features` gives the last feature map before global pooling,
-`forward_head` its logits, `feature_info` lists the stages.
-"""
+"""Classification networks in the shape in which every recipe trains them, and their files."""
 
 import copy
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from functools import cache, cached_property, partial
 from pathlib import Path
+from typing import Any, Literal
 
-import timm
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from timm.models.densenet import DenseNet
-from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
-from hybridgen.files import written_aside
-from hybridgen.networks.preact_resnet import PreActResNet18
-from hybridgen.networks.pyramidnet import PyramidNet
-from hybridgen.networks.wide_resnet import Normalize, WideResNetClassifier
+from hybridgen.networks.registry import make_network
+from hybridgen.networks.wide_resnet import Normalize, linear
 from hybridgen.types import Images, InputError
 
-
-def _cifar_form(network: ResNet | DenseNet) -> None:
-    """Tell `feature_info` that the stem no longer divides the map's sides by 4."""
-    for stage in network.feature_info:
-        stage["reduction"] = max(1, stage["reduction"] // 4)
-
-
-def cifar_resnet(
-    block: type[BasicBlock | Bottleneck], layers: Sequence[int], classes: int, *, width: float = 1
-) -> ResNet:
-    """timm's ResNet of `layers` blocks a stage, 64w to 512w filters, a 3×3 stem of stride 1 and no max-pooling.
-
-    Source: RecursiveMix, supplement C.1. Initialisation is the CutMix code's: convolutions normal with variance
-    2 / fan-out, batch-norm weights 1 (not 0 at the ends of the branches, timm's habit), the linear layer torch's.
-    """
-    filters = round(64 * width)
-    # timm fixes its plain stem at 64 filters, but takes twice stem_width for a deep one
-    network = ResNet(
-        block,
-        tuple(layers),
-        num_classes=classes,
-        channels=tuple(filters * 2**stage for stage in range(4)),
-        stem_type="deep",
-        stem_width=filters // 2,
-        zero_init_last=False,
-    )
-    network.conv1 = nn.Conv2d(3, filters, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-    network.maxpool = nn.Identity()
-    _cifar_form(network)
-    return network
-
-
-def cifar_densenet(growth: int, layers: Sequence[int], classes: int, *, width: float = 1) -> DenseNet:
-    """timm's DenseNet of `layers` layers a block and growth·w filters each, a 3×3 stem of stride 1, no max-pooling.
-
-    Source: RecursiveMix, supplement C.1. Initialisation is torchvision's and timm's: convolutions normal with variance
-    2 / fan-in, the linear layer's bias 0.
-    """
-    growth = round(growth * width)
-    network = DenseNet(growth, tuple(layers), num_classes=classes)
-    network.features.conv0 = nn.Conv2d(3, 2 * growth, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(network.features.conv0.weight)
-    network.features.pool0 = nn.Identity()
-    _cifar_form(network)
-    return network
-
-
-NETWORKS = {
-    "cifar-resnet18": partial(cifar_resnet, BasicBlock, (2, 2, 2, 2)),
-    "cifar-resnet34": partial(cifar_resnet, BasicBlock, (3, 4, 6, 3)),
-    "cifar-resnet50": partial(cifar_resnet, Bottleneck, (3, 4, 6, 3)),
-    "cifar-densenet121": partial(cifar_densenet, 32, (6, 12, 24, 16)),
-    "cifar-densenet161": partial(cifar_densenet, 48, (6, 12, 36, 24)),
-    "preact-resnet18": PreActResNet18,
-}
-"""Networks of `make_network` that come in any `width`."""
-
-
-def make_network(name: str, classes: int, *, width: float = 1) -> nn.Module:
-    """A network that takes standardised images to logits `[b, classes]`, with fresh weights.
-
-    `name` is one of `NETWORKS`; `pyramidnetDEPTH-ALPHA`, such as pyramidnet200-240; `wrn-DEPTH-WIDTH`, such as
-    wrn-28-10, with the ReLUs of Zagoruyko and Komodakis and FixMatch's initialisation; or a model of timm (resnet50,
-    pvt_v2_b1), as `timm.create_model` makes and initialises it, never with pretrained weights. `width` multiplies the
-    filters of `NETWORKS`. Raises `InputError` for a name that nobody knows, fewer than one class, a width that is not
-    a positive multiple of 1/8 (with fewer than 8 filters, oneDNN's strided 1×1
-    convolutions write past their memory: uxlfoundation/oneDNN#6035), and a width beside a name that sets its own.
-    """
-    if classes < 1:
-        raise InputError(f"classes: {classes} is below 1")
-    if not width > 0 or 8 * width % 1:
-        raise InputError(f"width: {width} is not a positive multiple of 1/8")
-    if name in NETWORKS:
-        return NETWORKS[name](classes, width=width)
-
-    ours = re.fullmatch(r"(wrn-|pyramidnet)(\d+)-(\d+)", name)
-    # timm's tags (after a dot) name pretrained weights
-    if not ours and ("." in name or not timm.is_model(name)):
-        nearest = ", ".join(get_close_matches(name, [*NETWORKS, *timm.list_models()])) or "none"
-        raise InputError(
-            f"network: {name!r} is unknown; there are {', '.join(NETWORKS)}, pyramidnetDEPTH-ALPHA, wrn-DEPTH-WIDTH "
-            f"and timm's models; nearest: {nearest}"
-        )
-    if width != 1:
-        raise InputError(f"width: {width} has no meaning for {name}; only {', '.join(NETWORKS)} take a width")
-    if not ours:
-        return timm.create_model(name, pretrained=False, num_classes=classes)
-    family, depth, size = ours[1], int(ours[2]), int(ours[3])
-    if family == "pyramidnet":
-        return PyramidNet(depth, size, classes)
-    return WideResNetClassifier(depth, size, classes, mean=None, std=None, slope=0.0)
+Logits = Float[Tensor, "batch classes"]
 
 
 class Classifier(nn.Module):
-    """Images in [0, 1] to logits, by way of the network's last feature map: gradient to the images and all parameters.
+    """Images in [0, 1] to logits, by any network of `make_network` or another with timm's convention: gradient to the
+    images and all parameters.
 
-    `network` is a network of `make_network` or any other with timm's convention. It sees the images standardised with
-    `mean` and `std`, three values each; trained, it is what is deployed, and torchvision or timm load its weights.
-    `channels` is the number of the last map's channels. `stages` are the modules of the network whose inputs are the
-    places where feature maps may be mixed (Manifold Mixup, PatchUp), first to last: those that timm's `feature_info`
-    lists and that hold a convolution or a linear layer, so no bare activations; none if it lists none. Raises
-    `InputError` for a network without timm's convention, and for one whose last feature map is not
-    `[batch, channels, rows, columns]` (the tokens of a ViT, the channels-last maps of a Swin).
+    The network sees the images standardised with `mean` and `std`, three values each; trained, it is what is deployed,
+    and torchvision or timm load its weights.
+
+    With two `heads` the logits are a pair, predictions and consistency (thesis, table A.7): the network's own, and
+    those of a second linear layer, `consistency`, on what the network's last layer sees. It is drawn after the
+    network, from torch's generator: normal after Glorot, without bias at first.
+
+    `features`, `channels` and `stages` are for networks whose last feature map before global pooling is `[batch,
+    channels, rows, columns]`; they raise `InputError` for others (the tokens of a ViT, the channels-last maps of a
+    Swin), which classify all the same. Raises `InputError` for a network without timm's convention.
     """
 
-    def __init__(self, network: nn.Module, *, mean: Sequence[float], std: Sequence[float]):
+    def __init__(self, network: nn.Module, *, mean: Sequence[float], std: Sequence[float], heads: Literal[1, 2] = 1):
         super().__init__()
-        name = type(network).__name__
-        missing = [word for word in ("forward_features", "forward_head", "num_features") if not hasattr(network, word)]
+        needed = ("forward_features", "forward_head", "num_features", *(("num_classes",) if heads == 2 else ()))
+        missing = [word for word in needed if not hasattr(network, word)]
         if missing:
-            raise InputError(f"network: {name} has no {', '.join(missing)}; timm's convention is needed")
-        size = (getattr(network, "default_cfg", None) or {}).get("input_size", (3, 32, 32))
-        with torch.no_grad():
-            features = copy.deepcopy(network).to("meta").eval().forward_features(torch.empty(1, *size, device="meta"))
-        shape = tuple(features.shape)
-        if len(shape) != 4 or shape[1] != network.num_features:
             raise InputError(
-                f"network: {name} gives features of shape {shape}; "
-                f"a map [batch, {network.num_features}, rows, columns] is needed"
+                f"network: {type(network).__name__} has no {', '.join(missing)}; timm's convention is needed"
             )
-
         self.normalize = Normalize(mean, std)
         self.network = network
-        self.channels: int = network.num_features
+        # timm's heads with a hidden layer (MobileNetV3's) widen the features
+        pooled = getattr(network, "head_hidden_size", None) or network.num_features
+        self.consistency = linear(pooled, network.num_classes) if heads == 2 else None
+        self._compiled: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
+
+    @property
+    def heads(self) -> int:
+        return 1 if self.consistency is None else 2
+
+    @cached_property
+    def channels(self) -> int:
+        """Channels of the last feature map. InputError where it is none."""
+        size = (getattr(self.network, "default_cfg", None) or {}).get("input_size", (3, 32, 32))
+        with torch.no_grad():
+            probe = copy.deepcopy(self.network).to("meta").eval()
+            for module in probe.modules():  # whoever watches the network is not told of its copy
+                module._forward_hooks.clear()
+                module._forward_pre_hooks.clear()
+            self._check_map(probe.forward_features(torch.empty(1, *size, device="meta")))
+        return self.network.num_features
 
     @property
     def stages(self) -> tuple[nn.Module, ...]:
+        """Modules of the network whose inputs are the places where feature maps may be mixed, first to last: what goes
+        into `stages[k]` is what the first k stages of the network have made. So into `stages[0]` goes what the stem
+        has made, and into `stages[1:3]` what the first and the second stage have, Manifold Mixup's and PatchUp's
+        places (in a DenseNet after the transition behind them).
+
+        They are those that timm's `feature_info` lists and that hold a convolution or a linear layer, so no bare
+        activations; none if it lists none. InputError for a network without a last feature map.
+        """
+        _ = self.channels
         listed = [self.network.get_submodule(stage["module"]) for stage in getattr(self.network, "feature_info", ())]
         return tuple(stage for stage in listed if any(weight.ndim > 1 for weight in stage.parameters()))
 
     def features(self, images: Images) -> Float[Tensor, "batch channels rows columns"]:
-        """The last feature map before global pooling."""
-        return self.network.forward_features(self.normalize(images))
+        """The last feature map before global pooling. InputError for a network that has none."""
+        features = self._run(_features, images)
+        self._check_map(features)
+        return features
 
-    def classify(self, features: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch classes"]:
-        """Logits of a feature map of any size."""
-        return self.network.forward_head(features)
+    def classify(self, features: Float[Tensor, "batch ..."]) -> Logits | tuple[Logits, Logits]:
+        """Logits of a feature map of any size (or of tokens)."""
+        return self._run(_logits, features)
 
-    def forward(self, images: Images) -> Float[Tensor, "batch classes"]:
-        return self.classify(self.features(images))
+    def forward(self, images: Images) -> Logits | tuple[Logits, Logits]:
+        return self.classify(self._run(_features, images))
+
+    def compile(self, **options: Any) -> None:
+        """Have `forward`, `features` and `classify` run compiled from now on; `options` are those of `torch.compile`.
+
+        Where hooks watch or change what goes through a module of the network (feature maps mixed before a stage), they
+        are called as ever, and what lies between them is compiled. Copies of a compiled classifier are not compiled.
+        """
+        self._compiled = cache(partial(torch.compile, **options))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_compiled": None}
+
+    def _run(self, part: Callable[..., Any], inputs: Tensor) -> Any:
+        if self._compiled is None:
+            return part(self, inputs)
+        hooked = {module for module in self.network.modules() if module._forward_hooks or module._forward_pre_hooks}
+        if not hooked:
+            return self._compiled(part)(self, inputs)
+        with _compiled_between(hooked, self.network, self._compiled):
+            return part(self, inputs)
+
+    def _check_map(self, features: Tensor) -> None:
+        if features.ndim != 4 or features.shape[1] != self.network.num_features:
+            raise InputError(
+                f"network: {type(self.network).__name__} gives features of shape {tuple(features.shape)}; "
+                f"a map [batch, {self.network.num_features}, rows, columns] is needed"
+            )
+
+
+def _features(classifier: Classifier, images: Tensor) -> Tensor:
+    return classifier.network.forward_features(classifier.normalize(images))
+
+
+def _logits(classifier: Classifier, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    logits = classifier.network.forward_head(features)
+    if classifier.consistency is None:
+        return logits
+    return logits, classifier.consistency(classifier.network.forward_head(features, pre_logits=True))
+
+
+def _output(module: nn.Module, *inputs: Any, **options: Any) -> Any:
+    return type(module).forward(module, *inputs, **options)
+
+
+@contextmanager
+def _compiled_between(
+    hooked: Set[nn.Module], network: nn.Module, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    """The largest modules of the network inside which there are no hooks compute compiled; compiled code itself would
+    pass by hooks that come and go.
+
+    Only their `forward` does, which a call surrounds with the hooks, and only in this block, since copies of a module
+    would else compute with its weights.
+    """
+    replaced = []
+
+    def replace(module: nn.Module) -> None:
+        for part in module.children():
+            if any(inner in hooked for inner in part.modules() if inner is not part):
+                replace(part)
+            elif "forward" not in vars(part):
+                part.forward = partial(compiled(_output), part)
+                replaced.append(part)
+
+    replace(network)
+    try:
+        # One function for all modules: as many forms of it as there are
+        with torch._dynamo.config.patch(recompile_limit=256):
+            yield
+    finally:
+        for part in replaced:
+            del part.forward
 
 
 # --- files ----------------------------------------------------------------------------------------------
@@ -186,8 +184,11 @@ def save_classifier(
     """Write the deployed network, a plain state dict in safetensors' format, whole or not at all.
 
     The class of that name of torchvision or timm loads it. `name` and `width` are `make_network`'s; they, the names of
-    the classes, mean and standard deviation of the images and their side are the file's metadata.
+    the classes, mean and standard deviation of the images and their side are the file's metadata. The head of
+    consistency, which predicts nothing, is left out.
     """
+    from hybridgen.files import written_aside  # with torchvision, which takes its time
+
     weights = {key: value.detach().contiguous().cpu() for key, value in classifier.network.state_dict().items()}
     about = {
         "network": name,
@@ -232,7 +233,7 @@ def load_classifier(path: str | Path) -> tuple[Classifier, tuple[str, ...], int]
     try:
         classes, mean, std = (tuple(json.loads(about[key])) for key in ("classes", "mean", "std"))
         with torch.random.fork_rng(devices=[]):  # the first values are drawn in vain
-            network = make_network(about["network"], len(classes), width=float(about["width"]))
+            network = make_network(about["network"], len(classes), width=float(about["width"]), pretrained=False)
         network.load_state_dict(weights)
         return Classifier(network, mean=mean, std=std).eval(), classes, int(about["image_size"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:  # RuntimeError: weights of other names or sizes

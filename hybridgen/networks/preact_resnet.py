@@ -65,7 +65,7 @@ class PreActResNet18(nn.Module):
             self.feature_info.append({"num_chs": filters, "reduction": reduction, "module": f"layer{group}"})
             channels = filters
         self.bn_final = nn.BatchNorm2d(channels) if final_norm else None
-        self.num_features = channels
+        self.num_features, self.num_classes = channels, classes
         self.fc = nn.Linear(channels, classes)
 
         for module in self.modules():
@@ -83,8 +83,12 @@ class PreActResNet18(nn.Module):
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(images)))))
         return x if self.bn_final is None else F.relu(self.bn_final(x), inplace=True)
 
-    def forward_head(self, features: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch classes"]:
-        return self.fc(features.mean((2, 3)))
+    def forward_head(
+        self, features: Float[Tensor, "batch channels rows columns"], pre_logits: bool = False
+    ) -> Float[Tensor, "batch outputs"]:
+        """Logits, or with `pre_logits` the features' mean over the map."""
+        pooled = features.mean((2, 3))
+        return pooled if pre_logits else self.fc(pooled)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
         return self.forward_head(self.forward_features(images))

@@ -72,7 +72,7 @@ class PyramidNet(nn.Module):
             self.add_module(f"layer{group}", layer)
             self.feature_info.append({"num_chs": channels, "reduction": 2 ** (group - 1), "module": f"layer{group}"})
         self.bn_final = nn.BatchNorm2d(channels)
-        self.num_features = channels
+        self.num_features, self.num_classes = channels, classes
         self.fc = nn.Linear(channels, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -85,8 +85,12 @@ class PyramidNet(nn.Module):
         x = self.layer3(self.layer2(self.layer1(self.bn1(self.conv1(images)))))
         return F.relu(self.bn_final(x), inplace=True)
 
-    def forward_head(self, features: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch classes"]:
-        return self.fc(features.mean((2, 3)))
+    def forward_head(
+        self, features: Float[Tensor, "batch channels rows columns"], pre_logits: bool = False
+    ) -> Float[Tensor, "batch outputs"]:
+        """Logits, or with `pre_logits` the features' mean over the map."""
+        pooled = features.mean((2, 3))
+        return pooled if pre_logits else self.fc(pooled)
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
         return self.forward_head(self.forward_features(images))

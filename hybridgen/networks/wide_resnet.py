@@ -288,7 +288,7 @@ class GatingEncoder(nn.Module):
         return self.linear(self.trunk(images).flatten(1)).softmax(dim=1)
 
 
-def _linear(features: int, classes: int) -> nn.Linear:
+def linear(features: int, classes: int) -> nn.Linear:
     """A linear layer initialised as FixMatch's: Glorot normal, no bias at first."""
     layer = nn.Linear(features, classes)
     nn.init.xavier_normal_(layer.weight)
@@ -301,8 +301,8 @@ class ClassifierHeads(nn.Module):
 
     def __init__(self, features: int, classes: int):
         super().__init__()
-        self.predictions = _linear(features, classes)
-        self.consistency = _linear(features, classes)
+        self.predictions = linear(features, classes)
+        self.consistency = linear(features, classes)
 
     def forward(
         self, semantic: Float[Tensor, "batch features"]
@@ -320,8 +320,8 @@ class WideResNetClassifier(nn.Module):
     def __init__(self, depth: int, width: int, classes: int, **options: Any):
         super().__init__()
         self.encoder = SemanticEncoder(depth, width, **options)
-        self.head = _linear(self.encoder.channels, classes)
-        self.num_features = self.encoder.channels
+        self.head = linear(self.encoder.channels, classes)
+        self.num_features, self.num_classes = self.encoder.channels, classes
         self.feature_info = [
             {
                 "num_chs": 2**group * 16 * width,
@@ -334,8 +334,12 @@ class WideResNetClassifier(nn.Module):
     def forward_features(self, images: Images) -> Float[Tensor, "batch channels rows columns"]:
         return self.encoder.features(images)
 
-    def forward_head(self, features: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch classes"]:
-        return self.head(features.mean((2, 3)))
+    def forward_head(
+        self, features: Float[Tensor, "batch channels rows columns"], pre_logits: bool = False
+    ) -> Float[Tensor, "batch outputs"]:
+        """Logits, or with `pre_logits` the features' mean over the map."""
+        pooled = features.mean((2, 3))
+        return pooled if pre_logits else self.head(pooled)
 
     def forward(self, images: Images) -> Float[Tensor, "batch classes"]:
         return self.forward_head(self.forward_features(images))

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or absent, and resuming that equals never stopping."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -9,7 +9,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 from torch import nn
 
-from hybridgen.files import written_aside
+from hybridgen.files import writing, written_aside
 from hybridgen.training.schedules import Clock
 from hybridgen.types import InputError
 
@@ -64,11 +64,17 @@ class Checkpoints:
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
         }
         _write(state, path)
-        for old in self.paths()[: -self.keep]:
-            for other in self.folder.glob(f"{old.stem}.process-*.pt"):
-                other.unlink()
-            old.unlink()
+        self._drop_old()
         return path
+
+    def _drop_old(self) -> None:
+        """Also what a process that was killed while it did so, or between the files of one step, has left."""
+        kept = {path.stem for path in self.paths()[-self.keep :]}
+        for path in self.folder.glob("step-*.pt"):
+            name = re.fullmatch(r"(step-\d{8})(\.process-\d+)?\.pt", path.name)
+            if name and name[1] not in kept:
+                with writing(path):
+                    path.unlink(missing_ok=True)
 
     def save_local(self, clock: Clock) -> None:
         """What this process, not the first one, has of the local modules: before the first one saves this step."""
@@ -93,25 +99,71 @@ class Checkpoints:
         version, identity = state["format"], state["identity"]
         if version != FORMAT:
             raise InputError(f"{path}: format {version}; this version reads format {FORMAT}")
-        for field in sorted(identity.keys() | self.identity.keys()):
-            then, now = identity.get(field), self.identity.get(field)
-            if then != now:
-                raise InputError(f"{path}: checkpoint of another run: {field} was {then!r}, is {now!r}")
+        for field, then, now in differences(identity, self.identity):
+            raise InputError(f"{path}: checkpoint of another run: {field} was {then!r}, is {now!r}")
         states = state.get("modules", {})
         if self.local and self.process:
             if not self._local_path(path).exists():
                 raise InputError(f"{path}: of another number of processes; nothing in it is process {self.process}'s")
             states = states | _read(self._local_path(path))
         try:
+            step = state["step"]
+            if type(step) is not int or not 0 <= step <= clock.steps:
+                raise ValueError(f"step {step!r} is none of 0 to {clock.steps}")
+            for name, optimizer in self.optimizers.items():
+                _check_shapes(name, optimizer, state["optimizers"][name])
             for name, module in self.modules.items():
                 module.load_state_dict(states[name])
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(state["optimizers"][name])
-            clock.step = state["step"]
-        except (KeyError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            clock.step = step
+        except (KeyError, IndexError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else "empty"
             raise InputError(f"{path}: does not fit this run ({type(error).__name__}: {reason})") from error
+        if self.process == 0:
+            self._drop_old()
         return path
+
+
+def differences(then: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Fields that differ, those of groups as `method.rate`, with both values; what is missing counts as None."""
+    old, new = _flat(then), _flat(now)
+    for name in [*new, *(name for name in old if name not in new)]:
+        if (before := old.get(name)) != (after := new.get(name)):
+            yield name, before, after
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """A field that is a group gives way to its fields."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items() if isinstance(values, Mapping) else ():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = _listed(value)
+    return flat
+
+
+def _listed(value: Any) -> Any:
+    """Tuples as the lists that they come back as from files."""
+    return [_listed(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+OF_ITS_PARAMETER = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+"""What optimizers keep of each parameter, in its shape: torch looks at no shape when it loads them."""
+
+
+def _check_shapes(name: str, optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """ValueError for a state that is not one of these parameters."""
+    groups = zip(optimizer.param_groups, state["param_groups"], strict=True)
+    for group, saved in groups:
+        for parameter, number in zip(group["params"], saved["params"], strict=True):
+            kept = state["state"].get(number, {})
+            for key in OF_ITS_PARAMETER:
+                value = kept.get(key)
+                if value is not None and getattr(value, "shape", None) != parameter.shape:
+                    there = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+                    raise ValueError(f"optimizer {name}: {key} of {there} for a parameter of {tuple(parameter.shape)}")
 
 
 def _write(state: Mapping[str, Any], path: Path) -> None:

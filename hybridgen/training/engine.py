@@ -6,6 +6,7 @@ import sys
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import nn
 
 from hybridgen.training.batch_norm import synchronize_batch_norm
@@ -43,6 +44,19 @@ def laid_out(
     if compiled:
         network.compile()
     return network
+
+
+@torch.no_grad()
+def agree(module: nn.Module, accelerator: Accelerator) -> None:
+    """Every process takes the first one's parameters and buffers, which are those that checkpoints hold.
+
+    Each process gathers batch-norm statistics of its own, and averages take them over: before one is evaluated, or
+    makes hybrids, this makes it one. All processes call it; nothing happens where there is one.
+    """
+    if accelerator.num_processes > 1:
+        for tensor in module.state_dict().values():
+            if tensor.numel():
+                tensor.copy_(broadcast(tensor.clone()))
 
 
 def keep_freed_memory() -> None:

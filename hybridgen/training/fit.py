@@ -50,13 +50,14 @@ def fit(
 
         for name, task in tasks.items():
             # Losses
-            losses, rates, handed = task.objective(batch, clock, *handed)
+            losses, rates, handed, _ = task.objective(batch, clock, *handed)
             parts = weighted(losses, task.weights, clock)
             total = torch.stack(list(parts.values())).sum()
 
             # Gradients
             task.optimizer.zero_grad(set_to_none=True)
             accelerator.backward(total)
+            accelerator.unscale_gradients(task.optimizer)  # of fp16's, before anyone looks at them
             norm = torch.nn.utils.get_total_norm([p.grad for p in task.parameters if p.grad is not None])
             if task.clip is not None:
                 torch.nn.utils.clip_grads_with_norm_(task.parameters, task.clip, norm)

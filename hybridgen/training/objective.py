@@ -1,14 +1,26 @@
 """What one optimizer minimises."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from hybridgen.training.schedules import Clock, Schedule, Weight, value
-from hybridgen.types import InputError, Losses
+from hybridgen.types import Images, InputError, Losses
+
+
+class Taught(NamedTuple):
+    """What a classifier's objective taught with in a step, for whoever teaches more with it."""
+
+    images: Images
+    """The first ones are the labelled."""
+    targets: Float[Tensor, "batch classes"]
+    """Class probabilities of all of them, without gradient."""
+    labels: Int64[Tensor, " labelled"]
+    """Of the first ones."""
 
 
 class Outcome(NamedTuple):
@@ -24,6 +36,8 @@ class Outcome(NamedTuple):
     """Scalars to record that nobody minimises, detached."""
     handed: tuple[Tensor, ...] = ()
     """What the next objective of the same step takes: a generator hands its images to the discriminator."""
+    taught: Callable[[], Taught] | None = None
+    """A classifier's images and their targets; nothing is computed for them unless someone asks."""
 
 
 @dataclass
@@ -56,13 +70,16 @@ def weighted(losses: Losses, weights: Mapping[str, Weight], clock: Clock) -> Los
     return {name: loss * value(weights[name], clock) for name, loss in losses.items()}
 
 
-def sgd(module: nn.Module, *, momentum: float = 0.9, decay: float = 5e-4, decay_all: bool = True) -> torch.optim.SGD:
-    """Nesterov SGD over the parameters that learn; the rate is set by the schedule at every step.
+def sgd(
+    module: nn.Module, *, momentum: float = 0.9, decay: float = 5e-4, decay_all: bool = True, nesterov: bool = True
+) -> torch.optim.SGD:
+    """SGD, Nesterov's unless told otherwise, over the parameters that learn; the rate is set by the schedule at every
+    step.
 
     `decay_all=False` decays kernels only (tensors of two dimensions or more), as FixMatch does.
     """
     groups = _groups(module, decay, decay_all)
-    return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=momentum > 0, foreach=True)
+    return torch.optim.SGD(groups, lr=0.0, momentum=momentum, nesterov=nesterov and momentum > 0, foreach=True)
 
 
 def adam(

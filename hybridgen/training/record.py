@@ -4,58 +4,110 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import TensorBoardTracker
+from accelerate.utils import broadcast_object_list
 from jaxtyping import Float
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from hybridgen import configuration
-from hybridgen.files import is_vacant, remove_leftovers, save_picture, write_text, writing, written_aside
-from hybridgen.training.checkpoint import Checkpoints
+from hybridgen.files import (
+    hold,
+    is_vacant,
+    release,
+    remove_leftovers,
+    save_picture,
+    write_text,
+    writing,
+    written_aside,
+)
+from hybridgen.settings import plain
+from hybridgen.training.checkpoint import Checkpoints, differences
 from hybridgen.training.fit import Diverged
 from hybridgen.training.schedules import Clock
-from hybridgen.types import InputError
+from hybridgen.types import InputError, exact
+
+T = TypeVar("T")
 
 UNIDENTIFIED = ("out", "resume", "threads", "workers", "data_root", "download", "record_every", "save_every")
 """Fields in which a resumed run may differ from the one that it continues."""
 
 
-def claim(folder: Path, config: Any, accelerator: Accelerator, *, resume: bool) -> None:
-    """Make a run's folder and write the configuration into it, or check that the run there is this one.
+def claim(folder: Path, config: Any, accelerator: Accelerator, *, resume: bool, fresh_ok: bool = False) -> None:
+    """Make a run's folder and write the configuration into it, or check that the run there is this one; hold it.
 
-    Raises InputError for a folder that holds something and `resume` is off; for one without a run, or with a run of
-    another configuration, and `resume` is on; and for one that cannot be written.
+    With `resume`, a folder that was made and holds nothing yet, as a process killed at its beginning leaves it, is
+    begun anew; so is one that is not there, if `fresh_ok` (a part of a larger run, which may not have been reached).
+
+    Raises InputError for a folder that holds something and `resume` is off; for one that is not there, holds something
+    else or a run of another configuration, and `resume` is on; for one that another process writes into; and for one
+    that cannot be written. The first process does all this, and all raise what it meets.
     """
+    by_first(accelerator, lambda: _claim(folder, config, resume=resume, fresh_ok=fresh_ok))
+
+
+def _claim(folder: Path, config: Any, *, resume: bool, fresh_ok: bool) -> None:
     path = folder / "config.yaml"
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"out: {folder} is not a folder")
-    if not resume and not is_vacant(folder):
-        raise InputError(f"out: {folder} is not empty; --resume continues a run, another --out starts one")
-    if resume and not path.exists():
-        raise InputError(f"resume: no run in {folder} ({path.name} is missing); start it without --resume")
-    if resume:
-        then, now = configuration.load(path), identity(config)
-        for field in now:
-            if then.get(field) != now[field]:
-                raise InputError(f"resume: {folder} has {field} = {then.get(field)!r}, this run {now[field]!r}")
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+
+    def check() -> None:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"out: {folder} is not a folder")
+        if resume and not fresh_ok and not folder.exists():
+            raise InputError(f"resume: no run in {folder} ({path.name} is missing); start it without --resume")
+        if is_vacant(folder):
+            return
+        if not resume:
+            raise InputError(f"out: {folder} is not empty; --resume continues a run, another --out starts one")
+        if not path.exists():
+            raise InputError(
+                f"resume: no run in {folder} ({path.name} is missing), which holds something else; give another --out"
+            )
+        then = {name: value for name, value in configuration.load(path).items() if name not in UNIDENTIFIED}
+        for field, before, now in differences(then, identity(config)):
+            raise InputError(f"resume: {folder} has {field} = {before!r}, this run {now!r}")
+
+    check()
+    with writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+    hold(folder)
+    try:
+        check()  # once more, now that nobody else writes here
         remove_leftovers(folder)
         configuration.save(replace(config, resume=False) if resume else config, path)
-    accelerator.wait_for_everyone()
+    except BaseException:
+        release(folder)
+        raise
+
+
+def by_first(accelerator: Accelerator, act: Callable[[], T]) -> T:
+    """What the first process finds, on every process: they wait for it. An InputError that it meets, all raise."""
+    if accelerator.num_processes == 1:
+        return act()
+    found: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            found[0] = act()
+        except InputError as error:
+            found[1] = str(error)
+    broadcast_object_list(found)
+    if found[1] is not None:
+        raise InputError(found[1])
+    return found[0]
 
 
 def identity(config: Any) -> dict[str, Any]:
     """The fields that two halves of one run have in common."""
-    return {k: v for k, v in configuration.to_plain(config).items() if k not in UNIDENTIFIED}
+    return {k: v for k, v in plain(config).items() if k not in UNIDENTIFIED}
+
+
+_running: set[Path] = set()
+"""Folders whose run is going on in this process."""
 
 
 class Run:
@@ -101,37 +153,82 @@ class Run:
         self._signal = 0
 
     def __enter__(self) -> "Run":
-        folder, main = self.folder, self.accelerator.is_main_process
-        if self.resume and self.checkpoints.paths():
-            self.checkpoints.resume(self.clock)
-        elif main:
-            self.checkpoints.save(self.clock)
-        elif self.checkpoints.local:
-            self.checkpoints.save_local(self.clock)
-        metrics = folder / "metrics.jsonl"
-        if main:
-            kept = [r for r in read_metrics(folder) if r["step"] <= self.clock.step]
-            write_text(metrics, "".join(json.dumps(row) + "\n" for row in kept))
-            self._metrics = metrics.open("a", encoding="utf-8")
-            self._tensorboard = TensorBoardTracker("tensorboard", logging_dir=folder, purge_step=self.clock.step + 1)
-            self._tensorboard.start()
+        from tqdm import tqdm
+
+        try:
+            if by_first(self.accelerator, self._is_begun):
+                self.checkpoints.resume(self.clock)
+            else:
+                self._save()
+            self.accelerator.wait_for_everyone()  # before the first one saves or drops what another still reads
+            by_first(self.accelerator, self._open_records)
+        except BaseException:
+            self._let_go()
+            raise
         self._bar = tqdm(
-            total=self.clock.steps, initial=self.clock.step, desc=folder.name, unit="step", disable=not main,
-            mininterval=1.0, dynamic_ncols=True,
+            total=self.clock.steps, initial=self.clock.step, desc=self.folder.name, unit="step",
+            disable=not self.accelerator.is_main_process, mininterval=1.0, dynamic_ncols=True,
         )  # fmt: skip
         self._began = time.perf_counter()
         self._handlers = {s: signal.signal(s, self._interrupt) for s in (signal.SIGTERM, signal.SIGINT)}
         return self
 
+    def _is_begun(self) -> bool:
+        """Whether there is something to resume: asked once for all, before any of them writes."""
+        with writing(self.folder / "checkpoints"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        hold(self.folder)
+        _running.add(self.folder.resolve())
+        for name in ("checkpoints", "tensorboard"):
+            if (path := self.folder / name).exists() and not path.is_dir():
+                raise InputError(f"{path}: a file, where the run needs a folder; move it away")
+        for name in ("metrics.jsonl", "curves.png", "result.json"):
+            if (path := self.folder / name).is_dir():
+                raise InputError(f"{path}: a folder, where the run needs a file; move it away")
+        return self.resume and bool(self.checkpoints.paths())
+
+    def _open_records(self) -> None:
+        """Those of steps that are to be done again are dropped."""
+        from accelerate.tracking import TensorBoardTracker
+
+        metrics = self.folder / "metrics.jsonl"
+        kept = [row for row in read_metrics(self.folder) if row["step"] <= self.clock.step]
+        write_text(metrics, "".join(json.dumps(row) + "\n" for row in kept))
+        with writing(metrics):
+            self._metrics = metrics.open("a", encoding="utf-8")
+        with writing(self.folder / "tensorboard"):
+            step = self.clock.step + 1
+            self._tensorboard = TensorBoardTracker("tensorboard", logging_dir=self.folder, purge_step=step)
+            self._tensorboard.start()
+
+    def _save(self) -> Path | None:
+        """A checkpoint: what each process has of its own, and then the first one's, which makes it whole."""
+        main, path = self.accelerator.is_main_process, None
+        if self.checkpoints.local:
+            if not main:
+                self.checkpoints.save_local(self.clock)
+            self.accelerator.wait_for_everyone()
+        if main:
+            path = self.checkpoints.save(self.clock)
+        self.accelerator.wait_for_everyone()
+        return path
+
+    def _let_go(self) -> None:
+        _running.discard(self.folder.resolve())
+        release(self.folder)
+
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._bar.close()
-        if self.accelerator.is_main_process:
-            for finish in (self._metrics.close, self._tensorboard.finish, lambda: draw_curves(self.folder)):
-                # What ended the run is what the user has to read, not what it brought about
-                with suppress(OSError, InputError) if error else writing(self.folder):
-                    finish()
+        try:
+            if self.accelerator.is_main_process:
+                for finish in (self._metrics.close, self._tensorboard.finish, lambda: _draw_missing(self.folder)):
+                    # What ended the run is what the user has to read, not what it brought about
+                    with suppress(OSError, InputError) if error else writing(self.folder):
+                        finish()
+        finally:
+            self._let_go()
         if isinstance(error, Diverged):
             paths = self.checkpoints.paths()
             raise FloatingPointError(f"{error}; the last good checkpoint is {paths[-1]}") from error
@@ -151,16 +248,10 @@ class Run:
             self.log(**self._means.taken())
         stop = self._agreed_signal()
         if self.clock.every(self.save_every) or stop:
-            if self.checkpoints.local:
-                if not self.accelerator.is_main_process:
-                    self.checkpoints.save_local(self.clock)
-                self.accelerator.wait_for_everyone()
-            if self.accelerator.is_main_process:
-                path = self.checkpoints.save(self.clock)
-                if stop and not self.clock.done:
-                    print(f"\nstopped by signal {stop} after {path}; --resume continues", file=sys.stderr)
-            self.accelerator.wait_for_everyone()
+            path = self._save()
             if stop and not self.clock.done:
+                if path is not None:
+                    print(f"\nstopped by signal {stop} after {path}; --resume continues", file=sys.stderr)
                 sys.exit(128 + stop)
 
     def log(self, **values: float) -> None:
@@ -202,13 +293,19 @@ class Means(nn.Module):
         super().__init__()
         self._sums: dict[str, Tensor] = {}
         self._count = 0
+        self._restored = False
 
     def add(self, scalars: Mapping[str, Tensor]) -> None:
         """One step's scalars: always the same names."""
+        if self._restored:
+            if missing := self._sums.keys() - scalars.keys():
+                raise InputError(f"resume: the checkpoint has means of {', '.join(sorted(missing))}, this run has none")
+            self._sums = {name: kept.to(scalars[name].device) for name, kept in self._sums.items()}
+            self._restored = False
         if self._sums:
-            torch._foreach_add_(list(self._sums.values()), [scalars[name].double() for name in self._sums])
+            torch._foreach_add_(list(self._sums.values()), [exact(scalars[name]) for name in self._sums])
         else:
-            self._sums = {name: scalar.double().clone() for name, scalar in scalars.items()}
+            self._sums = {name: exact(scalar).clone() for name, scalar in scalars.items()}
         self._count += 1
 
     def taken(self) -> dict[str, float]:
@@ -222,31 +319,78 @@ class Means(nn.Module):
         return {"sums": self._sums, "count": self._count}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        self._sums, self._count = dict(state["sums"]), state["count"]
+        sums, count = dict(state["sums"]), state["count"]
+        scalars = all(isinstance(kept, Tensor) and kept.shape == () for kept in sums.values())
+        if not scalars or type(count) is not int or (count < 1 if sums else count != 0):
+            raise ValueError("recorded means: each is one number, of at least one step")
+        self._sums = {name: exact(kept) for name, kept in sums.items()}
+        self._count, self._restored = count, bool(sums)
 
 
 def write_result(folder: Path, accelerator: Accelerator, **values: Any) -> dict[str, Any]:
-    """Write `result.json`, the last thing a run does, and return it."""
+    """Write `result.json`, the last thing a run does, and return it. Its curves are drawn before: a run with a result
+    is not begun again for them."""
     if accelerator.is_main_process:
+        _draw_missing(folder)
         write_text(folder / "result.json", json.dumps(values, indent=2) + "\n")
+        if folder.resolve() not in _running:
+            release(folder)
     return values
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """The result of a finished run; None where there is none yet."""
+def read_result(folder: Path, needed: Iterable[str] = ()) -> dict[str, Any] | None:
+    """The result of a finished run; None where there is none yet.
+
+    InputError, naming the file, for one that cannot be read or is none: cut off, empty, or without a number for each
+    of the `needed` names.
+    """
     path = folder / "result.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise InputError(f"{path}: cannot be read ({reason}); remove it to train this run again") from error
+    if not isinstance(result, dict) or not result:
+        raise InputError(f"{path}: not the result of a run; remove it to train this run again")
+    for name in needed:
+        if not _is_number(result.get(name)):
+            raise InputError(f"{path}: {name} is missing or no number; remove it to train this run again")
+    return result
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of `metrics.jsonl`; one that a killed process left unfinished is dropped."""
-    path, rows = folder / "metrics.jsonl", []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows
+    """The rows of `metrics.jsonl`. What is none is dropped: a line that a killed process left unfinished or that a
+    damaged disk changed, one without a step or with anything but numbers. Nothing but curves is made of them."""
+    path = folder / "metrics.jsonl"
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    return [row for row in map(_row, lines) if row is not None]
+
+
+def _row(line: bytes) -> dict[str, float] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    whole = isinstance(row, dict) and isinstance(row.get("step"), int) and all(map(_is_number, row.values()))
+    return row if whole else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
+
+
+def _draw_missing(folder: Path) -> None:
+    """Draw the curves unless they are there and younger than what they show."""
+    metrics, curves = folder / "metrics.jsonl", folder / "curves.png"
+    if metrics.exists() and not (curves.exists() and curves.stat().st_mtime_ns > metrics.stat().st_mtime_ns):
+        draw_curves(folder)
 
 
 def draw_curves(folder: Path) -> None:

@@ -22,6 +22,11 @@ class Clock:
         if self.steps < 1:
             raise InputError(f"epochs: {self.steps} steps of training; at least one is needed")
 
+    @classmethod
+    def lasting(cls, epochs: float, steps_per_epoch: int) -> "Clock":
+        """At the beginning of so many epochs."""
+        return cls(round(epochs * steps_per_epoch), steps_per_epoch)
+
     @property
     def epoch(self) -> float:
         """Epochs done, with their fraction."""
@@ -69,16 +74,6 @@ def window(weight: float, start: float = 0.0, stop: float = math.inf, *, ramp: f
     return schedule
 
 
-def sigmoid_ramp(weight: float, epochs: float) -> Schedule:
-    """weight · exp(-5 (1 - t)²), t the part of `epochs` that is done (Tarvainen and Valpola 2017)."""
-
-    def schedule(clock: Clock) -> float:
-        t = min(1.0, clock.epoch / epochs) if epochs > 0 else 1.0
-        return weight * math.exp(-5 * (1 - t) ** 2)
-
-    return schedule
-
-
 def step_ramp(weight: float, steps: int) -> Schedule:
     """Grows linearly to `weight` over the first `steps` steps (MixMatch: 16,384)."""
     return lambda clock: weight * min(1.0, clock.step / steps) if steps > 0 else weight
@@ -92,6 +87,21 @@ def cosine(rate: float, epochs: float) -> Schedule:
 def fixmatch_cosine(rate: float) -> Schedule:
     """rate · cos(7π/16 · progress) (Sohn et al. 2020)."""
     return lambda clock: rate * math.cos(7 * math.pi / 16 * clock.progress)
+
+
+def one_cycle(rate: float) -> Schedule:
+    """From a twenty-fifth of `rate` up to it in the first 30 % of the run and down to a 250,000th, along cosines (Smith
+    and Topin 2019, as torch's OneCycleLR; momenta are left alone)."""
+
+    def schedule(clock: Clock) -> float:
+        top = 0.3 * clock.steps - 1
+        if clock.step <= top:
+            part, low = clock.step / top, rate / 25
+            return rate + (low - rate) * (1 + math.cos(math.pi * part)) / 2
+        part, low = (clock.step - top) / (clock.steps - 1 - top), rate / 25e4
+        return low + (rate - low) * (1 + math.cos(math.pi * part)) / 2
+
+    return schedule
 
 
 def stepped(rate: float, at: Sequence[float], factor: float = 0.1) -> Schedule:
@@ -109,8 +119,10 @@ def warmed(schedule: Schedule, epochs: float) -> Schedule:
 def cycled(schedule: Schedule, cycles: int) -> Schedule:
     """`schedule` over each of `cycles` equal parts of the run, from its beginning every time (thesis A.1.1)."""
 
-    def restarted(clock: Clock) -> float:
-        steps = clock.steps // cycles
-        return schedule(Clock(steps, clock.steps_per_epoch, clock.step % steps))
+    return lambda clock: schedule(cycle_of(clock, cycles))
 
-    return restarted
+
+def cycle_of(clock: Clock, cycles: int) -> Clock:
+    """The time within the current one of `cycles` equal parts of the run."""
+    steps = clock.steps // cycles
+    return Clock(steps, clock.steps_per_epoch, clock.step % steps)

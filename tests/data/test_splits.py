@@ -5,7 +5,8 @@ import threading
 import pytest
 import torch
 
-from hybridgen.data.datasets import Dataset, InMemory, Part
+from hybridgen.data.datasets import Dataset, Part
+from hybridgen.data.sources import InMemory
 from hybridgen.data.splits import Split, make_split
 from hybridgen.types import InputError
 

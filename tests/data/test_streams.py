@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from hybridgen.data.datasets import Files, InMemory, Part
+from hybridgen.data.datasets import Part
+from hybridgen.data.sources import Files, InMemory, Photographs
 from hybridgen.data.splits import Split
 from hybridgen.data.streams import Stream, batches, derive_seed
 from hybridgen.types import InputError
@@ -123,6 +125,14 @@ def test_another_seed_gives_other_orders_and_other_noise():
     assert not torch.allclose(*noise)
 
 
+def test_labelled_and_unlabelled_images_come_in_orders_of_their_own():
+    pool = range(10)
+    given = stream(labelled_pool=pool, unlabelled_pool=pool, labelled=10, unlabelled=10)
+    labelled, unlabelled = (indices.tolist() for indices in given.indices(0))
+    assert sorted(labelled) == sorted(unlabelled) == list(pool)
+    assert labelled != unlabelled
+
+
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_share_out_the_global_batch_and_draw_noise_of_their_own(world):
     alone = islice(stream().from_step(0), 11)
@@ -184,6 +194,14 @@ def test_a_file_that_breaks_meanwhile_is_named_in_one_line(tmp_path, workers):
         ({"unlabelled": 44}, "unlabelled_batch = 44: .* 43 unlabelled"),
         ({"labelled": 3, "world": 2}, "labelled_batch = 3: .* 2 processes"),
         ({"unlabelled": 7, "world": 2}, "unlabelled_batch = 7: .* 2 processes"),
+        ({"labelled": None, "unlabelled": None}, "labelled_batch, unlabelled_batch: both are None"),
+        ({"repetitions": 0}, "repetitions = 0"),
+        ({"repetitions": 3}, "repetitions = 3: .* the 4 labelled images"),
+        ({"labelled": 8, "repetitions": 8, "world": 2}, "repetitions = 8: .* the 4 labelled images"),
+        ({"labelled": 22, "unlabelled": None, "repetitions": 2}, "labelled_batch = 22: 11 .* 10 labelled"),
+        ({"labelled_pool": (0, 1, 2, -1)}, "index -1 of 50"),
+        ({"unlabelled_pool": range(43, 51)}, "index 50 of 50"),
+        ({"unlabelled_pool": ()}, "unlabelled_batch = 8: .* 0 unlabelled"),
         ({"rank": 1}, "rank = 1"),
         ({"workers": -1}, "workers = -1"),
     ],
@@ -286,3 +304,167 @@ def test_labels_alone_make_epochs_of_their_own():
 def test_files_without_unlabelled_images(on_disk):
     ours, theirs = (next(stream(part, unlabelled=None, labelled=5).from_step(1)) for part in (on_disk, in_memory()))
     assert torch.equal(ours.labelled[0], theirs.labelled[0]) and ours.unlabelled == ()
+
+
+def test_unlabelled_images_alone():
+    """The batches of a stream with labels, but for these; its epochs too."""
+    alone, both = stream(labelled=None), stream()
+    assert alone.steps_per_epoch == both.steps_per_epoch
+    for ours, theirs in islice(zip(alone.from_step(0), both.from_step(0), strict=True), 12):
+        assert ours.labelled == () and ours.labels.shape == (0,) and ours.labels.dtype == torch.int64
+        assert torch.equal(ours.unlabelled[0], theirs.unlabelled[0])
+    assert alone.indices(3)[0].tolist() == []
+
+
+def test_unlabelled_images_of_a_pool():
+    flow = stream(unlabelled_pool=range(43, COUNT), unlabelled=3)
+    assert flow.steps_per_epoch == 7 // 3
+    seen = [numbers(batch.unlabelled[0]) for batch in islice(flow.from_step(0), 40)]
+    for first, second in zip(seen[::2], seen[1::2], strict=True):
+        assert len({*first, *second}) == 6
+    assert set(chain.from_iterable(seen)) == set(range(43, COUNT))
+    labelled = [numbers(batch.labelled[0]) for batch in islice(flow.from_step(0), 5)]
+    assert labelled == [numbers(batch.labelled[0]) for batch in islice(stream().from_step(0), 5)]
+
+
+@pytest.mark.parametrize(("world", "repetitions"), [(1, 2), (1, 4), (2, 2)])
+def test_repetitions(world, repetitions):
+    """Counted: twelve images in batches of eight, each b times an epoch, all b times in one process's batch."""
+    options = dict(labelled=8, unlabelled=None, labelled_pool=range(12), labelled_views=(plain, noisy))
+    flows = [stream(rank=rank, world=world, repetitions=repetitions, **options) for rank in range(world)]
+    steps = 12 // (8 // repetitions)
+    assert [flow.steps_per_epoch for flow in flows] == [steps] * world
+    running = [flow.from_step(0) for flow in flows]
+    for _ in range(3):
+        epoch = []
+        for _ in range(steps):
+            shares = [next(flow) for flow in running]
+            for share in shares:
+                drawn = numbers(share.labelled[0])
+                assert len(drawn) == 8 // world and share.labels.tolist() == [n % 5 for n in drawn]
+                assert [drawn.count(n) for n in drawn] == [repetitions] * len(drawn)
+                assert len((share.labelled[1] - share.labelled[0])[:, 0, 0, 0].unique()) == len(drawn)
+            together = list(chain.from_iterable(numbers(share.labelled[0]) for share in shares))
+            assert len(set(together)) == 8 // repetitions
+            epoch += together
+        assert [epoch.count(n) for n in range(12)] == [repetitions] * 12
+
+
+def test_repetitions_of_unlabelled_images():
+    flow = stream(repetitions=2)
+    assert flow.steps_per_epoch == 43 // 4
+    seen = [batch.unlabelled[0] for batch in islice(flow.from_step(0), 10)]
+    drawn = list(chain.from_iterable(numbers(images) for images in seen))
+    assert {drawn.count(n) for n in drawn} == {2} and len(set(drawn)) == 40
+    whole = list(islice(stream(labelled=2, unlabelled=4).from_step(0), 10))
+    assert [sorted(numbers(images)[:4]) for images in seen] == [sorted(numbers(batch.unlabelled[0])) for batch in whole]
+
+
+class Copies(TorchDispatchMode):
+    """Notes every copy from one kind of device to another, and whether it is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, str, bool]] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten._to_copy.default and result.device.type != args[0].device.type:
+            self.seen.append((args[0].device.type, result.device.type, not kwargs.get("non_blocking", False)))
+        return result
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("place", ["memory", "disk"])
+def test_nothing_waits_for_the_device(on_disk, place, whole, monkeypatch):
+    """The meta device has nothing to read back, and copies to it are those to any other."""
+    part = in_memory() if place == "memory" else on_disk
+    if whole:
+        part = Part(Photographs(on_disk.images.paths, 4), part.labels)
+    with Copies() as once:
+        flow = stream(part, device="meta", labelled_views=(plain, plain), repetitions=2)
+    assert all(seen[:2] == ("cpu", "meta") for seen in once.seen)  # the images and labels, before the first step
+    monkeypatch.setattr("torch.Generator", lambda device="cpu", make=torch.Generator: make())  # meta has none
+    with Copies() as copies:
+        taken = list(islice(flow.from_step(0), 3))
+        evaluated = list(batches(part, SPLIT.validation, 3, "meta"))
+    assert all(batch.unlabelled[0].is_meta and batch.labels.is_meta for batch in taken)
+    assert all(images.is_meta and labels.is_meta for images, labels in evaluated)
+    assert len(copies.seen) >= 2 * 3 + 2 * 3 and set(copies.seen) == {("cpu", "meta", False)}
+
+
+# --- whole photographs ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Part:
+    """Of 40 by 60 pixels: red counts rows, green columns, blue the photographs."""
+    folder = tmp_path_factory.mktemp("photographs")
+    rows, columns = np.mgrid[0:40, 0:60].astype(np.uint8)
+    for i in range(COUNT):
+        Image.fromarray(np.stack([6 * rows, 4 * columns, np.full_like(rows, i)], 2)).save(folder / f"{i}.png")
+    return Part(Photographs([folder / f"{i}.png" for i in range(COUNT)], 8), torch.arange(COUNT) % 5)
+
+
+def blues(images: torch.Tensor) -> list[int]:
+    return (images[:, 2, 4, 4] * 255).round().long().tolist()
+
+
+def test_every_view_of_a_photograph_is_a_part_of_its_own(photographs):
+    flow = stream(photographs, labelled_views=(plain, plain), unlabelled_views=(plain, plain, plain), repetitions=2)
+    batch = next(flow.from_step(2))
+    labelled, unlabelled = flow.indices(2)
+    assert batch.labels.tolist() == [i % 5 for i in labelled.tolist()]
+    for views, indices in ((batch.labelled, labelled), (batch.unlabelled, unlabelled)):
+        assert all(blues(view) == indices.tolist() for view in views)
+        parts = [image[:2].numpy().tobytes() for view in views for image in view]
+        assert len(set(parts)) == len(parts)  # also of the same photograph, repeated or in another view
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_parts_of_photographs_depend_on_seed_rank_and_step_alone(photographs, workers):
+    options = dict(labelled_views=(noisy,), unlabelled_views=(plain, noisy))
+    ours = list(islice(stream(photographs, workers=workers, **options).from_step(3), 4))
+    assert_equal(ours, islice(stream(photographs, **options).from_step(0), 3, 7))
+    others = [
+        next(stream(photographs, **options, **changes).from_step(3)).unlabelled[0][:4]
+        for changes in ({}, {"seed": 1}, {"rank": 1, "world": 2}, {"rank": 0, "world": 2})
+    ]
+    assert torch.equal(others[0], ours[0].unlabelled[0][:4])
+    assert not any(torch.equal(others[0], other) for other in others[1:3])
+    again = next(stream(photographs, **options).from_step(4)).unlabelled[0][:4]
+    assert not torch.equal(again, others[0])
+
+
+def test_processes_draw_parts_of_their_own(photographs):
+    """Of one photograph, which is there as often as there are images."""
+    part = Part(Photographs(photographs.images.paths[:1] * COUNT, 8), photographs.labels)
+    first, second = (next(stream(part, rank=rank, world=2).from_step(0)) for rank in (0, 1))
+    assert not torch.equal(first.labelled[0], second.labelled[0])
+
+
+def test_photographs_without_views_still_have_labels(photographs):
+    flow = stream(photographs, labelled_views=())
+    batch = next(flow.from_step(0))
+    assert batch.labelled == () and batch.labels.tolist() == [i % 5 for i in flow.indices(0)[0].tolist()]
+    assert blues(batch.unlabelled[0]) == flow.indices(0)[1].tolist()
+
+
+def test_images_that_join_photographs_come_as_they_are(photographs):
+    more = torch.full((6, 3, 8, 8), 200, dtype=torch.uint8)
+    part = photographs.extended(more, torch.arange(6) % 5)
+    flow = stream(part, labelled_pool=(0, 1, *range(COUNT, COUNT + 6)), labelled=8, labelled_views=(plain, plain))
+    batch = next(flow.from_step(0))
+    indices = flow.indices(0)[0].tolist()
+    assert blues(batch.labelled[1]) == [i if i < COUNT else 200 for i in indices]
+    assert len({view[row].numpy().tobytes() for view in batch.labelled for row in range(8)}) == 5
+
+
+def test_evaluation_sees_the_middle_of_photographs(photographs):
+    images, labels = next(batches(photographs, [7, 3], 2))
+    assert blues(images) == [7, 3] and labels.tolist() == [2, 3]
+    # 40 rows become 9, of which 8 are kept; 60 columns 13: the centre of the square lies at the photograph's
+    centre = (images[0, :2] * 255).mean((1, 2))
+    assert abs(centre[0] - 6 * 19.5) < 6 * 3 and abs(centre[1] - 4 * 29.5) < 4 * 3
+    spread = (images[0, :, :, 4] * 255)[0].diff().mean()
+    assert spread.item() == pytest.approx(6 * 40 / 9, abs=2)

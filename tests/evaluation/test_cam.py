@@ -8,7 +8,8 @@ from torch import nn
 
 from hybridgen.evaluation.cam import ROWS, cam, class_activation, load_networks, present_classes, share_inside
 from hybridgen.evaluation.mixing_studies import Inputs
-from hybridgen.networks.classifiers import Classifier, make_network, save_classifier
+from hybridgen.networks.classifiers import Classifier, save_classifier
+from hybridgen.networks.registry import make_network
 from hybridgen.types import InputError
 
 STATISTICS = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.3)}
@@ -64,6 +65,16 @@ def test_share_inside_is_of_what_is_above_zero():
     assert inside[1] == 0.5 and 0.5 < inside[0] < 0.75  # bilinearly, some of it crosses the border
 
 
+def test_what_is_below_zero_takes_nothing_from_its_neighbours():
+    """Clamped before it is resized: 4 and -8 become 4, 3, 1 and 0 (clamped afterwards 4, 1, 0 and 0)."""
+    left = torch.tensor([[[[1.0, 1.0, 0.0, 0.0]] * 3]])
+    for maps, region in (
+        (torch.tensor([[[[4.0, -8.0]]]]), left),
+        (torch.tensor([[[[4.0], [-8.0]]]]), left.mT),
+    ):
+        torch.testing.assert_close(share_inside(maps, region), torch.tensor([[7 / 8]]))
+
+
 class Seeing(nn.Module):
     """Three classes, red, green and blue: the features are the colours themselves."""
 
@@ -79,6 +90,20 @@ class Blind(Seeing):
 
     def features(self, images):
         return torch.ones_like(images[..., ::2, ::2])
+
+
+class Signed(Seeing):
+    """For the first class to the left, against it to the right."""
+
+    def features(self, images):
+        return torch.tensor([[[4.0, -8.0]], [[0.0, 0.0]]]).expand(len(images), 2, 1, 2)
+
+
+def test_maps_are_drawn_as_they_are_measured():
+    inputs = Inputs(torch.rand(1, 3, 2, 4), torch.tensor([[1.0, 0.0]]), None)
+    finding = cam({"signed": Signed()}, inputs, torch.zeros(1, 1, dtype=torch.int64), ("a", "b"), ("image",))
+    (heat,) = [axis.images[1].get_array() for axis in finding.figure.axes if len(axis.images) == 2]
+    assert heat.tolist() == [[4.0, 3.0, 1.0, 0.0]] * 2
 
 
 def halves(count: int = 8) -> Inputs:

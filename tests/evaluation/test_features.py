@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hybridgen.data.datasets import InMemory, Part
+from hybridgen.data.datasets import Part
+from hybridgen.data.sources import InMemory
 from hybridgen.evaluation.features import encoded, linear_probe
 from hybridgen.types import InputError
 

@@ -5,9 +5,11 @@ from itertools import islice
 
 import pytest
 import torch
+from objectives import RecursiveMix
 from torch import nn
 
-from hybridgen.data.datasets import Dataset, InMemory, Part
+from hybridgen.data.datasets import Dataset, Part
+from hybridgen.data.sources import InMemory
 from hybridgen.evaluation import mixing_studies as studies
 from hybridgen.evaluation.mixing_studies import (
     MIXERS,
@@ -19,7 +21,6 @@ from hybridgen.evaluation.mixing_studies import (
 )
 from hybridgen.evaluation.studies import files_of, write
 from hybridgen.mixing.methods import METHODS
-from hybridgen.supervised.recursivemix import RecursiveMix
 from hybridgen.training.schedules import Clock
 from hybridgen.types import Batch, InputError
 

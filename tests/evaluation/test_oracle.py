@@ -7,20 +7,23 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from hybridgen.data.datasets import Dataset, InMemory, Part
+from hybridgen.data.datasets import Dataset, Part
+from hybridgen.data.sources import InMemory
 from hybridgen.evaluation import oracle as module
 from hybridgen.evaluation.oracle import (
-    Settings,
+    OracleSettings,
+    Training,
     default_cache,
+    judge_of,
     load_or_train_oracle,
     load_oracle,
     save_oracle,
-    settings_for,
     train_oracle,
+    training_for,
 )
 from hybridgen.types import InputError
 
-QUICK = Settings(steps=40, batch_size=16, width=1)
+QUICK = Training(steps=40, batch_size=16, network="leaky-wrn-10-1")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def dataset() -> Dataset:
 def kept(dataset, tmp_path_factory):
     """A cache that holds one oracle, and the oracle."""
     cache = tmp_path_factory.mktemp("oracles")
-    oracle, accuracy = load_or_train_oracle(dataset, Accelerator(), cache=cache, settings=QUICK)
+    oracle, accuracy = load_or_train_oracle(dataset, Accelerator(), QUICK, cache=cache)
     return cache, oracle, accuracy
 
 
@@ -64,15 +67,15 @@ def test_cached_oracle_is_the_trained_one_and_is_not_trained_again(dataset, kept
         raise AssertionError("trained again")
 
     monkeypatch.setattr(module, "train_oracle", never)
-    again, measured = load_or_train_oracle(dataset, Accelerator(), cache=cache, settings=QUICK)
+    again, measured = load_or_train_oracle(dataset, Accelerator(), QUICK, cache=cache)
     assert measured == accuracy
     for name, tensor in state(oracle).items():
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
-def test_training_is_a_function_of_the_seed_and_leaves_the_random_state(dataset, kept):
+def test_training_is_a_function_of_the_seed_and_leaves_the_random_state(dataset, kept, tmp_path):
     before = torch.get_rng_state()
-    again = train_oracle(dataset, Accelerator(), QUICK)
+    again = train_oracle(dataset, Accelerator(), QUICK, tmp_path / "run")
     assert torch.equal(before, torch.get_rng_state())
     for name, tensor in state(kept[1]).items():
         assert torch.equal(tensor, again.state_dict()[name]), name
@@ -95,10 +98,10 @@ def test_damaged_cache_is_trained_again_with_a_word(dataset, kept, tmp_path, cap
     elif damage == "description":
         config.write_text(config.read_text()[:50])
     else:
-        config.write_text(config.read_text().replace('"version": 1', '"version": 2'))
+        config.write_text(config.read_text().replace('"version": 2', '"version": 3'))
     with pytest.raises(InputError, match=str(folder)):
         load_oracle(folder, dataset)
-    again, _ = load_or_train_oracle(dataset, Accelerator(), cache=tmp_path, settings=QUICK)
+    again, _ = load_or_train_oracle(dataset, Accelerator(), QUICK, cache=tmp_path)
     assert "trained again" in capsys.readouterr().err
     for name, tensor in state(oracle).items():
         assert torch.equal(tensor, again.state_dict()[name]), name
@@ -127,7 +130,7 @@ def test_settings_and_data_have_caches_of_their_own(dataset, kept, monkeypatch):
     (folder,) = cache.iterdir()
     other = replace(QUICK, seed=1)
     monkeypatch.setattr(module, "train_oracle", lambda *arguments, **options: oracle)
-    load_or_train_oracle(dataset, Accelerator(), cache=cache, settings=other)
+    load_or_train_oracle(dataset, Accelerator(), other, cache=cache)
     (second,) = set(cache.iterdir()) - {folder}
     for file in second.iterdir():
         file.unlink()
@@ -138,7 +141,7 @@ def test_a_cache_that_cannot_be_written_loses_nothing(dataset, kept, monkeypatch
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setattr(module, "train_oracle", lambda *arguments, **options: kept[1])
-    _, accuracy = load_or_train_oracle(dataset, Accelerator(), cache=blocked / "cache", settings=QUICK)
+    _, accuracy = load_or_train_oracle(dataset, Accelerator(), QUICK, cache=blocked / "cache")
     assert accuracy == kept[2]
     assert "not kept" in capsys.readouterr().err
 
@@ -152,19 +155,79 @@ def test_cache_folder_follows_xdg(monkeypatch, tmp_path):
 
 
 def test_settings_grow_with_the_data(dataset):
-    assert settings_for(dataset) == Settings()
-    assert settings_for(dataset, steps=50).steps == 50
-    large = settings_for(replace(dataset, image_size=64), width=4)
-    assert (large.depth, large.width) == (28, 4)
-    assert large.steps > Settings().steps
+    assert training_for(OracleSettings(), dataset) == Training()
+    assert training_for(OracleSettings(steps=50), dataset) == Training(steps=50)
+    large = training_for(OracleSettings(network="leaky-wrn-28-4"), replace(dataset, image_size=64))
+    assert large.network == "leaky-wrn-28-4" and training_for(OracleSettings(), replace(dataset, image_size=64)) == (
+        Training(steps=20_000, batch_size=128, network="leaky-wrn-28-2"))  # fmt: skip
+    assert large.steps > Training().steps
+    # up to 10,000 images of known class, whatever there is beside them, and 32 pixels
+    labels = lambda known, unknown: torch.cat([torch.zeros(known).long(), torch.full((unknown,), -1)])
+    pixels = lambda count: InMemory(torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(count, 3, 1, 1))
+    of = lambda known, unknown: replace(
+        dataset, image_size=32, train=Part(pixels(known + unknown), labels(known, unknown))
+    )
+    assert training_for(OracleSettings(), of(10_000, 5)) == Training()
+    assert training_for(OracleSettings(), of(10_001, 0)).steps == 20_000
+    assert training_for(OracleSettings(), replace(of(3, 0), image_size=33)).steps == 20_000
 
 
-def test_bad_input_is_named(dataset):
+def test_a_judge_that_cannot_be_had_is_named_before_anything_is_trained(dataset):
+    before = torch.get_rng_state()
+    assert judge_of(OracleSettings(steps=30), dataset) == Training(steps=30)
+    assert torch.equal(before, torch.get_rng_state())
+    with pytest.raises(InputError, match="depth: 11"):
+        judge_of(OracleSettings(network="leaky-wrn-11-1"), dataset)
+    part = lambda count: Part(InMemory(dataset.test.images.pixels[:count]), dataset.test.labels[:count])
+    judge_of(OracleSettings(), replace(dataset, test=part(3)))
+    with pytest.raises(InputError, match="brightness: 2 test images"):
+        judge_of(OracleSettings(), replace(dataset, test=part(2)))
+
+
+def test_bad_input_is_named(dataset, tmp_path):
     with pytest.raises(InputError, match="steps: 5"):
-        Settings(steps=5)
+        Training(steps=5)
+    with pytest.raises(InputError, match="steps: 9 should be greater than or equal to 10"):
+        OracleSettings(steps=9)
+    assert OracleSettings(steps=10).steps == Training(steps=10).steps == 10
     unknown = Part(dataset.train.images, torch.full_like(dataset.train.labels, -1))
     with pytest.raises(InputError, match="known class"):
-        train_oracle(replace(dataset, train=unknown), Accelerator(), QUICK)
+        train_oracle(replace(dataset, train=unknown), Accelerator(), QUICK, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_oracle_that_was_stopped_is_continued(dataset, kept, monkeypatch, tmp_path):
+    """Its run lies beside where it will be kept, and is removed once it is."""
+    seen = []
+
+    def stopping(made, settings, folder, seed):
+        seen.append((folder, settings.resume))
+        if len(seen) == 1:
+            folder.mkdir(parents=True)
+            raise KeyboardInterrupt
+        return {}
+
+    monkeypatch.setattr(module, "train", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        load_or_train_oracle(dataset, Accelerator(), QUICK, cache=tmp_path)
+    load_or_train_oracle(dataset, Accelerator(), QUICK, cache=tmp_path)
+    (first, fresh), (second, resumed) = seen
+    assert first == second and first.parent.parent == tmp_path and (fresh, resumed) == (False, True)
+    (kept_in,) = tmp_path.iterdir()
+    assert kept_in.name == first.parent.name.removesuffix(".training")
+    load_oracle(kept_in, dataset)
+
+
+def test_training_is_on_every_image_of_known_class_and_no_other(dataset):
+    made = module.plan(QUICK, dataset, Accelerator())
+    assert made.context.split.labelled == tuple(range(40)) and not made.context.split.validation
+    assert made.clock.steps == 40 and made.select is None and made.average is None
+    seen = torch.cat([made.stream.indices(step)[0] for step in range(5)])
+    assert sorted(set(seen.tolist())) == list(range(40))
+    assert made.tasks["oracle"].objective.smoothing == QUICK.label_smoothing == 0.05
+    assert made.tasks["oracle"].optimizer.param_groups[0]["weight_decay"] == QUICK.weight_decay
+    rates = [made.tasks["oracle"].rate(replace(made.clock, step=step)) for step in range(40)]
+    assert max(rates) == pytest.approx(QUICK.rate) and rates.index(max(rates)) == 11 and rates[-1] < 1e-4 * QUICK.rate
 
 
 def test_save_is_read_back(dataset, kept, tmp_path):
@@ -172,3 +235,15 @@ def test_save_is_read_back(dataset, kept, tmp_path):
     again = load_oracle(tmp_path / "mine", dataset)
     images = dataset.test.images.pixels.float() / 255
     assert torch.equal(again(images), kept[1](images))
+
+
+def test_an_oracle_that_another_process_trains_or_whose_run_is_damaged_is_trained_anew(dataset, kept, tmp_path, capsys):
+    (folder,) = kept[0].iterdir()
+    run = tmp_path / f"{folder.name}.training" / "oracle"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("damaged: [")
+    capsys.readouterr()
+    trained, _ = load_or_train_oracle(dataset, Accelerator(), QUICK, cache=tmp_path)
+    assert "oracle: not kept for the next time: " in capsys.readouterr().err
+    for mine, theirs in zip(trained.state_dict().values(), kept[1].state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)

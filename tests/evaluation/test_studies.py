@@ -11,7 +11,8 @@ from accelerate import Accelerator
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hybridgen.data.datasets import Dataset, InMemory, Part
+from hybridgen.data.datasets import Dataset, Part
+from hybridgen.data.sources import InMemory
 from hybridgen.evaluation.studies import STUDIES, Conditions, Finding, files_of, load_hybridizers, study, write
 from hybridgen.evaluation.transfer import CHANCE, FDA, MIXUP, draw_pairs, transfer_rates
 from hybridgen.hybridizer import Hybridizer, Origin

@@ -8,7 +8,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from hybridgen.data.datasets import Dataset, InMemory, Part
+from hybridgen.data.datasets import Dataset, Part
+from hybridgen.data.sources import InMemory
 from hybridgen.evaluation.transfer import draw_pairs, fda, mixup, transfer_rates, wilson
 from hybridgen.types import InputError
 

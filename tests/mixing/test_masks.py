@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from hybridgen.mixing import masks
 from hybridgen.types import InputError
@@ -131,19 +132,43 @@ def assert_highest(mask, field):
         assert not kept.any() or kept.all() or own[kept].min() > own[~kept].max() - 1e-4 * np.ptp(own)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (12, 33), (7, 1)])
-@pytest.mark.parametrize("sigmas", [(4.0, 16.0), (2.0, 2.0), (0.1, 0.1)])
-def test_cow_is_white_noise_under_a_gaussian_filter(size, sigmas):
-    """Its covariance is that of a filter that wraps around, whatever frequencies were left out."""
-    sigma = sigmas[0] * max(size) / 32
-    for side in size:
-        basis, passed = masks._waves(side, torch.tensor([[sigma]]), sigma)
-        torch.testing.assert_close(basis @ basis.mT, torch.eye(len(basis)), rtol=0, atol=1e-5)
-        response = np.exp(-2 * (np.pi * sigma * np.fft.fftfreq(side)) ** 2)
-        kernel = np.fft.ifft(response).real  # of the filter around place 0
-        expected = np.stack([np.roll(kernel, place) for place in range(side)])
-        np.testing.assert_allclose((basis.mT * passed) @ basis, expected, rtol=0, atol=1e-5)
-    assert masks.cow(uniform(4), *size, sigmas=sigmas, generator=generator()).shape == (4, 1, *size)
+@pytest.mark.parametrize("size", [(32, 32), (12, 33), (40, 9), (50, 1)])
+@pytest.mark.parametrize("sigmas", [(4.0, 16.0), (1.5, 3.0), (2.0, 2.0)])
+def test_cow_is_white_noise_under_scipys_gaussian_filter(size, sigmas):
+    """The field of the same draws: noise whose every wave has variance 1, filtered in float64 with reflection; the
+    deviations are log-uniform, in pixels of an image whose longer side has 32."""
+    ratio = uniform(8)
+    mask = masks.cow(ratio, *size, sigmas=sigmas, generator=generator())
+    g = generator()
+    draws = torch.rand(8, 1, generator=g).double().numpy()[:, 0]
+    deviations = sigmas[0] ** (1 - draws) * sigmas[1] ** draws * max(size) / 32
+    bases = [masks._waves(side, torch.ones(1, 1), sigmas[0] * max(size) / 32)[0].double().numpy() for side in size]
+    noise = torch.randn(8, *map(len, bases), generator=g).double().numpy()
+    fields = [
+        gaussian_filter(bases[0].T @ waves @ bases[1], deviation, mode="reflect", truncate=8)
+        for waves, deviation in zip(noise, deviations, strict=True)
+    ]
+    assert_highest(mask, np.stack(fields).reshape(8, -1))
+
+
+@pytest.mark.parametrize("sigma", [1.5, 2.0, 9.0])
+@pytest.mark.parametrize("length", [1, 2, 12, 33])
+def test_waves_of_a_filter_that_reflects(length, sigma):
+    """They make white noise but for what is left out, and what is left of it is scipy's filter of every place."""
+    basis, passed = masks._waves(length, torch.tensor([[sigma]]), sigma)
+    torch.testing.assert_close(basis @ basis.mT, torch.eye(len(basis)), rtol=0, atol=1e-5)
+    expected = gaussian_filter1d(np.eye(length), sigma, axis=0, mode="reflect", truncate=8)
+    np.testing.assert_allclose((basis.mT * passed) @ basis, expected, rtol=0, atol=1e-5)
+    assert len(basis) == length or np.exp(-((np.pi * sigma * len(basis) / length) ** 2) / 2) < 1e-7
+
+
+def test_deviations_are_log_uniform():
+    """Of many masks; half of them lie below the geometric mean. What is seen is a border's length, by its inverse."""
+    ratio = torch.full((600,), 0.5)
+    length = lambda mask: (mask[..., 1:] != mask[..., :-1]).float().mean(dim=(1, 2, 3))
+    drawn = length(masks.cow(ratio, 64, 64, sigmas=(1.0, 9.0), generator=generator()))
+    middle = length(masks.cow(ratio, 64, 64, sigmas=(3.0, 3.0), generator=generator(1))).mean()
+    assert (drawn < middle).float().mean().item() == pytest.approx(0.5, abs=0.06)
 
 
 def test_a_cows_spots_grow_with_sigma_and_with_the_image():
@@ -177,16 +202,82 @@ def test_blocks_are_squares_around_the_drawn_places(side):
     assert 0 < mask[0].mean() < 1 and mask[1].all() and not mask[2].any()
 
 
-@pytest.mark.parametrize("size", [(9, 13), (40, 26), (1, 1)])
-def test_saliency_is_the_distance_to_the_means_around(size):
-    images = torch.rand(2, 3, *size, generator=generator())
-    grey, expected = images.double().mean(1).numpy(), np.zeros((2, *size))
-    for reach in (12, 24, 28, 48, 56, 112):
-        for row in range(size[0]):
-            for column in range(size[1]):
-                around = grey[:, max(row - reach, 0) : row + reach + 1, max(column - reach, 0) : column + reach + 1]
-                expected[:, row, column] += np.abs(grey[:, row, column] - around.mean(axis=(1, 2)))
-    np.testing.assert_allclose(masks.saliency(images), expected, rtol=1e-4, atol=1e-5)
+def picture(height, width, seed):
+    """Squares of 6 pixels under noise, in 8 bits."""
+    draw = np.random.RandomState(seed)
+    coarse = draw.randint(0, 200, (-(-height // 6), -(-width // 6), 3)).repeat(6, 0).repeat(6, 1)[:height, :width]
+    return (coarse + draw.randint(0, 56, (height, width, 3))).astype(np.uint8)
+
+
+def as_images(*pictures):
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255
+
+
+@pytest.mark.parametrize(
+    ("size", "seed", "peak", "total", "some"),
+    [
+        ((32, 32), 0, (9, 25), 90823, [43, 42, 73, 163, 52, 193]),
+        ((32, 32), 1, (2, 16), 115569, [40, 181, 137, 65, 87, 94]),
+        ((24, 40), 2, (14, 14), 99401, [68, 142, 218, 33, 79, 40]),
+        ((40, 24), 3, (21, 15), 74218, [72, 86, 69, 48, 27, 43]),
+        ((24, 40), 4, (3, 15), 93232, [146, 148, 81, 69, 10, 198]),
+        ((70, 130), 1, (14, 27), 668936, [14, 33, 42, 23, 26, 20]),
+        ((5, 3), 0, (0, 0), 1143, [255, 63, 255, 0, 0, 63]),
+    ],
+)
+def test_saliency_is_opencvs(size, seed, peak, total, some):
+    """Recorded from OpenCV 5.0's StaticSaliencyFineGrained, on the same picture as BGR: the peak, the sum of all
+    levels, those of the corners and of two places inside."""
+    other = as_images(picture(*size, seed + 50))
+    seen = masks.saliency(torch.cat([other, as_images(picture(*size, seed))]))[1]
+    levels = (255 * seen).round().int()
+    assert divmod(int(seen.argmax()), size[1]) == peak
+    height, width = size
+    places = ((0, 0), (0, -1), (-1, 0), (-1, -1), (height // 2, width // 3), (height // 3, width // 2))
+    assert [levels[place].item() for place in places] == some
+    assert levels.sum() == total
+    torch.testing.assert_close(seen * 255, levels.float(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(9, 13), (40, 26), (1, 6), (5, 1), (1, 1), (2, 2)])
+def test_saliency_by_hand(size):
+    """Loops over pixels, in whole numbers and float64."""
+    height, width = size
+    pictures = [picture(*size, seed) for seed in (0, 1)] + [np.full((*size, 3), 77, np.uint8)]
+    for own, given in zip(masks.saliency(as_images(*pictures)), pictures, strict=True):
+        grey = (given.astype(int) @ [9798, 19235, 3735] + 2**14) >> 15
+        reflected = lambda place, last: 0 if last == 0 else last - abs(last - abs(place))
+        for _ in range(2):
+            grey = np.array([[sum(
+                (1 + (i == 0)) * (1 + (j == 0)) * grey[reflected(row + i, height - 1), reflected(column + j, width - 1)]
+                for i in (-1, 0, 1) for j in (-1, 0, 1)
+            ) + 8 >> 4 for column in range(width)] for row in range(height)])  # fmt: skip
+        bright, dark = np.zeros(size), np.zeros(size)
+        for reach in (12, 24, 28, 48, 56, 112):
+            for row in range(height if height * width > 1 else 0):
+                for column in range(width):
+                    rows, columns = (
+                        slice(max(row - reach + 1, 0), row + reach + 1),
+                        slice(max(column - reach + 1, 0), column + reach + 1),
+                    )
+                    around = grey[rows, columns]
+                    mean = (around.sum() - grey[row, column]) / (around.size - 1)
+                    bright[row, column] += math.floor(max(grey[row, column] - mean, 0))
+                    dark[row, column] += math.floor(max(mean - grey[row, column], 0))
+        expected = sum(np.floor(255 * part / max(part.max(), 1)) for part in (bright, dark)) / 255
+        np.testing.assert_allclose(own, expected, rtol=0, atol=1e-6)
+
+
+def test_saliency_of_other_ranges_and_channels():
+    """Standardised images are brought into [0, 1], each by itself; channels that are not RGB count alike."""
+    images = as_images(picture(9, 14, 0), picture(9, 14, 1))
+    images[:, :, 0, 0], images[:, :, 0, 1] = 0, 1
+    other = images[:1] * torch.tensor([2.0]) - 0.5
+    seen = masks.saliency(torch.cat([other, images[1:]]))
+    assert torch.equal(seen, masks.saliency(images))
+    grey = images[:, :1]
+    torch.testing.assert_close(masks.saliency(grey), masks.saliency(grey.expand(-1, 3, -1, -1)))
+    assert masks.saliency(grey.expand(-1, 5, -1, -1)).isfinite().all()
 
 
 @pytest.mark.parametrize("name", [*SHAPES, "saliency"])

@@ -14,8 +14,8 @@ from hybridgen.mixing.methods import METHODS
 from hybridgen.mixing.mixing import Mixing
 from hybridgen.types import InputError
 
-PER_SAMPLE = {"cowmix", "horizontal-concat", "vertical-concat"}
-"""Those that a paper draws for each image."""
+PER_SAMPLE = {"cowmix", "horizontal-concat", "vertical-concat", "resizemix"}
+"""Those whose masks a paper draws for each image."""
 
 
 def generator(seed=0):
@@ -53,7 +53,7 @@ def test_any_batch_of_any_size(name, shape, per_sample):
         mixing = METHODS[name](images, per_sample=per_sample, generator=generator(seed))
         mixed, soft = mixing.mix(images), mixing.mix_targets(targets)
         rows = mixing.mask.expand(shape[0], -1, -1, -1).double()
-        assert len(mixing.mask) == (shape[0] if per_sample else 1)
+        assert len(mixing.mask) == (shape[0] if per_sample or name == "resizemix" else 1)
         np.testing.assert_allclose(mixing.ratio, rows.mean(dim=(1, 2, 3)), atol=1e-6)
         assert sorted(mixing.partner.tolist()) == list(range(shape[0]))
         if mixing.boxes is None:
@@ -172,6 +172,44 @@ def test_areas_of_patchup(kind, gamma):
     assert own.mask.shape == (200, 4, 21, 21)
 
 
+@pytest.mark.parametrize("size", [(9, 21), (21, 9)])
+def test_places_that_patchups_squares_leave(size):
+    """The rate at every place of a map that is not square, counted; γ is what whole squares would cover if none met."""
+    height, width = size
+    mask = methods.patchup(draw(1500, 4, *size), gamma=0.4, side=5, per_sample=True, generator=generator()).mask
+    rate = 0.4 * height * width / (25 * (height - 4) * (width - 4))
+    down, right = ((np.abs(np.subtract.outer(place, place)) <= 2).sum(axis=1) for place in map(np.arange, size))
+    np.testing.assert_allclose(mask.mean(dim=(0, 1)), (1 - rate) ** np.outer(down, right), atol=0.03)
+    narrow = methods.patchup(draw(500, 4, 4, 21), gamma=0.4, side=7, per_sample=True, generator=generator()).mask
+    rate = 0.4 * 4 * 21 / (9 * 2 * 19)  # squares of 3, the largest odd number that 4 rows hold
+    around = np.outer([2, 3, 3, 2], [2, *[3] * 19, 2])
+    np.testing.assert_allclose(narrow.mean(dim=(0, 1)), (1 - rate) ** around, atol=0.05)
+
+
+@pytest.mark.parametrize(("name", "along"), [("horizontal-concat", 3), ("vertical-concat", 2)])
+def test_concatenation_of_images_that_are_not_square(name, along):
+    """The image to the left or above, at its own place, its partner on the other side; all else is the same along the
+    line."""
+    images = draw(6, 3, 9, 20)
+    mixing = METHODS[name](images, alpha=4.0, generator=generator())
+    mixed = mixing.mix(images)
+    ratio = masks.beta(6, 4.0, generator())
+    for i, share in enumerate(ratio.tolist()):
+        length = images.shape[along]
+        kept = round(share * length)
+        parts = [images[i].narrow(along - 1, 0, kept), images[mixing.partner[i]].narrow(along - 1, kept, length - kept)]
+        assert torch.equal(mixed[i], torch.cat(parts, dim=along - 1))
+        assert mixing.ratio[i].item() == pytest.approx(kept / length)
+
+
+def test_fmix_of_images_on_their_side():
+    """The longest waves lie along the longer side, and their borders across it, some two an image."""
+    for size, along, across in (((16, 64), 3, 2), ((64, 16), 2, 3)):
+        mask = methods.fmix(draw(600, 1, *size), alpha=50.0, per_sample=True, generator=generator()).mask
+        assert 3 * mask.diff(dim=across).abs().mean() < mask.diff(dim=along).abs().mean()
+        assert 63 * mask.diff(dim=along).abs().mean().item() == pytest.approx(2, abs=0.5)
+
+
 # --- each its own ---------------------------------------------------------------------------------------
 
 
@@ -206,21 +244,51 @@ def test_cutmix_is_torchvisions_for_the_same_draws(size):
 
 def test_resizemix_shows_the_whole_partner_in_its_box():
     images = draw(6, 3, 20, 30)
-    for interpolation in ("nearest", "bilinear"):
-        mixing = methods.resizemix(images, per_sample=True, interpolation=interpolation, generator=generator())
+    for interpolation, border in (("nearest", "inside"), ("bilinear", "inside"), ("bilinear", "cut")):
+        options = {"interpolation": interpolation, "border": border, "per_sample": True}
+        mixing = methods.resizemix(images, **options, generator=generator())
         for i, (top, left, height, width) in enumerate(mixing.boxes.tolist()):
             assert 0 <= top <= 20 - height and 0 <= left <= 30 - width
             expected = images[i].clone()
             resized = F.interpolate(images[mixing.partner[i]][None], (height, width), mode=interpolation)[0]
             expected[:, top : top + height, left : left + width] = resized
             torch.testing.assert_close(mixing.mix(images)[i], expected, rtol=0, atol=1e-5)
-    places = methods.resizemix(draw(2000, 1, 8, 8), per_sample=True, generator=generator()).boxes
-    small = places[places[:, 2] == 1]
-    assert small[:, :2].unique().tolist() == list(range(8))  # every place
+
+
+@pytest.mark.parametrize("border", ["inside", "cut"])
+def test_places_of_resizemix(border):
+    """One scale, a centre for each image; over the border, shifted inside or cut off."""
+    boxes = methods.resizemix(draw(3000, 1, 12, 20), scope=(0.5, 0.5), border=border, generator=generator()).boxes
+    for start, length, size in ((0, 2, 12), (1, 3, 20)):
+        side = size // 2
+        expected = []
+        for centre in range(size):
+            low, high = centre - side // 2, centre + side // 2
+            if border == "cut":
+                low, high = max(low, 0), min(high, size)
+            else:
+                low = min(max(low, 0), size - side)
+                high = low + side
+            expected.append((low, high - low))
+        drawn = [tuple(pair) for pair in boxes[:, [start, length]].tolist()]
+        assert set(drawn) == set(expected)
+        for place in set(expected):
+            assert drawn.count(place) / 3000 == pytest.approx(expected.count(place) / size, abs=0.03)
+    assert len(boxes.unique(dim=0)) > 60  # rows and columns are drawn apart
+
+
+@pytest.mark.parametrize(("border", "share"), [("inside", 0.771), ("cut", 0.841)])
+def test_areas_of_resizemix_are_the_authors_and_openmixups(border, share):
+    """At 32 pixels, by counting; one scale a batch unless each image has its own."""
+    own = ratios("resizemix", count=30_000, border=border)
+    assert own.mean().item() == pytest.approx(share, abs=0.003)
+    for seed in range(3):
+        boxes = methods.resizemix(draw(50, 1, 32, 48), generator=generator(seed)).boxes
+        assert len(boxes[:, 2:].unique(dim=0)) == 1 and len(boxes[:, :2].unique(dim=0)) > 5
 
 
 def test_cutmix_can_resize():
-    images = draw(6, 3, 16, 16)
+    images = draw(6, 3, 12, 20)
     plain, resized = (
         methods.cutmix(images, per_sample=True, resize=resize, generator=generator()) for resize in (False, True)
     )
@@ -234,7 +302,7 @@ def test_cutmix_can_resize():
 def test_saliencymix_takes_the_partners_most_salient_pixel(per_sample):
     """A white pixel on grey."""
     images = torch.full((6, 3, 24, 30), 0.5)
-    spots = [(4 * i + 1, 5 * i + 2) for i in range(6)]
+    spots = [(3 * i + 3, 5 * i + 2) for i in range(6)]
     for image, (row, column) in zip(images, spots, strict=True):
         image[:, row, column] = 1.0
     mixing = methods.saliencymix(images, alpha=8.0, per_sample=per_sample, generator=generator())
@@ -287,6 +355,7 @@ def test_bad_alphas(name, alpha):
         partial(methods.resizemix, scope=(0.0, 0.5)),
         partial(methods.resizemix, scope=(0.6, 0.5)),
         partial(methods.resizemix, scope=(0.6, 1.5)),
+        partial(methods.resizemix, border="outside"),
         partial(methods.cowmix, sigmas=(0.0, 2.0)),
         partial(methods.cowmix, sigmas=(3.0, 2.0)),
         partial(methods.cowmix, shares=(0.5, 1.2)),
@@ -295,7 +364,7 @@ def test_bad_alphas(name, alpha):
         partial(methods.patchup, side=0),
     ],
 )
-def test_bad_options(bad):
+def test_bad_options(bad, unchecked):
     (name,) = bad.keywords
     with pytest.raises(InputError, match=rf"^{name}: "):
         bad(torch.zeros(2, 3, 8, 8))

@@ -1,12 +1,14 @@
 """The value `Mixing` against loops over pixels in float64: pixels, maps and tokens, roles, boxes, bad input."""
 
+from collections import Counter
+
 import jaxtyping
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from hybridgen.mixing.mixing import Mixing, as_targets, fill
+from hybridgen.mixing.mixing import Mixing, as_targets, fill, other_partners
 from hybridgen.types import InputError
 
 BATCH, CHANNELS, HEIGHT, WIDTH = 5, 3, 6, 4
@@ -276,3 +278,23 @@ def test_rows_that_do_not_fit(unchecked, images, partner):
         mixing.mix_targets(torch.rand(4, 2))
     with pytest.raises(InputError, match=r"^mixing: what is resized into a box"):
         Mixing(torch.ones(1, 1, 6, 4), partner, boxes=torch.tensor([[0, 0, 2, 2]])).at(3, 2)
+
+
+# --- partners -------------------------------------------------------------------------------------------
+
+
+def test_nobody_is_their_own_partner():
+    """All 6 cycles of four are as frequent; a batch of one has no other."""
+    seen = Counter()
+    source = torch.Generator().manual_seed(0)
+    for _ in range(1200):
+        partner = tuple(other_partners(4, source).tolist())
+        assert sorted(partner) == [0, 1, 2, 3] and all(i != own for i, own in enumerate(partner))
+        seen[partner] += 1
+    assert len(seen) == 6 and all(abs(times - 200) < 60 for times in seen.values())
+    assert other_partners(1).tolist() == [0] and other_partners(2).tolist() == [1, 0]
+    assert other_partners(0).tolist() == [] and other_partners(5, device="meta").is_meta
+    torch.manual_seed(3)
+    first = other_partners(9)
+    torch.manual_seed(3)
+    assert torch.equal(other_partners(9), first)

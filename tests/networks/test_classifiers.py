@@ -1,5 +1,10 @@
-"""The networks of the supervised half against the papers' figures, torchvision's classes and their own convention."""
+"""Classifiers against the networks inside, torchvision's classes and those of the semi-supervised half; their files."""
 
+import copy
+import subprocess
+import sys
+
+import jaxtyping
 import pytest
 import timm
 import torch
@@ -7,8 +12,9 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hybridgen.networks.classifiers import NETWORKS, Classifier, load_classifier, make_network, save_classifier
-from hybridgen.networks.wide_resnet import Normalize, WideResNetClassifier
+from hybridgen.networks.classifiers import Classifier, load_classifier, save_classifier
+from hybridgen.networks.registry import make_network
+from hybridgen.networks.wide_resnet import Normalize, TwoHeadClassifier, WideResNetClassifier
 from hybridgen.types import InputError
 
 STATISTICS = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
@@ -21,10 +27,6 @@ SMALL = (
     ("pyramidnet11-8", 1),
     ("wrn-10-1", 1),
 )
-
-
-def parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def small(name: str, width: float, classes: int = 5) -> Classifier:
@@ -40,49 +42,6 @@ def varied(module: nn.Module) -> nn.Module:
             part.running_mean.normal_(std=0.1)
             part.running_var.uniform_(0.5, 1.5)
     return module
-
-
-@pytest.mark.parametrize(
-    ("name", "classes", "exact"),
-    [
-        ("cifar-resnet18", 100, 11_220_132),
-        ("cifar-resnet34", 100, 21_328_292),
-        ("cifar-resnet50", 100, 23_705_252),
-        ("cifar-densenet121", 100, 7_048_676),
-        ("cifar-densenet161", 100, 26_681_380),
-        ("wrn-28-2", 10, 1_467_610),
-        ("wrn-28-10", 100, 36_536_884),
-    ],
-)
-def test_parameters_exactly(name, classes, exact):
-    with torch.device("meta"):
-        assert parameters(make_network(name, classes)) == exact
-
-
-@pytest.mark.parametrize(
-    ("name", "classes", "width", "millions"),
-    [
-        ("pyramidnet200-240", 10, 1, 26.8),
-        ("pyramidnet164-270", 100, 1, 27.3),
-        ("preact-resnet18", 200, 2, 44.9),
-        ("resnet50", 1000, 1, 25.56),
-        ("pvt_v2_b1", 1000, 1, 14.0),
-    ],
-)
-def test_parameters_in_millions(name, classes, width, millions):
-    """CutMix (PyramidNet-200); thesis, 3.3.6; RecursiveMix, table 11; PVT v2. PyramidNet-164: the layers counted."""
-    with torch.device("meta"):
-        count = parameters(make_network(name, classes, width=width))
-    assert round(count / 1e6, 2 if millions == 25.56 else 1) == millions
-
-
-def test_parameters_of_densenet_follow_from_torchvisions():
-    """The 3×3 stem has 40 weights a filter and colour less than torchvision's 7×7."""
-    for depth, filters in ((121, 64), (161, 96)):
-        with torch.device("meta"):
-            theirs = getattr(torchvision.models, f"densenet{depth}")(num_classes=100)
-            ours = make_network(f"cifar-densenet{depth}", 100)
-        assert parameters(theirs) - parameters(ours) == 40 * 3 * filters
 
 
 @pytest.mark.parametrize(
@@ -121,6 +80,35 @@ def test_stages_are_entered_one_after_the_other_with_maps_of_the_listed_size(nam
         assert before.ndim == 4
         assert after.shape[1] == listed[module]["num_chs"]
         assert after.shape[2] == 32 // listed[module]["reduction"]
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "after"),
+    [
+        ("cifar-resnet18", ["layer1", "layer2"], [(64, 40, 24), (128, 20, 12)]),
+        ("wrn-28-10", ["encoder.trunk.blocks.3", "encoder.trunk.blocks.7"], [(160, 40, 24), (320, 20, 12)]),
+        ("leaky-wrn-28-2", ["encoder.trunk.blocks.3", "encoder.trunk.blocks.7"], [(32, 40, 24), (64, 20, 12)]),
+        ("preact-resnet18", ["layer1", "layer2"], [(64, 20, 12), (128, 10, 6)]),
+        ("pyramidnet164-270", ["layer1", "layer2"], [(4 * 106, 40, 24), (4 * 196, 20, 12)]),
+        ("cifar-densenet121", ["features.transition1", "features.transition2"], [(128, 20, 12), (256, 10, 6)]),
+        ("resnet50", ["layer1", "layer2"], [(256, 10, 6), (512, 5, 3)]),
+        ("pvt_v2_b1_li", ["stages.0", "stages.1"], [(64, 10, 6), (128, 5, 3)]),
+    ],
+)
+def test_places_after_the_first_and_the_second_stage(name, made, after):
+    """What goes into `stages[1:3]` is what the two first stages have made of 40×24 pixels."""
+    with torch.device("meta"):
+        classifier = Classifier(make_network(name, 10), **STATISTICS).eval()
+        outputs, inputs = [], []
+        for module in made:
+            classifier.network.get_submodule(module).register_forward_hook(lambda _, i, output: outputs.append(output))
+        for stage in classifier.stages[1:3]:
+            stage.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+        again = Classifier(classifier.network, **STATISTICS)
+        assert again.channels and len(outputs) == len(inputs) == 0  # looking at it calls nobody
+        classifier(torch.empty(2, 3, 40, 24))
+    assert [each.shape[1:] for each in inputs] == after
+    assert len(inputs) == len(outputs) == 2 and all(a is b for a, b in zip(inputs, outputs, strict=True))
 
 
 def test_stages_of_a_wide_resnet_are_its_groups():
@@ -189,46 +177,6 @@ def test_wide_resnet_without_standardisation_is_the_same_network():
         WideResNetClassifier(10, 1, 5, mean=None, std=STATISTICS["std"])
 
 
-def test_width_scales_every_filter():
-    with torch.device("meta"):
-        resnet = make_network("cifar-resnet18", 10, width=0.25)
-        densenet = make_network("cifar-densenet121", 10, width=0.25)
-        preact = make_network("preact-resnet18", 10, width=0.25)
-    for network in (resnet, preact):
-        assert [i["num_chs"] for i in network.feature_info][-4:] == [16, 32, 64, 128]
-        assert network.conv1.out_channels == 16
-    assert resnet.layer1[0].downsample is None
-    assert densenet.features.denseblock1.denselayer1.conv2.out_channels == 8
-    assert densenet.features.conv0.out_channels == 16
-
-
-def test_initialisation():
-    torch.manual_seed(0)
-    for name, fan in (("cifar-resnet18", "out"), ("cifar-densenet121", "in"), ("wrn-10-1", "out")):
-        for module in make_network(name, 10).modules():
-            if isinstance(module, nn.Conv2d):
-                out, into, height, width = module.weight.shape
-                deviation = (2 / ((out if fan == "out" else into) * height * width)) ** 0.5
-                assert module.weight.std().item() == pytest.approx(deviation, rel=0.2), name
-            elif isinstance(module, nn.BatchNorm2d):
-                assert (module.weight == 1).all() and not module.bias.any()
-
-
-def test_torchvision_loads_the_deployed_networks_of_cifar():
-    images = torch.randn(2, 3, 32, 32)
-    for depth in (18, 50):
-        theirs = getattr(torchvision.models, f"resnet{depth}")(num_classes=100)
-        theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
-        ours = varied(make_network(f"cifar-resnet{depth}", 100)).eval()
-        theirs.load_state_dict(ours.state_dict(), strict=True)
-        torch.testing.assert_close(theirs.eval()(images), ours(images), rtol=1e-4, atol=1e-4)
-    theirs = torchvision.models.densenet121(num_classes=100)
-    theirs.features.conv0, theirs.features.pool0 = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
-    ours = varied(make_network("cifar-densenet121", 100)).eval()
-    theirs.load_state_dict(ours.state_dict(), strict=True)
-    torch.testing.assert_close(theirs.eval()(images), ours(images), rtol=1e-4, atol=1e-4)
-
-
 def test_torchvision_loads_resnet50_and_builds_a_detector_on_it():
     ours = varied(Classifier(make_network("resnet50", 1000), **STATISTICS)).eval()
     theirs = torchvision.models.resnet50()
@@ -252,41 +200,87 @@ def test_timm_loads_its_own():
     assert Classifier(ours, **STATISTICS)(torch.rand(2, 3, 64, 64)).shape == (2, 7)
 
 
-def test_bad_names_and_widths():
-    for name in ("resnet51", "hf-hub:a/b", "local-dir:a", "resnet50.a1_in1k", "wrn-28", "pyramidnet200-", ""):
-        with pytest.raises(InputError, match=rf"^network: {name!r} is unknown; .*cifar-resnet18.*timm's models"):
-            make_network(name, 10)
-    with pytest.raises(InputError, match=r"nearest: .*cifar-resnet18"):
-        make_network("cifar-resnet-18", 10)
-    with pytest.raises(InputError, match=r"^depth: 29 is not 6n \+ 4"):
-        make_network("wrn-29-2", 10)
-    with pytest.raises(InputError, match=r"^depth: 111 .* 9n \+ 2"):
-        make_network("pyramidnet111-48", 10)
-    for name in ("wrn-28-2", "pyramidnet11-8", "resnet50"):
-        with pytest.raises(InputError, match=rf"^width: 2 has no meaning for {name}; .*preact-resnet18"):
-            make_network(name, 10, width=2)
-    for width in (0, -1, 0.3, float("nan"), float("inf")):
-        with pytest.raises(InputError, match=r"^width: .* is not a positive multiple of 1/8"):
-            make_network("cifar-resnet18", 10, width=width)
-    for name in (*NETWORKS, "wrn-10-1", "pyramidnet11-8", "resnet50"):
-        with pytest.raises(InputError, match=r"^classes: 0 is below 1"):
-            make_network(name, 0)
-
-
 @pytest.mark.parametrize(
     ("name", "shape"),
     [("vit_tiny_patch16_224", r"\(1, 197, 192\)"), ("swin_tiny_patch4_window7_224", r"\(1, 7, 7, 768\)")],
 )
-def test_networks_without_a_spatial_map_are_refused(name, shape):
+def test_networks_without_a_spatial_map_classify_all_the_same(name, shape):
     with torch.device("meta"):
-        network = make_network(name, 10)
-    with pytest.raises(InputError, match=rf"^network: \w+ gives features of shape {shape}; a map \[batch, "):
-        Classifier(network, **STATISTICS)
+        classifier = Classifier(make_network(name, 10), **STATISTICS, heads=2)
+        images = torch.empty(1, 3, 224, 224)
+        assert [logits.shape for logits in classifier(images)] == [(1, 10), (1, 10)]
+        for use in (
+            lambda: classifier.channels,
+            lambda: classifier.stages,
+            lambda: classifier.features(images),
+        ):
+            with pytest.raises(InputError, match=rf"^network: \w+ gives features of shape {shape}; a map \[batch, "):
+                use()
 
 
 def test_networks_without_timms_convention_are_refused():
-    with pytest.raises(InputError, match=r"^network: ResNet has no forward_features, forward_head, num_features"):
-        Classifier(torchvision.models.resnet18(), **STATISTICS)
+    for heads, missing in ((1, "forward_features, forward_head, num_features;"), (2, ".*, num_features, num_classes;")):
+        with pytest.raises(InputError, match=rf"^network: ResNet has no {missing}"):
+            Classifier(torchvision.models.resnet18(), **STATISTICS, heads=heads)
+
+
+@pytest.mark.parametrize(("suffix", "options"), [("", {}), ("-normalized", {"normalized_resampling": True})])
+def test_under_one_seed_it_is_the_classifier_of_fixmatch_and_of_mean_teacher(suffix, options):
+    """The same draws, so the same weights; the same operations, so the same bits."""
+    images = torch.rand(3, 3, 24, 16)
+
+    def made(make):
+        torch.manual_seed(5)
+        return make()
+
+    ours = made(lambda: Classifier(make_network(f"leaky-wrn-10-1{suffix}", 5), **STATISTICS))
+    theirs = made(lambda: WideResNetClassifier(10, 1, 5, **STATISTICS, **options))
+    assert torch.equal(ours(images), theirs(images)) and torch.equal(ours.eval()(images), theirs.eval()(images))
+
+    ours = made(lambda: Classifier(make_network(f"leaky-wrn-10-1{suffix}", 5), **STATISTICS, heads=2))
+    after = torch.rand(1)
+    theirs = made(lambda: TwoHeadClassifier(10, 1, 5, **STATISTICS, **options))
+    assert torch.equal(torch.rand(1), after)
+    assert torch.equal(ours.network.head.weight, theirs.heads.predictions.weight)
+    assert torch.equal(ours.consistency.weight, theirs.heads.consistency.weight)
+    for train in (True, False):
+        for own, other in zip(ours.train(train)(images), theirs.train(train)(images), strict=True):
+            assert torch.equal(own, other)
+    assert (ours.heads, made(lambda: small("wrn-10-1", 1)).heads) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "width"), [*SMALL, ("pvt_v2_b0", 1), ("mobilenetv3_small_050", 1), ("vit_tiny_patch16_224", 1)]
+)
+def test_both_heads_see_the_same(name, width):
+    """With the weights of the network's last layer, consistency says what predictions say; gradient reaches both."""
+    torch.manual_seed(0)
+    classifier = Classifier(make_network(name, 5, width=width), **STATISTICS, heads=2).eval()
+    last = next(part for part in reversed(list(classifier.network.modules())) if isinstance(part, nn.Linear))
+    nn.init.normal_(last.weight)
+    images = torch.rand(2, 3, *((224, 224) if name.startswith("vit") else (64, 48)))
+    predictions, consistency = classifier(images)
+    assert predictions.shape == consistency.shape == (2, 5) and not torch.allclose(predictions, consistency)
+    consistency.square().sum().backward()
+    first = next(classifier.network.parameters())
+    assert first.grad.abs().sum() > 0 and classifier.consistency.weight.grad.abs().sum() > 0
+    assert last.weight.grad is None
+    assert not classifier.consistency.bias.any()
+    classifier.consistency.load_state_dict(last.state_dict())
+    again = classifier(images)
+    torch.testing.assert_close(again[1], again[0])
+    torch.testing.assert_close(again[0], predictions)
+
+
+def test_the_head_of_consistency_is_initialised_as_fixmatchs():
+    torch.manual_seed(0)
+    weight = Classifier(make_network("cifar-resnet18", 100), **STATISTICS, heads=2).consistency.weight
+    assert weight.std().item() == pytest.approx((2 / (512 + 100)) ** 0.5, rel=0.02)
+
+
+def test_importing_classifiers_waits_for_neither_timm_nor_torchvision():
+    says = "import sys, hybridgen.networks.classifiers; print({'timm', 'torchvision'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", says], capture_output=True, text=True).stdout == "set()\n"
 
 
 def test_a_new_classifier_leaves_its_network_as_it_was():
@@ -296,6 +290,139 @@ def test_a_new_classifier_leaves_its_network_as_it_was():
     assert classifier.network is network and classifier.training and network.training
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert all(value.device.type == "cpu" for value in classifier.state_dict().values())
+
+
+# --- compiled -------------------------------------------------------------------------------------------
+
+
+class Counting:
+    """A backend that runs graphs as they are, and counts convolutions in them and their calls."""
+
+    def __init__(self):
+        self.convolutions = 0
+
+    def __call__(self, graph, inputs):
+        held = sum("conv2d" in str(node.target) for node in graph.graph.nodes)
+
+        def run(*given):
+            self.convolutions += held
+            return graph(*given)
+
+        return run
+
+
+@pytest.fixture
+def compiling():
+    """Without the tests' checks of annotations, which compiled code cannot look into; nothing left for others."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    torch._dynamo.reset()
+    yield Counting()
+    torch._dynamo.reset()
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+COMPILED = [each for each in SMALL if each[0] not in ("cifar-resnet50", "cifar-densenet121")]
+
+
+@pytest.mark.parametrize(("name", "width"), COMPILED)
+def test_every_way_through_a_compiled_classifier_is_compiled(compiling, name, width):
+    torch.manual_seed(0)
+    plain = Classifier(make_network(name, 5, width=width), **STATISTICS, heads=2)
+    compiled = copy.deepcopy(plain)
+    compiled.compile(backend=compiling)
+    count = sum(isinstance(module, nn.Conv2d) for module in plain.modules())
+    images = torch.rand(3, 3, 24, 16)
+    for use, convolutions in (
+        (lambda made: made(images), count),
+        (lambda made: made.classify(made.features(images)), count),
+        (lambda made: (made.features(images),), count),
+    ):
+        compiling.convolutions = 0
+        for own, expected in zip(use(compiled), use(plain), strict=True):
+            torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-5)
+        assert compiling.convolutions == convolutions
+
+
+@pytest.mark.parametrize(("name", "width"), COMPILED)
+def test_hooks_that_come_and_go_are_heard_in_a_compiled_classifier(compiling, name, width):
+    """Maps exchanged within the batch before a stage, in some steps and not in others, reach logits and gradients; all
+    convolutions but a stem run compiled."""
+    torch.manual_seed(0)
+    plain = small(name, width)
+    compiled = copy.deepcopy(plain)
+    compiled.compile(backend=compiling)
+    count = sum(isinstance(module, nn.Conv2d) for module in plain.modules())
+    images = torch.rand(3, 3, 24, 16)
+    unhooked = plain(images)
+    for place in (None, 1, None, 2, 1, 0):
+        logits, gradients = [], []
+        for classifier in (plain, compiled):
+            stages, seen = classifier.stages, []
+
+            def change(module, inputs, seen=seen, place=place):
+                seen.append(module)
+                return (inputs[0].roll(1 + place % 2, 0),)
+
+            compiling.convolutions = 0
+            if place is None:
+                logits.append(classifier(images))
+            else:
+                with stages[place].register_forward_pre_hook(change):
+                    logits.append(classifier(images))
+                assert seen == [stages[place]]
+            classifier.zero_grad()
+            (logits[-1] * torch.arange(15.0).view(3, 5)).sum().backward()
+            gradients.append(next(classifier.network.parameters()).grad)
+        assert compiling.convolutions >= count - (place is not None)
+        torch.testing.assert_close(logits[1], logits[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-3)
+        assert torch.allclose(logits[0], unhooked, rtol=1e-3, atol=1e-4) == (place is None)
+    assert not any("forward" in vars(module) for module in compiled.modules())
+
+
+def test_a_copy_of_a_compiled_classifier_computes_with_its_own_weights(compiling):
+    torch.manual_seed(0)
+    compiled = small("wrn-10-1", 1)
+    compiled.compile(backend=compiling)
+    images = torch.rand(3, 3, 24, 16)
+    compiled(images)
+    average = copy.deepcopy(compiled)
+    for parameter in average.parameters():
+        nn.init.zeros_(parameter)
+    compiling.convolutions = 0
+    assert not average(images).any() and not average.features(images).any() and compiling.convolutions == 0
+    assert compiled(images).any() and compiling.convolutions > 0
+    assert compiled.state_dict().keys() == average.state_dict().keys()
+
+
+class Tiny(nn.Module):
+    """A stem and a stage, in timm's convention."""
+
+    num_features = 4
+    feature_info = ({"module": "stage"},)
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.stage = nn.Conv2d(3, 4, 1), nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())
+
+    def forward_features(self, images):
+        return self.stage(self.stem(images))
+
+    def forward_head(self, features, pre_logits=False):
+        return features.mean((2, 3))
+
+
+def test_the_default_backend_with_and_without_hooks(compiling):
+    plain = Classifier(Tiny(), **STATISTICS)
+    compiled = copy.deepcopy(plain)
+    compiled.compile()
+    images = torch.rand(2, 3, 2, 3)
+    for hooked in (False, True):
+        if hooked:
+            for classifier in (plain, compiled):
+                classifier.stages[0].register_forward_pre_hook(lambda _, inputs: (inputs[0].flip(0),))
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(images), plain(images), rtol=1e-4, atol=1e-5)
 
 
 # --- files ----------------------------------------------------------------------------------------------
@@ -316,9 +443,30 @@ def test_a_classifier_comes_back_from_its_file(tmp_path, name, width):
     assert classes == tuple(f"class {i}" for i in range(5)) and image_size == 24
     assert not loaded.training
     images = torch.rand(2, 3, 24, 24)
-    torch.testing.assert_close(loaded(images), classifier.eval()(images), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loaded(images), classifier.eval()(images), rtol=1e-4, atol=1e-5)
     mine, theirs = classifier.state_dict(), loaded.state_dict()
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+def test_the_head_of_consistency_stays_out_of_the_file(tmp_path):
+    classifier = Classifier(varied(make_network("leaky-wrn-10-1", 5)), **STATISTICS, heads=2).eval()
+    path = saved(classifier, tmp_path / "network.safetensors", "leaky-wrn-10-1")
+    assert load_file(path).keys() == classifier.network.state_dict().keys()
+    images = torch.rand(2, 3, 24, 16)
+    assert torch.equal(load_classifier(path)[0](images), classifier(images)[0])
+
+
+def test_a_file_of_a_pretrained_network_fetches_nothing(tmp_path, monkeypatch):
+    classifier = small("resnet18", 1)
+
+    def fetches(*_, **options):
+        assert not options["pretrained"]
+        return create(*_, **options)
+
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", fetches)
+    loaded, *_ = load_classifier(saved(classifier, tmp_path / "network.safetensors", "resnet18.a1_in1k"))
+    assert all(torch.equal(*pair) for pair in zip(*map(nn.Module.parameters, (classifier, loaded)), strict=True))
 
 
 def test_the_file_is_the_plain_network_that_torchvision_loads_strictly(tmp_path):

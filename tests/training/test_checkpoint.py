@@ -257,6 +257,52 @@ def test_a_process_killed_while_saving_leaves_the_old_checkpoint(tmp_path, momen
     assert [path.name for path in checkpoints.paths()] == ["step-00000003.pt", "step-00000004.pt"]
 
 
+def test_a_field_of_a_group_is_named_with_its_group(tmp_path):
+    State(tmp_path, {"method": {"rate": 0.1, "betas": (0.9, 0.99)}, "seed": 0}).saved(3)
+    State(tmp_path, {"method": {"rate": 0.1, "betas": [0.9, 0.99]}, "seed": 0}).resumed()
+    message = refused(tmp_path, State(tmp_path, {"method": {"rate": 0.2, "betas": (0.9, 0.99)}, "seed": 0}))
+    assert message.endswith("method.rate was 0.1, is 0.2")
+
+
+def of(kind: str, key: str, value):
+    """Puts a value into the state that an optimizer has of its first parameter."""
+    return lambda state: state["optimizers"][kind]["state"][0].update({key: value})
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (of("network", "momentum_buffer", torch.zeros(2, 3)), "momentum_buffer of (2, 3) for a parameter of (4, 3)"),
+        (of("network", "momentum_buffer", "x"), "momentum_buffer of str"),
+        (of("critic", "exp_avg", torch.zeros(())), "exp_avg of () for a parameter of (1, 3)"),
+        (of("critic", "exp_avg_sq", torch.zeros(9)), "exp_avg_sq of (9,)"),
+        (lambda state: state["optimizers"]["critic"].update(param_groups=[]), "shorter"),
+        (lambda state: state["optimizers"]["critic"]["param_groups"][0].update(params=[0]), "shorter"),
+        (lambda state: state["optimizers"].update(critic=[1]), "Type"),
+        (lambda state: state.update(optimizers=3), "TypeError"),
+        (lambda state: state.update(modules=3), "TypeError"),
+        (lambda state: state.update(step="3"), "step '3' is none of 0 to 100"),
+        (lambda state: state.update(step=-1), "step -1 is none of 0 to 100"),
+        (lambda state: state.update(step=101), "step 101 is none of 0 to 100"),
+        (lambda state: state.update(step=True), "step True"),
+    ],
+)
+def test_a_state_of_another_shape(tmp_path, change, said):
+    State(tmp_path).saved(3)
+    changed(tmp_path / "step-00000003.pt", change)
+    message = refused(tmp_path)
+    assert message.startswith(f"{tmp_path / 'step-00000003.pt'}: does not fit this run (") and said in message
+
+
+def test_what_a_killed_process_has_not_dropped_is_dropped_when_its_run_is_resumed(tmp_path):
+    State(tmp_path, keep=9).saved(1, 2, 3, 4, 5)
+    others = ["step-00000001.process-1.pt", "step-00000005.process-1.pt", "step-00000006.process-1.pt", "notes.txt"]
+    for name in others:
+        (tmp_path / name).write_text("x")
+    State(tmp_path, keep=2).resumed()
+    assert names(tmp_path) == ["notes.txt", "step-00000004.pt", "step-00000005.process-1.pt", "step-00000005.pt"]
+
+
 # --- state of each process's own -----------------------------------------------------------------------------
 
 

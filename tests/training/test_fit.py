@@ -2,17 +2,17 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from accelerate import Accelerator
+from objectives import FixMatch, SciMixDiscriminator, SciMixGenerator
 from torch import nn
 
-from hybridgen.generators.scimix import SciMixDiscriminator, SciMixGenerator
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
 from hybridgen.networks.discriminator import Discriminator
 from hybridgen.networks.wide_resnet import WideResNetClassifier
-from hybridgen.semi.fixmatch import FixMatch
 from hybridgen.training.fit import Diverged, fit
 from hybridgen.training.objective import Outcome, Task, sgd
 from hybridgen.training.schedules import Clock, cosine, window
@@ -64,7 +64,7 @@ def test_equals_a_loop_written_by_hand(clip):
     for step, batch, scalars in zip(range(6), batches(), said, strict=False):
         weight = 0.5 if 1 <= step / 2 < 2 else 0.0
         optimizer.param_groups[0]["lr"] = 0.5 * 0.5 * (1 + math.cos(math.pi * (step / 2) / 4))
-        losses, rates, _ = by_hand(batch, clock())
+        losses, rates, _, _ = by_hand(batch, clock())
         total = losses["error"] + weight * losses["size"]
         optimizer.zero_grad()
         total.backward()
@@ -98,6 +98,32 @@ def test_the_clock_moves_with_the_steps_and_a_finished_run_does_nothing():
     now = clock(steps=3)
     assert [now.step for _ in fit({"it": task(Regression())}, batches(), now, Accelerator(), seed=0)] == [1, 2, 3]
     assert not list(fit({"it": task(Regression())}, batches(), now, Accelerator(), seed=0))
+
+
+class Scaled(Accelerator):
+    """An accelerator that scales losses as fp16 needs it, by torch's own scaler on a CPU."""
+
+    def backward(self, loss: torch.Tensor, **options) -> None:
+        self.fp16 = getattr(self, "fp16", None) or torch.amp.GradScaler("cpu", init_scale=1024.0)
+        self.fp16.scale(loss).backward()
+
+    def unscale_gradients(self, optimizer=None) -> None:
+        self.fp16.unscale_(optimizer)
+        self.fp16.update(1024.0)
+
+
+@pytest.mark.parametrize("clip", [None, 0.05])
+def test_gradients_of_fp16_are_unscaled_before_they_are_measured_and_clipped(clip):
+    plain, scaled = Regression(), Regression()
+    scaled.load_state_dict(plain.state_dict())
+    steps = [
+        list(fit({"it": replace(task(each), clip=clip)}, batches(), clock(), accelerator, seed=0))
+        for each, accelerator in ((plain, Accelerator()), (scaled, Scaled()))
+    ]
+    for mine, theirs in zip(*steps, strict=True):
+        torch.testing.assert_close(mine["it/gradient_norm"], theirs["it/gradient_norm"], rtol=1e-5, atol=0)
+        assert clip is None or mine["it/gradient_norm"] > clip
+    torch.testing.assert_close(scaled.state_dict(), plain.state_dict(), rtol=1e-5, atol=1e-7)
 
 
 class Sender(Regression):
@@ -186,7 +212,7 @@ class Diverging(Regression):
         self.step, self.value = step, value
 
     def forward(self, batch: Batch, clock: Clock) -> Outcome:
-        losses, rates, _ = super().forward(batch, clock)
+        losses, rates, _, _ = super().forward(batch, clock)
         if clock.step + 1 == self.step:
             losses["size"] = losses["size"].detach() * 0 + self.value
         return Outcome(losses, rates)

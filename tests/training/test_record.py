@@ -2,7 +2,12 @@
 
 import json
 import math
+import os
 import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +19,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from hybridgen.files import LOCK, hold, release
 from hybridgen.training import record
 from hybridgen.training.fit import Diverged
 from hybridgen.training.record import Run, claim, read_metrics, read_result, write_result
@@ -268,7 +274,7 @@ def test_an_empty_folder_may_be_taken_and_another_may_not(tmp_path):
 def test_a_folder_of_a_process_killed_while_it_claimed_it_may_be_taken(tmp_path):
     (tmp_path / ".config.yaml.123.tmp").write_text("rate: 0")
     claim(tmp_path, CONFIG, Accelerator(), resume=False)
-    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", LOCK}
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / ".step-00000005.pt.123.tmp").write_text("half")
     claim(tmp_path, CONFIG, Accelerator(), resume=True)
@@ -276,10 +282,286 @@ def test_a_folder_of_a_process_killed_while_it_claimed_it_may_be_taken(tmp_path)
 
 
 def test_resuming_needs_a_run(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match=rf"resume: no run in {folder} .config.yaml is missing"):
             claim(folder, CONFIG, Accelerator(), resume=True)
-    assert not (tmp_path / "nowhere").exists()
+    with pytest.raises(InputError, match="which holds something else; give another --out"):
+        claim(tmp_path, CONFIG, Accelerator(), resume=True, fresh_ok=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("left", ["nothing", "a leftover", "the lock"])
+def test_a_run_killed_before_its_configuration_was_written_is_begun_anew(tmp_path, left):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    if left != "nothing":
+        (folder / {"a leftover": ".config.yaml.99.tmp", "the lock": LOCK}[left]).write_text("rate: 0.")
+    claim(folder, replace(CONFIG, resume=True), Accelerator(), resume=True)
+    assert yaml.safe_load((folder / "config.yaml").read_text())["rate"] == 0.1
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", LOCK}
+
+
+def test_a_part_of_a_larger_run_may_not_have_been_reached(tmp_path):
+    claim(tmp_path / "variant", CONFIG, Accelerator(), resume=True, fresh_ok=True)
+    assert (tmp_path / "variant" / "config.yaml").exists()
+    with pytest.raises(InputError, match=r"rate = 0.1, this run 0.2"):
+        claim(tmp_path / "variant", replace(CONFIG, rate=0.2), Accelerator(), resume=True, fresh_ok=True)
+
+
+@dataclass(frozen=True)
+class Method:
+    rate: float = 0.1
+    betas: tuple[float, ...] = (0.9, 0.99)
+
+
+@dataclass(frozen=True)
+class Grouped:
+    method: Method | None = Method()
+    out: Path = Path("run")
+    resume: bool = False
+
+
+@pytest.mark.parametrize(
+    "method, said",
+    [
+        (Method(rate=0.2), "has method.rate = 0.1, this run 0.2"),
+        (Method(betas=(0.5, 0.99)), r"has method.betas = \[0.9, 0.99\], this run \[0.5, 0.99\]"),
+        (None, "has method.rate = 0.1, this run None"),
+    ],
+)
+def test_a_field_of_a_group_is_named_with_its_group(tmp_path, method, said):
+    claim(tmp_path, Grouped(), Accelerator(), resume=False)
+    claim(tmp_path, Grouped(), Accelerator(), resume=True)
+    with pytest.raises(InputError, match=said):
+        claim(tmp_path, Grouped(method), Accelerator(), resume=True)
+
+
+# --- one process a folder ------------------------------------------------------------------------------------
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from hybridgen.files import hold
+folder = Path(sys.argv[1])
+folder.mkdir(exist_ok=True)
+hold(folder)
+if sys.argv[2] == "alone" or os.fork() == 0:
+    print(os.getpid(), flush=True)
+time.sleep(600)
+"""
+
+
+@contextmanager
+def holder(folder: Path, how: str = "alone"):
+    """Another process that holds the folder; and what it said."""
+    command = [sys.executable, "-c", HOLDER, str(folder), how]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process, process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_folder_that_another_process_writes_into_is_refused_and_says_who_does(tmp_path):
+    claim(tmp_path, CONFIG, Accelerator(), resume=False)
+    release(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with holder(tmp_path) as (process, _):
+        said = rf"out: {tmp_path} is in use by process {process.pid} on {socket.gethostname()} since 2\d\d\d-\d\d-\d\d"
+        for attempt in (
+            lambda: claim(tmp_path, CONFIG, Accelerator(), resume=True),
+            lambda: run(tmp_path, resume=True).__enter__(),
+        ):
+            with pytest.raises(InputError, match=said) as caught:
+                attempt()
+            assert "\n" not in str(caught.value)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != LOCK} == before
+    claim(tmp_path, CONFIG, Accelerator(), resume=True)  # killed: its hold went with it
+
+
+def test_a_folder_just_made_by_another_process_is_refused(tmp_path):
+    with holder(tmp_path / "new"), pytest.raises(InputError, match="in use"):
+        claim(tmp_path / "new", CONFIG, Accelerator(), resume=False)
+    assert not (tmp_path / "new" / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_that_outlives_its_parent_does_not_hold_the_folder(tmp_path, end):
+    with holder(tmp_path, "forks") as (process, child):
+        process.send_signal(end)
+        process.wait()
+        os.kill(int(child), 0)  # it is alive
+        try:
+            claim(tmp_path, CONFIG, Accelerator(), resume=True)
+        finally:
+            os.kill(int(child), signal.SIGKILL)
+
+
+def test_a_worker_does_not_take_the_hold_from_its_parent(tmp_path):
+    """Closing what it inherited leaves the parent's lock, and its end as well."""
+    hold(tmp_path)
+    try:
+        if (child := os.fork()) == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        script = "import sys; from pathlib import Path; from hybridgen.files import hold; hold(Path(sys.argv[1]))"
+        done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+        assert f"is in use by process {os.getpid()} on" in done.stderr
+    finally:
+        release(tmp_path)
+
+
+def test_the_end_of_a_run_frees_its_folder_and_leaves_no_lock(tmp_path):
+    claim(tmp_path, CONFIG, Accelerator(), resume=False)
+    with run(tmp_path) as made:
+        train(made)
+        write_result(tmp_path, Accelerator(), seed=0)
+        assert (tmp_path / LOCK).exists()  # its curves may yet be drawn
+    assert not (tmp_path / LOCK).exists()
+    with pytest.raises(ZeroDivisionError), run(tmp_path, resume=True):
+        _ = 1 / 0
+    assert not (tmp_path / LOCK).exists()
+    with holder(tmp_path):
+        pass
+    claim(tmp_path, CONFIG, Accelerator(), resume=True)
+    write_result(tmp_path, Accelerator(), seed=0)  # as a comparison ends
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_process_that_ends_leaves_no_lock(tmp_path):
+    script = "import sys; from pathlib import Path; from hybridgen.files import hold; hold(Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_locks_nobody_is_kept_out(tmp_path, monkeypatch):
+    with holder(tmp_path):
+        monkeypatch.setattr("hybridgen.files.fcntl", None)
+        claim(tmp_path, CONFIG, Accelerator(), resume=False)
+
+
+# --- what others have put there ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "tensorboard"])
+def test_a_file_where_a_folder_is_needed_is_an_input_error(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=f"^{tmp_path / name}: a file, where the run needs a folder"), run(tmp_path):
+        pass
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "curves.png", "result.json"])
+def test_a_folder_where_a_file_is_needed_is_an_input_error(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=f"^{tmp_path / name}: a folder, where the run needs a file"), run(tmp_path):
+        pass
+    if name == "metrics.jsonl":
+        with pytest.raises(InputError, match=f"^{tmp_path / name}: cannot be read: Is a directory"):
+            read_metrics(tmp_path)
+    if name == "result.json":
+        with pytest.raises(InputError, match=f"^{tmp_path / name}: cannot be read .Is a directory"):
+            read_result(tmp_path)
+
+
+BROKEN = [
+    b"\xff\xfe", b"3", b"[1, 2]", b'"step"', b"null", b"{}", b'{"a": 1.0}', b'{"step": "3", "a": 1}', b'{"step": true}',
+    b'{"step": 3, "a": [1]}', b'{"step": 3, "a": "x"}', b'{"step": 3, "a": null}', b'{"step": 3.5}', b"[" * 100_000,
+    b'{"step": 3, "a": ' + b"9" * 400 + b"}", b"",
+]  # fmt: skip
+
+
+def test_lines_that_are_no_records_are_dropped_and_a_resumed_run_goes_on(tmp_path):
+    finished(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    whole = path.read_bytes()
+    first, *others = whole.splitlines()
+    path.write_bytes(b"\n".join([first, *BROKEN, *others, b'{"step": 11, "epo']))
+    assert read_metrics(tmp_path) == [json.loads(line) for line in whole.splitlines()]
+    with run(tmp_path, resume=True):
+        pass
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"seed": 1, "test', b"\xff\xfe", b"[]", b"3", b"null", b"{}", b"[" * 100_000]
+)
+def test_a_result_that_is_none_is_an_input_error(tmp_path, content):
+    (tmp_path / "result.json").write_bytes(content)
+    with pytest.raises(InputError, match=f"^{tmp_path / 'result.json'}: .*; remove it to train this run again$") as got:
+        read_result(tmp_path)
+    assert "\n" not in str(got.value)
+
+
+@pytest.mark.parametrize("value", ['"high"', "null", "[0.5]", "true", "{}"])
+def test_a_result_lacks_what_its_reader_needs(tmp_path, value):
+    (tmp_path / "result.json").write_text(f'{{"seed": 0, "seconds": {value}}}')
+    assert read_result(tmp_path, ["seed"])["seed"] == 0
+    for name in ("seconds", "test_accuracy_last"):
+        with pytest.raises(InputError, match=f"result.json: {name} is missing or no number; remove it to train"):
+            read_result(tmp_path, ["seed", name])
+
+
+def test_recorded_means_of_another_shape_or_of_other_losses_are_an_input_error(tmp_path):
+    with run(tmp_path, save_every=6) as made:
+        train(made, until=6)
+    path = made.checkpoints.paths()[-1]
+    state = torch.load(path, weights_only=True)
+    kept = state["modules"]["means"]["_extra_state"]
+    assert (kept["count"], list(kept["sums"])) == (2, ["it/error", "it/weighted/error"])
+    vector, other = torch.zeros(3), {"it/other": torch.zeros(())}
+    of = lambda value: {"sums": {"it/error": value}}
+    damaged = [{"count": -1}, {"count": "2"}, {"sums": [1]}, of(vector), of(1.0)]
+    for change in damaged:
+        state["modules"]["means"]["_extra_state"] = kept | change
+        torch.save(state, path)
+        with pytest.raises(InputError, match=f"^{path}: does not fit this run"), run(tmp_path, resume=True):
+            pass
+    state["modules"]["means"]["_extra_state"] = kept | {"sums": other}
+    torch.save(state, path)
+    with pytest.raises(InputError, match="the checkpoint has means of it/other"), run(tmp_path, resume=True) as again:
+        train(again)
+
+
+# --- killed at its end ---------------------------------------------------------------------------------------
+
+
+def killed_while_drawing(folder: Path, monkeypatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(folder):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed), run(folder) as made:
+        patch.setattr(record, "draw_curves", kill)
+        train(made)
+        write_result(folder, Accelerator(), seed=0)
+    assert not (folder / "curves.png").exists()
+
+
+def test_a_run_killed_while_its_curves_are_drawn_has_no_result_and_draws_them_when_resumed(tmp_path, monkeypatch):
+    killed_while_drawing(tmp_path, monkeypatch)
+    assert read_result(tmp_path) is None
+    with run(tmp_path, resume=True) as made:
+        assert made.clock.done
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_curves_are_drawn_once_and_again_when_there_is_more_to_see(tmp_path, monkeypatch):
+    drawn = []
+    draw = record.draw_curves
+    monkeypatch.setattr(record, "draw_curves", lambda folder: (drawn.append(len(read_metrics(folder))), draw(folder)))
+    with run(tmp_path) as made:
+        train(made)
+        write_result(tmp_path, Accelerator(), seed=0)
+    assert drawn == [3]
+    with run(tmp_path, resume=True) as made:
+        made.log(more=1.0)
+    assert drawn == [3, 4]
 
 
 @pytest.mark.parametrize(
@@ -327,3 +609,11 @@ def test_nan_rows_can_be_read_again(tmp_path):
     with run(tmp_path) as made:
         made.log(**{"validation/accuracy": math.nan})
     assert math.isnan(read_metrics(tmp_path)[0]["validation/accuracy"])
+
+
+def test_what_draws_and_shows_is_imported_when_it_does():
+    script = (
+        "import sys, hybridgen.training.record; print({'tensorboard', 'matplotlib', 'torchvision'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

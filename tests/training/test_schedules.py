@@ -4,13 +4,15 @@ import math
 from itertools import pairwise
 
 import pytest
+import torch
 
 from hybridgen.training.schedules import (
     Clock,
     cosine,
+    cycle_of,
     cycled,
     fixmatch_cosine,
-    sigmoid_ramp,
+    one_cycle,
     step_ramp,
     stepped,
     value,
@@ -59,16 +61,6 @@ def test_window_opens_at_its_first_epoch_and_closes_before_its_last():
 def test_window_grows_linearly_from_its_start():
     schedule = window(2.0, 5.0, ramp=4.0)
     assert [schedule(at(step)) for step in (49, 50, 60, 70, 90, 91, 299)] == [0, 0, 0.5, 1.0, 2.0, 2.0, 2.0]
-
-
-@pytest.mark.parametrize("step", [0, 1, 17, 49, 50, 51, 300])
-def test_sigmoid_ramp_is_tarvainen_and_valpolas(step):
-    t = min(1, step / 50)
-    assert sigmoid_ramp(3.0, 5.0)(at(step)) == pytest.approx(3 * math.exp(-5 * (1 - t) ** 2), rel=1e-12)
-
-
-def test_sigmoid_ramp_of_no_length_is_on_at_once():
-    assert sigmoid_ramp(3.0, 0.0)(at(0)) == 3.0
 
 
 def test_the_thesis_cosine_would_have_decreased_fully_at_epoch_350_of_300():
@@ -127,3 +119,25 @@ def test_a_warmed_schedule_grows_linearly_to_the_whole():
     falling, plain = warmed(cosine(0.1, 30.0), 5), cosine(0.1, 30.0)
     assert falling(at(24)) == pytest.approx(plain(at(24)) * 0.5)
     assert warmed(plain, 0)(at(0)) == plain(at(0))
+
+
+def test_one_cycle_is_torchs():
+    """Rate by rate, momenta aside."""
+    optimizer = torch.optim.SGD([torch.zeros((), requires_grad=True)], lr=0.4, momentum=0.9)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.4, total_steps=57)
+    schedule = one_cycle(0.4)
+    for step in range(57):
+        assert schedule(at(step, steps=57)) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), step
+        optimizer.step()
+        if step < 56:
+            theirs.step()
+
+
+def test_the_time_of_a_cycle_begins_anew():
+    clock = cycle_of(at(130, steps=300), 3)
+    assert (clock.step, clock.steps, clock.steps_per_epoch) == (30, 100, 10)
+    assert cycle_of(at(99, steps=300), 3).step == 99 and cycle_of(at(100, steps=300), 3).step == 0
+
+
+def test_a_clock_lasts_so_many_epochs():
+    assert Clock.lasting(2.5, 13) == Clock(steps=32, steps_per_epoch=13)

@@ -1,0 +1,102 @@
+"""Options that several commands have, and the ranges that several options have.
+
+What a command needs is imported when it runs, so that help and version come at once.
+"""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from hybridgen.errors import InputError
+from hybridgen.settings import NUMBER, Seed, settings
+
+if TYPE_CHECKING:
+    import accelerate
+
+    import hybridgen.data.datasets
+    import hybridgen.hybridizer
+    import hybridgen.networks.classifiers
+
+# Ranges end where a machine would be at work for years, or without memory. What else limits a number (the images that
+# there are) is found where it is used.
+Threads = Annotated[int, Field(ge=1, le=1024), NUMBER]
+Side = Annotated[int, Field(ge=1, le=4096), NUMBER]
+"""Of images, in pixels."""
+ImageCount = Annotated[int, Field(ge=1, le=10_000_000), NUMBER]
+Cells = Annotated[int, Field(ge=1, le=10_000), NUMBER]
+"""Rows or columns of a picture."""
+Steps = Annotated[int, Field(ge=1, le=1_000_000), NUMBER]
+"""Or rounds."""
+Batch = Annotated[int, Field(ge=1, le=100_000), NUMBER]
+FdaBeta = Annotated[float, Field(ge=0, le=0.5), NUMBER]
+
+
+@settings
+class Judged(ABC):
+    """What commands that judge hybrids by an oracle have in common."""
+
+    data: str = "digits-m"
+    """Data set: digits-m, cifar10, svhn, ..., folder:PATH or npz:PATH."""
+    repeats: Annotated[int, Field(ge=1, le=1000), NUMBER] = 4
+    """Non-semantic parents for every test image."""
+    seed: Seed = 0
+    """From which they are drawn."""
+    oracle: Path | None = None
+    """Folder of an oracle; unless given, one is trained on all training labels and kept in the user's cache."""
+    oracle_steps: Annotated[int, Field(ge=10, le=10_000_000), NUMBER] | None = None
+    """Training steps of the oracle; by the size of the data set unless given."""
+    oracle_network: str | None = None
+    """leaky-wrn-10-2, leaky-wrn-28-2, ...; by the size of the data set unless given."""
+    image_size: Side | None = None
+    """Must be the hybridizer's, which it is unless given."""
+    data_root: str = "data"
+    """Where data sets lie or are downloaded to."""
+    download: bool = False
+    """Download the data set if it is missing."""
+    threads: Threads | None = None
+    """CPU threads a process; all cores divided among the processes unless given."""
+
+    @abstractmethod
+    def run(self) -> None: ...
+
+    def _oracle_training(self) -> dict[str, int | str]:
+        """How to train an oracle, as far as it is given. InputError if a trained one is given too."""
+        given = {name: getattr(self, f"oracle_{name}") for name in ("steps", "network")}
+        training = {name: value for name, value in given.items() if value is not None}
+        if self.oracle is not None and training:
+            raise InputError(f"--oracle-{next(iter(training))} is for training an oracle, --oracle gives a trained one")
+        return training
+
+    def _dataset(self, hybridizer: "hybridgen.hybridizer.Hybridizer") -> "hybridgen.data.datasets.Dataset":
+        if self.image_size not in (None, hybridizer.image_size):
+            raise InputError(f"--image-size {self.image_size}: this hybridizer takes {hybridizer.image_size}")
+        return load_data(self.data, hybridizer, self.data_root, self.download)
+
+    def _oracle(
+        self, dataset: "hybridgen.data.datasets.Dataset", accelerator: "accelerate.Accelerator"
+    ) -> "hybridgen.networks.classifiers.Classifier":
+        from hybridgen.evaluation.oracle import OracleSettings, load_or_train_oracle, load_oracle, training_for
+
+        if self.oracle is not None:
+            return load_oracle(self.oracle, dataset).to(accelerator.device)
+        training = training_for(OracleSettings(**self._oracle_training()), dataset)
+        return load_or_train_oracle(dataset, accelerator, training)[0]
+
+
+def load(source: str | None, accelerator: "accelerate.Accelerator") -> "hybridgen.hybridizer.Hybridizer":
+    """The hybridizer of this folder or hub id; the one that comes with the repository unless given."""
+    from hybridgen.assets import bundled
+    from hybridgen.hybridizer import Hybridizer
+
+    return Hybridizer.from_pretrained(bundled() if source is None else source).to(accelerator.device)
+
+
+def load_data(
+    name: str, hybridizer: "hybridgen.hybridizer.Hybridizer", data_root: str, download: bool
+) -> "hybridgen.data.datasets.Dataset":
+    """At the hybridizer's image size."""
+    from hybridgen.data.datasets import load_dataset
+
+    return load_dataset(name, image_size=hybridizer.image_size, data_root=data_root, download=download)

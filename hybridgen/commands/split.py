@@ -1,0 +1,41 @@
+"""The command `split`: which images are labelled."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from hybridgen.commands.options import ImageCount, Side
+from hybridgen.settings import NUMBER, Seed, settings
+
+
+@settings
+class SplitImages:
+    """Draw which training images are labelled, unlabelled and for validation, and keep that in a file."""
+
+    labels: ImageCount
+    """Labelled images; as many of every class as divides."""
+    out: Path
+    """JSON file to write. An existing one is never overwritten."""
+    seed: Seed = 0
+    """Seed of the draw."""
+    validation: Annotated[int, Field(ge=0, le=10_000_000), NUMBER] = 0
+    """Labelled images set aside for validation."""
+    data: str = "digits-m"
+    """Data set: digits-m, cifar10, svhn, ..., folder:PATH or npz:PATH."""
+    image_size: Side | None = None
+    """Side to which images are brought; needed for folders of unequal images."""
+    data_root: str = "data"
+    """Where data sets lie or are downloaded to."""
+    download: bool = False
+    """Download the data set if it is missing."""
+
+    def run(self) -> None:
+        from hybridgen.data.datasets import load_dataset
+        from hybridgen.data.splits import make_split
+
+        dataset = load_dataset(self.data, image_size=self.image_size, data_root=self.data_root, download=self.download)
+        split = make_split(dataset, labels=self.labels, seed=self.seed, validation=self.validation)
+        split.save(self.out)
+        counts = {role: len(getattr(split, role)) for role in ("labelled", "unlabelled", "validation")}
+        print(f"{self.out}: {', '.join(f'{count} {role}' for role, count in counts.items())}; hash {split.hash}")

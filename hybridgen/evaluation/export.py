@@ -1,0 +1,275 @@
+"""Hybrids written as an image folder, with a CSV that tells their parents."""
+
+import csv
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from tqdm import tqdm
+
+from hybridgen.data.datasets import Part
+from hybridgen.data.sources import Files, InMemory
+from hybridgen.data.streams import derive_seed
+from hybridgen.files import is_vacant, remove_leftovers, write_text, written_aside
+from hybridgen.hybridizer import Hybridizer
+from hybridgen.types import InputError
+
+MANIFEST, TABLE, UNMERGED = "hybrids.json", "hybrids.csv", ".unmerged"
+BLOCK = 64
+"""Hybrids computed at once. Fixed, and blocks are always computed whole: the results of a convolution may
+depend on the batch in their last bits, and a hybrid is to be the same after an interruption and for any number
+of processes."""
+
+
+class Row(NamedTuple):
+    """One line of `hybrids.csv`. Everything is measured on the pixels of the file."""
+
+    file: str
+    semantic_parent: str
+    """Index among the images (of the part of the data set, or of the files given)."""
+    nonsemantic_parent: str
+    label: str
+    """Class of the semantic parent."""
+    label_source: str
+    """"given", or "predicted" by the hybridizer's classifier where the class of the parent is not known."""
+    predicted: str
+    """Class of the hybrid by the hybridizer's classifier."""
+    confidence: str
+    """Its probability."""
+    consistent: str
+    """1 if `predicted` is `label`: the hybrids that the thesis keeps (2.3.4)."""
+    closer_to_nonsemantic: str
+    """1 if nearer (L2 over pixels) to the non-semantic parent than to the semantic one."""
+
+
+@dataclass(frozen=True)
+class Parents:
+    """From what hybrids are made."""
+
+    semantic: Part
+    nonsemantic: Part
+    """The same object where both parents come from one part; a pair then has two different images."""
+    classes: tuple[str, ...]
+    source: str
+    """Tells these images from others."""
+
+    @classmethod
+    def of_files(cls, semantic: Sequence[Path], nonsemantic: Sequence[Path], hybridizer: Hybridizer) -> "Parents":
+        """Image files, whose classes are not known."""
+        digest = hashlib.sha256()
+        parts = []
+        for paths in (semantic, nonsemantic):
+            pixels = Files(paths, hybridizer.image_size).gather(torch.arange(len(paths)))
+            digest.update(str(len(paths)).encode() + pixels.numpy().tobytes())
+            parts.append(Part(InMemory(pixels), torch.full((len(paths),), -1)))
+        return cls(*parts, hybridizer.origin.classes, f"files {digest.hexdigest()}")
+
+    def pair(self, seed: int, index: int) -> tuple[int, int]:
+        """Which images hybrid `index` comes from, uniform and independent of all other hybrids."""
+        draw = derive_seed(seed, "hybrid", index)
+        others = len(self.nonsemantic) - (self.semantic is self.nonsemantic)
+        draw, semantic = divmod(draw, len(self.semantic))
+        nonsemantic = draw % others
+        if self.semantic is self.nonsemantic:
+            nonsemantic += nonsemantic >= semantic
+        return semantic, nonsemantic
+
+
+@torch.no_grad()
+def write_hybrids(
+    hybridizer: Hybridizer,
+    parents: Parents,
+    folder: Path,
+    accelerator: Accelerator,
+    *,
+    count: int,
+    seed: int,
+) -> str:
+    """Write `folder/<class of the semantic parent>/<index>.png` and `folder/hybrids.csv`; says what was done.
+
+    Hybrid i is a function of (seed, i). Processes share the blocks. Called again after an interruption, it makes
+    what is missing. InputError for a folder of something else or of other arguments, and where it cannot be
+    written.
+    """
+    _check_classes(hybridizer, parents)
+    manifest = {
+        "hybridizer": _digest(hybridizer),
+        "images": parents.source,
+        "count": count,
+        "seed": seed,
+    }
+    if accelerator.is_main_process:
+        _claim(folder, manifest)
+        remove_leftovers(folder)
+    accelerator.wait_for_everyone()
+    done = _read(folder)
+    accelerator.wait_for_everyone()
+
+    names = _folder_names(parents.classes)
+    blocks = range(accelerator.process_index, -(-count // BLOCK), accelerator.num_processes)
+    unmerged = folder / UNMERGED / f"{accelerator.process_index}.csv"
+    with ThreadPoolExecutor(4) as pool:
+        for block in tqdm(blocks, "hybrids", unit="block", disable=not accelerator.is_main_process, mininterval=1):
+            indices = range(block * BLOCK, min((block + 1) * BLOCK, count))
+            if all(index in done for index in indices):
+                continue
+            pixels, rows = _hybrids(hybridizer, parents, names, indices, seed, accelerator.device)
+            made = [(row, image) for index, row, image in zip(indices, rows, pixels, strict=True) if index not in done]
+            list(pool.map(lambda pair: _write_image(folder / pair[0].file, pair[1]), made))
+            _append(unmerged, [row for row, _ in made])
+
+    accelerator.wait_for_everyone()
+    before, rows = len(done), _read(folder)
+    if len(rows) != count:
+        raise InputError(f"{folder}: {count - len(rows)} of {count} hybrids have vanished while others were written")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        _merge(folder, [rows[index] for index in sorted(rows)])
+    accelerator.wait_for_everyone()
+    consistent, closer = (
+        sum(getattr(row, field) == "1" for row in rows.values()) / count
+        for field in ("consistent", "closer_to_nonsemantic")
+    )
+    return (
+        f"{count} hybrids, {count - before} of them made now; by the hybridizer's own classifier {consistent:.1%}"
+        f" have the class of their semantic parent; {closer:.1%} are nearer to their non-semantic parent"
+    )
+
+
+def _hybrids(
+    hybridizer: Hybridizer,
+    parents: Parents,
+    names: Sequence[str],
+    indices: Sequence[int],
+    seed: int,
+    device: torch.device,
+) -> tuple[np.ndarray, list[Row]]:
+    """Pixels, uint8 [n, h, w, 3], and rows of a block."""
+    pairs = torch.tensor([parents.pair(seed, index) for index in indices])
+    x_c = parents.semantic.images.gather(pairs[:, 0]).to(device).float() / 255
+    x_r = parents.nonsemantic.images.gather(pairs[:, 1]).to(device).float() / 255
+    pixels = (hybridizer.hybridize(semantic=x_c, nonsemantic=x_r) * 255).round().clamp(0, 255).byte()
+    x_h = pixels.float() / 255
+    given = parents.semantic.labels[pairs[:, 0]].to(device)
+    labels = torch.where(given >= 0, given, hybridizer.classify(x_c).argmax(dim=1))
+    confidence, predicted = hybridizer.classify(x_h).softmax(dim=1).max(dim=1)
+    closer = (x_h - x_r).square().sum((1, 2, 3)) < (x_h - x_c).square().sum((1, 2, 3))
+
+    rows = []
+    columns = (indices, pairs, given, labels, predicted, confidence, closer)
+    for index, pair, known, label, guess, sure, near in zip(*(_plain(c) for c in columns), strict=True):
+        rows.append(
+            Row(
+                file=f"{names[label]}/{index:06d}.png",
+                semantic_parent=str(pair[0]),
+                nonsemantic_parent=str(pair[1]),
+                label=parents.classes[label],
+                label_source="given" if known >= 0 else "predicted",
+                predicted=hybridizer.origin.classes[guess],
+                confidence=f"{sure:.4f}",
+                consistent=str(int(guess == label)),
+                closer_to_nonsemantic=str(int(near)),
+            )
+        )
+    return pixels.permute(0, 2, 3, 1).cpu().numpy(), rows
+
+
+def _plain(column: Sequence[int] | torch.Tensor) -> Sequence:
+    return column.tolist() if isinstance(column, torch.Tensor) else column
+
+
+def _check_classes(hybridizer: Hybridizer, parents: Parents) -> None:
+    if parents.classes != hybridizer.origin.classes:
+        raise InputError(
+            f"hybridizer: trained on the classes {', '.join(hybridizer.origin.classes)}, "
+            f"and not on those of these images, {', '.join(parents.classes)}"
+        )
+    if parents.semantic is parents.nonsemantic and len(parents.semantic) < 2:
+        raise InputError("images: a hybrid has two parents, and there is one image")
+
+
+def _digest(hybridizer: Hybridizer) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(hybridizer.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _claim(folder: Path, manifest: dict) -> None:
+    """Make the folder one of these hybrids, or check that it is."""
+    path = folder / MANIFEST
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"out: {folder} is not a folder")
+    if not path.exists():
+        if not is_vacant(folder):
+            raise InputError(f"out: {folder} is not empty, and holds no hybrids; give another folder")
+        write_text(path, json.dumps(manifest, indent=2) + "\n")
+        return
+    try:
+        then = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); give another folder") from error
+    for field, value in manifest.items():
+        if not isinstance(then, dict) or then.get(field) != value:
+            there = then.get(field) if isinstance(then, dict) else None
+            raise InputError(
+                f"out: {folder} holds hybrids of another {field} ({there}; this is {value}); give another folder"
+            )
+
+
+def _read(folder: Path) -> dict[int, Row]:
+    """The rows of all hybrids that are there, merged or not, by index. A line cut off does not count."""
+    rows = {}
+    for path in (folder / TABLE, *sorted((folder / UNMERGED).glob("*.csv"))):
+        if not path.exists():
+            continue
+        with path.open(newline="", encoding="utf-8") as file:
+            for values in csv.reader(file):
+                if len(values) == len(Row._fields) and all(values) and (folder / values[0]).is_file():
+                    row = Row(*values)
+                    rows[int(Path(row.file).stem)] = row
+    return rows
+
+
+def _append(path: Path, rows: Sequence[Row]) -> None:
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with path.open("a", newline="", encoding="utf-8") as file:
+            file.write("\n")  # ends a line that was cut off
+            csv.writer(file).writerows(rows)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _merge(folder: Path, rows: Sequence[Row]) -> None:
+    if (folder / UNMERGED).exists() or not (folder / TABLE).exists():
+        with written_aside(folder / TABLE) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(Row._fields)
+            writer.writerows(rows)
+        shutil.rmtree(folder / UNMERGED, ignore_errors=True)
+
+
+def _write_image(path: Path, pixels: np.ndarray) -> None:
+    with written_aside(path) as aside:
+        Image.fromarray(pixels).save(aside, format="PNG")
+
+
+def _folder_names(classes: Sequence[str]) -> list[str]:
+    """The classes' names, without what a folder's name cannot hold. InputError if two become one."""
+    names = [re.sub(r"[/\\\x00]|^\.", "_", name) or "_" for name in classes]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            other = classes[names.index(name)]
+            raise InputError(f"classes: {classes[index]!r} and {other!r} would share the folder {name!r}")
+    return names

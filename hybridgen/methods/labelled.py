@@ -1,0 +1,186 @@
+"""What the methods that mix images have in common: training on labels, its settings, augmentation, rate and plan."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from hybridgen.data import augment
+from hybridgen.data.sources import holds_photographs
+from hybridgen.data.streams import View
+from hybridgen.networks.classifiers import Classifier, save_classifier
+from hybridgen.settings import NUMBER, Count, Decay, Epoch, Flat, Positive, Share, Weight, settings
+from hybridgen.training.context import Context
+from hybridgen.training.ema import EMA
+from hybridgen.training.objective import Task, adam, sgd
+from hybridgen.training.plan import Plan, by_accuracy
+from hybridgen.training.schedules import Clock, Schedule, cosine, stepped, warmed
+from hybridgen.training.schedules import Weight as LossWeight
+from hybridgen.types import Images, InputError
+
+
+@settings
+class TrainingSettings:
+    """How a classifier trains on labels. The defaults suit digits-m."""
+
+    network: Flat[str | None] = None
+    """cifar-resnet18, cifar-densenet121, pyramidnet200-240, wrn-28-10, ..., or one of timm's, with its pretrained
+    weights if a tag names them; a cifar-resnet18 with an eighth of its filters unless given."""
+    width: Flat[Annotated[float, Field(gt=0, le=8), NUMBER] | None] = None
+    """Multiplies the filters of a network that comes in any width; 1 unless given."""
+    epochs: Flat[Positive] = 20
+    """Passes over the labelled images."""
+    batch: Flat[Count] = 64
+    """Images a step, all processes together."""
+    optimizer: Flat[Literal["sgd", "adamw"]] = "sgd"
+    """SGD with momentum 0.9, or AdamW with betas 0.9 and 0.999."""
+    nesterov: Flat[bool] = True
+    """Whether SGD's momentum is Nesterov's."""
+    rate: Flat[Positive] = 0.1
+    """Learning rate, after its warm-up."""
+    warmup: Flat[Epoch] = 1
+    """Epochs in which the rate grows linearly."""
+    decay_at: Flat[tuple[Epoch, ...]] = ()
+    """Epochs at which the rate falls to a tenth; without, it falls to zero along a cosine."""
+    weight_decay: Flat[Weight] = 5e-4
+    """Weight decay."""
+    clip: Flat[Positive | None] = None
+    """Largest norm of the gradient."""
+    label_smoothing: Flat[Share] = 0.0
+    """Share of the targets that is spread over all classes."""
+    ema_decay: Flat[Decay] = 0.0
+    """Decay of averaged weights, which are then evaluated; 0 evaluates the network itself."""
+    crop: Flat[Count | None] = None
+    """Side of random crops of 8 to 100 % of the image, and of the central one that is evaluated (ImageNet); without,
+    images are shifted by up to an eighth of their side."""
+    padding: Flat[augment.Padding] = "reflection"
+    """What a shift uncovers."""
+    color_jitter: Flat[bool] = False
+    """Jitter of brightness, contrast and saturation by 0.4, and AlexNet's lighting (ImageNet)."""
+    erasing: Flat[Share] = 0.0
+    """Probability of random erasing."""
+
+
+CIFAR: dict[str, Any] = dict(
+    validation=0, record_every=100, evaluate_every=390, save_every=390,
+    training=dict(
+        width=1.0, epochs=200, batch=128, rate=0.1, warmup=5, weight_decay=5e-4, nesterov=False, padding="zeros"
+    ),
+)  # fmt: skip
+"""RecursiveMix, section 4.1, 200 epochs; two GPUs with 64 images each. Presets of both recipes are made of it."""
+
+
+class Made(NamedTuple):
+    """What a method makes of a classifier."""
+
+    objective: nn.Module
+    weights: dict[str, LossWeight]
+    local: dict[str, nn.Module] = {}  # noqa: RUF012 - never written to
+    """Parts of the objective whose state is each process's own."""
+
+
+def chosen_network(network: str | None, width: float | None) -> tuple[str, float]:
+    """Name and width, for settings that may leave out either."""
+    return network or "cifar-resnet18", width if width is not None else 1 if network else 0.125
+
+
+def classifier_of(settings: TrainingSettings, context: Context) -> Classifier:
+    """A new one of this network; InputError for one that cannot be made."""
+    name, width = chosen_network(settings.network, settings.width)
+    return context.classifier(name, width=width)
+
+
+def augmentation(settings: TrainingSettings, context: Context) -> View:
+    """Random crops or shifts, flips (never of digits) and, if asked for, jitter of colours and erasing. Of whole
+    photographs images are random parts already."""
+    dataset = context.dataset
+    if holds_photographs(dataset.train.images):
+        if settings.crop is not None:
+            raise InputError("crop: of --whole photographs, images are crops of --image-size already; give one of both")
+        view: View = partial(augment.weak, flip=dataset.flip, shift=0)
+    elif settings.crop is not None:
+        if not settings.crop <= dataset.image_size:
+            raise InputError(f"crop: {settings.crop} pixels of images of {dataset.image_size}; see --image-size")
+        view = partial(augment.resized_crop, size=settings.crop, flip=dataset.flip)
+    else:
+        view = context.weak(padding=settings.padding)
+    more: list[View] = []
+    if settings.color_jitter:
+        more += [partial(augment.color_jitter, clip=False), partial(augment.lighting, clip=False)]
+    if settings.erasing:
+        more.append(partial(augment.erase, probability=settings.erasing))
+
+    def augmented(images: Images, generator: torch.Generator) -> Float[Tensor, "batch 3 rows columns"]:
+        for each in (view, *more):
+            images = each(images, generator)
+        return images
+
+    return augmented
+
+
+def rate_of(settings: TrainingSettings) -> Schedule:
+    """The learning rate over time."""
+    falling = stepped(settings.rate, settings.decay_at) if settings.decay_at else cosine(settings.rate, settings.epochs)
+    return warmed(falling, settings.warmup)
+
+
+def central(images: Images, crop: int | None) -> Float[Tensor, "batch 3 rows columns"]:
+    """The central square of this side; the images themselves without."""
+    if crop is None:
+        return images
+    top, left = ((length - crop) // 2 for length in images.shape[2:])
+    return images[..., top : top + crop, left : left + crop]
+
+
+def labelled_plan(
+    settings: TrainingSettings,
+    context: Context,
+    seed: int,
+    make: Callable[[Classifier], Made],
+    *,
+    views: Callable[[View], Sequence[View]] = lambda view: (view,),
+) -> Plan:
+    """Training by what a method makes of a new classifier, with the views that it makes of the common augmentation, on
+    the labels of this split from this seed. Leaves the network that is deployed in the run's folder."""
+    stream = context.stream(seed, labelled=settings.batch, labelled_views=tuple(views(augmentation(settings, context))))
+    torch.manual_seed(seed)
+    classifier = classifier_of(settings, context)
+    objective, weights, local = make(classifier)
+    if settings.optimizer == "sgd":
+        optimizer = sgd(objective, decay=settings.weight_decay, nesterov=settings.nesterov)
+    else:
+        optimizer = adam(objective, betas=(0.9, 0.999), decay=settings.weight_decay, decay_all=False)
+    average = EMA(classifier, settings.ema_decay, linear_start=False).eval() if settings.ema_decay else None
+    deployed = classifier if average is None else average.network
+    classify = lambda network, images: network(central(images, settings.crop))
+    return Plan(
+        context,
+        stream,
+        Clock.lasting(settings.epochs, stream.steps_per_epoch),
+        {"classifier": Task(objective, weights, optimizer, rate_of(settings), clip=settings.clip)},
+        network=classifier,
+        average=average,
+        classify=classify,
+        score=by_accuracy(context, classify),
+        local=local,
+        finish=lambda folder: save_network(folder, deployed, settings, context),
+    )
+
+
+def save_network(folder: Path, classifier: Classifier, settings: TrainingSettings, context: Context) -> None:
+    """Write the deployed network to `network.safetensors`, which `load_classifier` reads."""
+    if context.accelerator.is_main_process:
+        name, width = chosen_network(settings.network, settings.width)
+        save_classifier(
+            classifier,
+            folder / "network.safetensors",
+            name=name,
+            width=width,
+            classes=context.dataset.classes,
+            image_size=settings.crop or context.dataset.image_size,
+        )

@@ -1,0 +1,477 @@
+"""SciMix, stage 1: the hybridizing auto-encoder and its discriminator (thesis 2.4.1 and A.1.2.2)."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from hybridgen.data.randaugment import strong
+from hybridgen.hybridizer import Hybridizer, Origin
+from hybridgen.losses import adversarial, classification, consistency, hybridization
+from hybridgen.losses.reconstruction import Distance, reconstruction
+from hybridgen.networks.autoencoder import Architecture, Codes, SemanticAutoencoder
+from hybridgen.networks.discriminator import Discriminator
+from hybridgen.networks.frozen import frozen
+from hybridgen.networks.registry import leaky_wrn
+from hybridgen.networks.wide_resnet import Normalize
+from hybridgen.settings import NUMBER, Count, Decay, Epoch, Few, Flat, Positive, Share, Weight, Whole, merged, settings
+from hybridgen.training.context import Context
+from hybridgen.training.ema import EMA
+from hybridgen.training.objective import Outcome, Task, adam, sgd
+from hybridgen.training.plan import Plan, by_accuracy
+from hybridgen.training.schedules import Clock, cosine, window
+from hybridgen.training.schedules import Weight as LossWeight
+from hybridgen.types import Batch, Images, InputError, Losses
+
+Guide = Literal["mean-teacher", "fixmatch", "supervised"]
+"""What makes z_c semantic: L_S on E_c and C (footnote 1 of 2.4.1; A.4.1)."""
+
+
+@settings
+class Settings:
+    """How SciMix trains two encoders, a classifier that guides them, and a StyleGAN2 generator. The defaults suit
+    digits-m."""
+
+    network: Flat[str] = "leaky-wrn-10-1"
+    """Of both encoders: leaky-wrn-DEPTH-WIDTH."""
+    guide: Flat[Guide] = "fixmatch"
+    """L_S: what trains the classifier E_c, C."""
+    epochs: Flat[Positive] = 36
+    """Passes over the unlabelled images."""
+    rate_epochs: Flat[Positive] = 37
+    """Epochs in which the cosine rate would decrease fully."""
+    rate: Flat[Positive] = 4e-3
+    """Learning rate of the generator's side at the start."""
+    discriminator_rate: Positive = 1e-3
+    """Learning rate of the discriminator at the start."""
+    optimizer: Literal["sgd", "adam"] = "adam"
+    """Nesterov SGD as in the thesis, or Adam."""
+    weight_decay: Flat[Weight] = 0.01
+    """Weight decay."""
+    clip: Flat[Positive | None] = None
+    """Largest norm of the gradient."""
+    labelled_batch: Flat[Count] = 24
+    """Labelled images a step, all processes together."""
+    unlabelled_batch: Flat[Count] = 40
+    """Unlabelled images a step, all processes together."""
+    ema_decay: Flat[Decay] = 0.995
+    """Decay of the averaged networks that are saved."""
+
+    nonsemantic_channels: Few = 4
+    """Channels of z_r."""
+    generator_channels: tuple[Few, ...] = (48, 96, 48, 24)
+    """Filters of the generator's blocks."""
+    discriminator_width: Annotated[float, Field(gt=0, le=16), NUMBER] = 0.5
+    """Factor on the discriminator's filters."""
+    style: Literal["semantic", "nonsemantic"] = "semantic"
+    """Which code is the style; 'nonsemantic' is the variant 'structural z_c' of table A.14."""
+    backend: Literal["hybridgen", "stylegan2-pytorch"] = "hybridgen"
+    """Whose modulated convolutions to use."""
+
+    teacher_decay: Decay = 0.97
+    """EMA decay of Mean Teacher's teacher."""
+    reduction: consistency.Reduction = "mean"
+    """Of Mean Teacher's consistency over classes."""
+    threshold: Share = 0.9
+    """FixMatch's confidence threshold."""
+    semantic_distance: hybridization.SemanticDistance = "cross-entropy"
+    """Of the hybrid's class from its parents': between logits, or cross-entropy between probabilities."""
+    nonsemantic_distance: Distance = "norm"
+    """Of the hybrid's z_r from its parents'."""
+    reconstruction_distance: Distance = "norm"
+    """Of standardised images."""
+    freeze_criteria: bool = True
+    """Whether hybridization losses leave E_c, C and E_r as criteria alone (table A.14)."""
+    criterion_shift: Whole = 1
+    """Pixels by which hybrids are shifted at random before they are judged."""
+    criterion_noise: Weight = 0.05
+    """Standard deviation of noise added to hybrids before they are judged."""
+
+    weight_reconstruction: Weight = 1.0
+    """λ_recons, of L_rec (2.8)."""
+    weight_adversarial_reconstruction: Weight = 1.0
+    """λ_adv,r: realism of reconstructions, on both sides of the game."""
+    weight_adversarial_hybrid: Weight = 1.0
+    """λ_adv,h: realism of hybrids, on both sides of the game."""
+    weight_semantic_attraction: Weight = 4.0
+    """λ+_hyb,class (2.11): hybrids take the class of their semantic parent."""
+    weight_semantic_repulsion: Weight = 0.2
+    """λ-_hyb,class: and not that of their non-semantic parent."""
+    weight_nonsemantic_attraction: Weight = 0.02
+    """λ+_hyb,cont (2.12): hybrids keep the z_r of their non-semantic parent."""
+    weight_nonsemantic_repulsion: Weight = 0.002
+    """λ-_hyb,cont: and not that of their semantic parent."""
+    weight_supervised: Weight = 10.0
+    """Cross-entropy on labelled images. Adam divides by the sum of all gradients, so that at 1 the reconstruction would
+    rule E_c too, and the classifier would learn slowly."""
+    weight_consistency: Weight = 300.0
+    """λ_cons of Mean Teacher."""
+    weight_logit_distance: Weight = 0.01
+    """λ_logitdist: ties Mean Teacher's two heads."""
+    weight_pseudo_label: Weight = 10.0
+    """λ_u of FixMatch."""
+    weight_gradient_penalty: Weight = 0.03
+    """R1 on real images: without it the discriminator wins, and hybrids show coloured fringes. The thesis has none."""
+    semantic_from: Epoch = 1.0
+    """Epoch from which the semantic hybridization losses count."""
+    semantic_ramp: Epoch = 1.5
+    """Epochs over which they grow to their weight."""
+    nonsemantic_from: Epoch = 2.5
+    """Epoch from which the non-semantic ones count."""
+
+    snapshot_every: Flat[Count | None] = None
+    """Steps between copies of the hybridizer in the run's snapshots/step-N, for `hybridgen study transfer`; none unless
+    given."""
+
+
+class SciMixGenerator(nn.Module):
+    """L_gen = L_AE + L_S + L_hyb (equation 2.9), for E_c, C, E_r and G.
+
+    Losses: `reconstruction`, `adversarial_reconstruction`, `adversarial_hybrid`, `semantic_attraction`,
+    `semantic_repulsion`, `nonsemantic_attraction`, `nonsemantic_repulsion`, and those of the guide: `supervised`;
+    `consistency` and `logit_distance` (Mean Teacher); `pseudo_label` (FixMatch). Every image of the batch is the
+    semantic parent of one hybrid and the non-semantic parent of another.
+
+    Gradient of the hybridization losses reaches the codes and G through the hybrid's pixels; what judges a hybrid
+    (E_c, C, E_r, the discriminator) is frozen unless `freeze_criteria` is off (table A.14). Batches carry two views:
+    weak and weak for Mean Teacher, weak and strong of the unlabelled images for FixMatch.
+    """
+
+    def __init__(
+        self,
+        autoencoder: SemanticAutoencoder,
+        discriminator: Discriminator,
+        *,
+        guide: Guide,
+        teacher_decay: float,
+        threshold: float,
+        semantic_distance: hybridization.SemanticDistance,
+        nonsemantic_distance: Distance,
+        reconstruction_distance: Distance,
+        consistency_reduction: consistency.Reduction,
+        freeze_criteria: bool,
+        criterion_shift: int,
+        criterion_noise: float,
+    ) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.guide, self.threshold = guide, threshold
+        self.semantic_distance, self.nonsemantic_distance = semantic_distance, nonsemantic_distance
+        self.reconstruction_distance, self.consistency_reduction = (
+            reconstruction_distance,
+            consistency_reduction,
+        )
+        self.criterion_shift, self.criterion_noise = criterion_shift, criterion_noise
+        self.normalize = Normalize(autoencoder.architecture.mean, autoencoder.architecture.std)
+        self.judge = frozen(discriminator)
+        self.freeze_criteria = freeze_criteria
+        if guide == "mean-teacher":
+            self.teacher = EMA(autoencoder.classifier, teacher_decay, buffers="own")
+        else:
+            autoencoder.classifier.heads.consistency.requires_grad_(False)
+
+    def forward(self, batch: Batch, clock: Clock) -> Outcome:
+        images = torch.cat([batch.labelled[0], batch.unlabelled[0]])
+        codes, strong = self._encode(images, batch)
+
+        # Reconstructions, and hybrids with another image's non-semantic content
+        partner = torch.randperm(len(images), device=images.device)
+        decoded = self.autoencoder.decode(
+            torch.cat([codes.semantic, codes.semantic]),
+            torch.cat([codes.nonsemantic, codes.nonsemantic[partner]]),
+        )
+        reconstructions, hybrids = decoded.chunk(2)
+        judged_reconstructions, judged_hybrids = self.judge(decoded).chunk(2)
+
+        # What the criteria see in the hybrids
+        criterion = frozen(self.autoencoder) if self.freeze_criteria else self.autoencoder
+        seen: Codes = criterion(self._disturbed(hybrids))
+
+        losses = {
+            "reconstruction": reconstruction(
+                self.normalize(reconstructions), self.normalize(images), kind=self.reconstruction_distance
+            ),
+            "adversarial_reconstruction": adversarial.fool(judged_reconstructions),
+            "adversarial_hybrid": adversarial.fool(judged_hybrids),
+            "semantic_attraction": hybridization.semantic_attraction(
+                seen.predictions, codes.predictions, kind=self.semantic_distance
+            ),
+            "semantic_repulsion": hybridization.semantic_repulsion(
+                seen.predictions, codes.predictions[partner], kind=self.semantic_distance
+            ),
+            "nonsemantic_attraction": hybridization.nonsemantic_attraction(
+                seen.nonsemantic, codes.nonsemantic[partner], kind=self.nonsemantic_distance
+            ),
+            "nonsemantic_repulsion": hybridization.nonsemantic_repulsion(
+                seen.nonsemantic, codes.nonsemantic, kind=self.nonsemantic_distance
+            ),
+        } | self._guided(batch, codes, strong)
+        transferred = seen.predictions.argmax(dim=1) == codes.predictions.argmax(dim=1)
+        return Outcome(
+            losses,
+            rates={"own_semantic_transfer": transferred.float().mean()},
+            handed=(images, reconstructions.detach(), hybrids.detach()),
+        )
+
+    def follow(self) -> None:
+        """Mean Teacher's teacher moves towards the student: after each step of the optimizer."""
+        self.teacher.update(self.autoencoder.classifier)
+
+    def _encode(self, images: Images, batch: Batch) -> tuple[Codes, Float[Tensor, "unlabelled classes"] | None]:
+        """The codes of the images; and for FixMatch the logits of the batch's strong views.
+
+        E_c sees both in one batch: in FixMatch batch-norm's statistics are over all views.
+        """
+        if self.guide != "fixmatch":
+            return self.autoencoder(images), None
+        strong = batch.unlabelled[1]
+        encoded = self.autoencoder.classifier(torch.cat([images, strong]))
+        (semantic, _), (predictions, of_strong), (consistent, _) = (
+            part.split([len(images), len(strong)]) for part in encoded
+        )
+        return Codes(semantic, self.autoencoder.nonsemantic_encoder(images), predictions, consistent), of_strong
+
+    def _guided(self, batch: Batch, codes: Codes, strong: Float[Tensor, "unlabelled classes"] | None) -> Losses:
+        """L_S: the losses that make z_c semantic."""
+        count = len(batch.labels)
+        labelled, unlabelled = codes.predictions[:count], codes.predictions[count:]
+        if self.guide == "supervised":
+            return {"supervised": classification.cross_entropy(labelled, batch.labels)}
+        if strong is not None:
+            return {
+                "supervised": classification.cross_entropy(labelled, batch.labels),
+                "pseudo_label": classification.pseudo_label(unlabelled, strong, threshold=self.threshold),
+            }
+        with torch.no_grad():
+            _, target, _ = self.teacher(torch.cat([batch.labelled[1], batch.unlabelled[1]]))
+        return consistency.mean_teacher(
+            codes.predictions, codes.consistency, target, batch.labels, reduction=self.consistency_reduction
+        )
+
+    def _disturbed(self, hybrids: Images) -> Images:
+        """Hybrids shifted by a few pixels, all by the same, with a little noise: so criteria are harder to fool."""
+        if self.criterion_shift:
+            shift = self.criterion_shift
+            row, column = torch.randint(0, 2 * shift + 1, (2,)).tolist()
+            padded = nn.functional.pad(hybrids, (shift,) * 4, mode="reflect")
+            hybrids = padded[:, :, row : row + hybrids.shape[2], column : column + hybrids.shape[3]]
+        if self.criterion_noise:
+            hybrids = hybrids + self.criterion_noise * torch.randn_like(hybrids)
+        return hybrids
+
+
+class SciMixDiscriminator(nn.Module):
+    """The critic's side of L_adv,r and L_adv,h: real images against reconstructions and against hybrids.
+
+    Losses: `real`, `reconstruction`, `hybrid`, and with `penalize` R1's `gradient_penalty` (ours: the thesis's
+    discriminator is unregularised). Gradient reaches the discriminator only.
+    """
+
+    def __init__(self, discriminator: Discriminator, *, penalize: bool) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+        self.penalize = penalize
+
+    def forward(
+        self,
+        batch: Batch,
+        clock: Clock,
+        images: Float[Tensor, "batch 3 height width"],
+        reconstructions: Float[Tensor, "batch 3 height width"],
+        hybrids: Float[Tensor, "batch 3 height width"],
+    ) -> Outcome:
+        images = images.detach().requires_grad_(self.penalize)
+        real, *fakes = self.discriminator(torch.cat([images, reconstructions, hybrids])).chunk(3)
+        losses = {
+            "real": adversarial.detect_real(real),
+            "reconstruction": adversarial.detect_fake(fakes[0]),
+            "hybrid": adversarial.detect_fake(fakes[1]),
+        }
+        if self.penalize:
+            losses["gradient_penalty"] = adversarial.gradient_penalty(real, images)
+        rates = {
+            "accuracy_real": (real > 0).float().mean(),
+            "accuracy_reconstruction": (fakes[0] < 0).float().mean(),
+            "accuracy_hybrid": (fakes[1] < 0).float().mean(),
+        }
+        return Outcome(losses, rates={name: rate.detach() for name, rate in rates.items()})
+
+
+GUIDES: dict[Guide, tuple[str, ...]] = {
+    "mean-teacher": ("supervised", "consistency", "logit_distance"),
+    "fixmatch": ("supervised", "pseudo_label"),
+    "supervised": ("supervised",),
+}
+"""The losses that each adds."""
+
+
+def networks(settings: Settings, context: Context) -> tuple[SemanticAutoencoder, Discriminator]:
+    """New ones. InputError for an image size that the generator cannot make, and for a network of another family."""
+    dataset = context.dataset
+    depth, width, normalized = leaky_wrn(settings.network)
+    if normalized:
+        raise InputError(f"network: {settings.network}; SciMix's encoders have no -normalized form")
+    if settings.criterion_shift >= dataset.image_size:
+        raise InputError(
+            f"criterion_shift: {settings.criterion_shift} pixels of images of {dataset.image_size}; less are needed"
+        )
+    architecture = Architecture(
+        image_size=dataset.image_size,
+        classes=len(dataset.classes),
+        mean=dataset.mean,
+        std=dataset.std,
+        depth=depth,
+        width=width,
+        nonsemantic_channels=settings.nonsemantic_channels,
+        generator_channels=settings.generator_channels,
+        style=settings.style,
+    )
+    autoencoder = SemanticAutoencoder(architecture, backend=settings.backend)
+    discriminator = Discriminator(
+        dataset.image_size, width=settings.discriminator_width, mean=dataset.mean, std=dataset.std
+    )
+    # Compiled networks have no second derivative, which the gradient penalty needs
+    compiled = context.settings.compiled and not settings.weight_gradient_penalty
+    return context.laid_out(autoencoder), context.laid_out(discriminator, compiled=compiled)
+
+
+def weights_of(settings: Settings) -> tuple[dict[str, LossWeight], dict[str, LossWeight]]:
+    """Of the losses of the generator's side, and of the critic's."""
+    plain = ("reconstruction", "adversarial_reconstruction", "adversarial_hybrid", *GUIDES[settings.guide])
+    weights: dict[str, LossWeight] = {name: getattr(settings, f"weight_{name}") for name in plain}
+    for name in ("semantic_attraction", "semantic_repulsion"):
+        weights[name] = window(getattr(settings, f"weight_{name}"), settings.semantic_from, ramp=settings.semantic_ramp)
+    for name in ("nonsemantic_attraction", "nonsemantic_repulsion"):
+        weights[name] = window(getattr(settings, f"weight_{name}"), settings.nonsemantic_from)
+    critic: dict[str, LossWeight] = {
+        "real": 1.0,
+        "reconstruction": settings.weight_adversarial_reconstruction,
+        "hybrid": settings.weight_adversarial_hybrid,
+    }
+    if settings.weight_gradient_penalty:
+        critic["gradient_penalty"] = settings.weight_gradient_penalty
+    return weights, critic
+
+
+def plan(settings: Settings, context: Context, seed: int) -> tuple[Plan, Hybridizer]:
+    """SciMix on this split from this seed, and the hybridizer that it leaves in the run's folder: the averages of its
+    networks."""
+    size, flip = context.dataset.image_size, context.dataset.flip
+    weakly, strongly = context.weak(), partial(strong, flip=flip, shift=size // 8, cutout=size // 2)
+    stream = context.stream(
+        seed,
+        labelled=settings.labelled_batch,
+        labelled_views=(weakly, weakly),
+        unlabelled=settings.unlabelled_batch,
+        unlabelled_views=(weakly, strongly if settings.guide == "fixmatch" else weakly),
+    )
+    clock = Clock.lasting(settings.epochs, stream.steps_per_epoch)
+    torch.manual_seed(seed)
+
+    # Networks and objectives
+    autoencoder, discriminator = networks(settings, context)
+    generating = SciMixGenerator(
+        autoencoder,
+        discriminator,
+        guide=settings.guide,
+        teacher_decay=settings.teacher_decay,
+        threshold=settings.threshold,
+        semantic_distance=settings.semantic_distance,
+        nonsemantic_distance=settings.nonsemantic_distance,
+        reconstruction_distance=settings.reconstruction_distance,
+        consistency_reduction=settings.reduction,
+        freeze_criteria=settings.freeze_criteria,
+        criterion_shift=settings.criterion_shift,
+        criterion_noise=settings.criterion_noise,
+    )
+    criticising = SciMixDiscriminator(discriminator, penalize=bool(settings.weight_gradient_penalty))
+    optimizer = {"sgd": sgd, "adam": adam}[settings.optimizer]
+    tasks = {
+        name: Task(
+            objective,
+            weights,
+            optimizer(objective, decay=settings.weight_decay),
+            cosine(rate, settings.rate_epochs),
+            clip=settings.clip,
+        )
+        for (name, objective, rate), weights in zip(
+            (
+                ("generator", generating, settings.rate),
+                ("discriminator", criticising, settings.discriminator_rate),
+            ),
+            weights_of(settings),
+            strict=True,
+        )
+    }
+
+    # The artefact
+    average = EMA(autoencoder, settings.ema_decay, buffers="average").eval()
+    hybridizer = Hybridizer(average.network, Origin.of(context, "scimix"))
+
+    def after_step(folder: Path) -> dict[str, float]:
+        if settings.guide == "mean-teacher":
+            generating.follow()
+        if settings.snapshot_every and clock.every(settings.snapshot_every):
+            hybridizer.save_by_first(folder / "snapshots" / f"step-{clock.step}", context.accelerator)
+        return {}
+
+    made = Plan(
+        context,
+        stream,
+        clock,
+        tasks,
+        network=autoencoder,
+        average=average,
+        score=by_accuracy(context, lambda network, images: network.classifier(images)[1]),
+        select=None,
+        after_step=after_step,
+        finish=lambda folder: hybridizer.save_by_first(folder / "hybridizer", context.accelerator),
+    )
+    return made, hybridizer
+
+
+PAPER: dict[str, Any] = dict(
+    validation=0, evaluate_every=2550, save_every=2550,
+    method=dict(
+        epochs=300, rate_epochs=350, optimizer="sgd", weight_decay=5e-4, labelled_batch=60, unlabelled_batch=196,
+        network="leaky-wrn-28-2", nonsemantic_channels=8, generator_channels=(32, 64, 128, 64, 32),
+        discriminator_width=1.0, style="semantic", guide="mean-teacher", teacher_decay=0.97, reduction="mean",
+        ema_decay=0.999, semantic_distance="norm", nonsemantic_distance="norm", reconstruction_distance="norm",
+        freeze_criteria=True, criterion_shift=0, criterion_noise=0.0, threshold=0.95, weight_reconstruction=1.0,
+        weight_adversarial_reconstruction=0.5, weight_adversarial_hybrid=0.5, weight_semantic_attraction=0.5,
+        weight_semantic_repulsion=0.05, weight_nonsemantic_attraction=0.5, weight_nonsemantic_repulsion=0.05,
+        weight_supervised=1.0, weight_pseudo_label=1.0, weight_consistency=300.0, weight_logit_distance=0.01,
+        weight_gradient_penalty=0.0, semantic_from=0.0, semantic_ramp=0.0, nonsemantic_from=50.0,
+    ),
+)  # fmt: skip
+VARIANTS: dict[str, dict[str, Any]] = {
+    "structural": dict(style="nonsemantic"),
+    "no-hybridization": dict(
+        weight_semantic_attraction=0.0, weight_semantic_repulsion=0.0, weight_nonsemantic_attraction=0.0,
+        weight_nonsemantic_repulsion=0.0, weight_adversarial_hybrid=0.0,
+    ),
+    "basic": dict(weight_semantic_repulsion=0.0, weight_nonsemantic_repulsion=0.0),
+    "not-frozen": dict(freeze_criteria=False),
+}  # fmt: skip
+"""What those of table A.14 leave out."""
+PRESETS: dict[str, Mapping[str, Any]] = {
+    "smoke": dict(
+        evaluate_every=40, method=dict(epochs=0.6, semantic_from=0.1, semantic_ramp=0.1, nonsemantic_from=0.2)
+    ),
+    **{
+        f"paper-{data}-{labels}": merged(
+            PAPER, dict(data=data, labels=labels, method=dict(rate=rate, discriminator_rate=rate))
+        )
+        for data, rate, several in (("cifar10", 0.1, (100, 250, 500)), ("svhn", 0.2, (60, 100)))
+        for labels in several
+    },
+}
+PRESETS |= {
+    f"variant-{name}": merged(PRESETS["paper-svhn-60"], dict(method=changes)) for name, changes in VARIANTS.items()
+}
+"""Thesis A.1.2.2; the variants of table A.14 are those of SVHN with 60 labels."""

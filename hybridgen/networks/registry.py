@@ -1,0 +1,155 @@
+"""The classification networks of every recipe, by name.
+
+All follow timm's convention: `forward_features` gives the last feature map before global pooling (or the last tokens),
+`forward_head` its logits or, with `pre_logits`, what the last linear layer sees; `num_features`, `num_classes`;
+`feature_info` lists the stages.
+"""
+
+import re
+from difflib import get_close_matches
+from functools import partial
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hybridgen.networks.cifar import cifar_densenet, cifar_resnet
+from hybridgen.networks.preact_resnet import PreActResNet18
+from hybridgen.networks.pyramidnet import PyramidNet
+from hybridgen.networks.wide_resnet import WideResNetClassifier
+from hybridgen.types import InputError
+
+NETWORKS = {
+    "cifar-resnet18": partial(cifar_resnet, "basic", (2, 2, 2, 2)),
+    "cifar-resnet34": partial(cifar_resnet, "basic", (3, 4, 6, 3)),
+    "cifar-resnet50": partial(cifar_resnet, "bottleneck", (3, 4, 6, 3)),
+    "cifar-densenet121": partial(cifar_densenet, 32, (6, 12, 24, 16)),
+    "cifar-densenet161": partial(cifar_densenet, 48, (6, 12, 36, 24)),
+    "preact-resnet18": PreActResNet18,
+}
+"""Networks of `make_network` that come in any `width`."""
+
+SIZED = re.compile(r"(?P<family>wrn-|leaky-wrn-|pyramidnet)(?P<depth>[0-9]{1,99})-(?P<size>[0-9]{1,99})(?P<rest>.*)")
+
+LIMITS = {"depth": 1000, "width": 100, "alpha": 1000}
+"""The largest that are built: far beyond every published network, and a slip of the keyboard does not fill memory."""
+
+
+def make_network(name: str, classes: int, *, width: float = 1, pretrained: bool = True) -> nn.Module:
+    """A network that takes standardised images to logits `[b, classes]`.
+
+    `name` is one of
+
+    - `NETWORKS`, whose filters `width` multiplies;
+    - `wrn-DEPTH-WIDTH`, such as wrn-28-10: ReLUs as Zagoruyko and Komodakis have them, FixMatch's initialisation;
+    - `leaky-wrn-DEPTH-WIDTH`, such as leaky-wrn-28-2: LeakyReLUs of slope 0.1, FixMatch's and the thesis's, and with
+      `-normalized` after it a batch-norm behind every 1×1 convolution (table A.5, for MixMatch);
+    - `pyramidnetDEPTH-ALPHA`, such as pyramidnet200-240;
+    - `pvt_v2_b1_li`: PVTv2-B1 with linear (pooled) attention, RecursiveMix's;
+    - a model of timm (resnet50, pvt_v2_b1), as `timm.create_model` makes and initialises it;
+    - a model of timm with a tag after a dot (resnet18.a1_in1k): the weights of that tag under a new head, fetched or
+      read from where an earlier call left them. Without `pretrained` they are left out.
+
+    All others have fresh weights. Raises `InputError` for a name that nobody knows, weights that cannot be had, fewer
+    than one class, a width that is not a positive multiple of 1/8 (with fewer than 8 filters, oneDNN's strided 1×1
+    convolutions write past their memory: uxlfoundation/oneDNN#6035), a width beside a name that sets its own, and what
+    is beyond `LIMITS`.
+    """
+    if classes < 1:
+        raise InputError(f"classes: {classes} is below 1")
+    if not width > 0 or 8 * width % 1:
+        raise InputError(f"width: {width} is not a positive multiple of 1/8")
+    _check_limit("width", width, name)
+    if name in NETWORKS:
+        return NETWORKS[name](classes, width=width)
+
+    make = _sized(name) or _of_timm(name, pretrained)
+    if make is None:
+        raise InputError(_unknown(name))
+    if width != 1:
+        raise InputError(f"width: {width} has no meaning for {name}; only {', '.join(NETWORKS)} take a width")
+    return make(classes)
+
+
+def _sized(name: str) -> partial[nn.Module] | None:
+    """Of a name that holds depth and width: what makes it from a number of classes."""
+    parts = SIZED.fullmatch(name)
+    if not parts or parts["rest"] not in ("", "-normalized"):
+        return None
+    depth, size, normalized = int(parts["depth"]), int(parts["size"]), bool(parts["rest"])
+    if normalized and parts["family"] != "leaky-wrn-":
+        return None
+    _check_limit("depth", depth, name)
+    _check_limit("alpha" if parts["family"] == "pyramidnet" else "width", size, name)
+    if parts["family"] == "pyramidnet":
+        return partial(PyramidNet, depth, size)
+    bare = partial(WideResNetClassifier, depth, size, mean=None, std=None)
+    return partial(bare, slope=0.0) if parts["family"] == "wrn-" else partial(bare, normalized_resampling=normalized)
+
+
+def leaky_wrn(name: str) -> tuple[int, int, bool]:
+    """Depth, width and whether it is normalized, of a leaky-wrn-DEPTH-WIDTH(-normalized): the family that encoders and
+    their classifiers are built from. InputError for another name."""
+    parts = SIZED.fullmatch(name)
+    if not parts or parts["family"] != "leaky-wrn-" or parts["rest"] not in ("", "-normalized"):
+        raise InputError(
+            f"network: {name!r}; encoders are made from leaky-wrn-DEPTH-WIDTH, such as leaky-wrn-28-2, and its "
+            "-normalized form"
+        )
+    depth, width = int(parts["depth"]), int(parts["size"])
+    _check_limit("depth", depth, name)
+    _check_limit("width", width, name)
+    return depth, width, bool(parts["rest"])
+
+
+def _check_limit(field: str, value: float, name: str) -> None:
+    if value > LIMITS[field]:
+        raise InputError(f"{field}: {value} of {name} is above {LIMITS[field]}")
+
+
+def _of_timm(name: str, pretrained: bool) -> partial[nn.Module] | None:
+    """Of a name that timm knows: what makes it from a number of classes."""
+    import timm
+
+    if name == "pvt_v2_b1_li":
+        return partial(_create, "pvt_v2_b1", linear=True)
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture) or (tag and name not in timm.list_pretrained(f"{architecture}.*")):
+        return None
+    return partial(_create, name, pretrained=pretrained) if tag else partial(_create, name)
+
+
+def _create(name: str, classes: int, *, pretrained: bool = False, **options: bool) -> nn.Module:
+    import timm
+
+    if not pretrained:
+        return timm.create_model(name, pretrained=False, num_classes=classes, **options)
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=classes)
+    except Exception as error:  # of every library that may fetch them
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(
+            f"network: the pretrained weights of {name} could not be had ({why}); without the tag, "
+            f"{name.partition('.')[0]} has fresh ones"
+        ) from error
+
+
+def _unknown(name: str) -> str:
+    import timm
+
+    known = [*NETWORKS, "pvt_v2_b1_li", *(timm.list_pretrained() if "." in name else timm.list_models())]
+    nearest = ", ".join(get_close_matches(name, known)) or "none"
+    return (
+        f"network: {name!r} is unknown; there are {', '.join(NETWORKS)}, wrn-DEPTH-WIDTH, leaky-wrn-DEPTH-WIDTH (and "
+        f"-normalized), pyramidnetDEPTH-ALPHA, pvt_v2_b1_li and timm's models; nearest: {nearest}"
+    )
+
+
+def set_batch_norm_momentum(network: nn.Module, momentum: float) -> nn.Module:
+    """The same network, its batch-norms' momentum set, in torch's sense: the part of the new statistics in the running
+    ones (FixMatch: 0.001). A network without batch-norm stays as it is. InputError outside (0, 1]."""
+    if not 0 < momentum <= 1:
+        raise InputError(f"momentum: {momentum} is outside (0, 1]")
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = momentum
+    return network

@@ -1,0 +1,194 @@
+"""Settings: frozen dataclasses whose fields carry their ranges, checked by every way in: constructors, files, flags."""
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextvars import ContextVar
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from functools import wraps
+from inspect import get_annotations
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+import tyro
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from tyro.conf import arg
+
+from hybridgen.errors import InputError
+
+C, T = TypeVar("C"), TypeVar("T")
+
+
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("should be a number")
+    return value
+
+
+NUMBER = BeforeValidator(_no_truth)
+"""Of the annotation of every number: true and false are none."""
+
+Count = Annotated[int, Field(ge=1, lt=2**31), NUMBER]
+"""1 or more."""
+Whole = Annotated[int, Field(ge=0, lt=2**31), NUMBER]
+"""0 or more."""
+Few = Annotated[int, Field(ge=1, le=1024), NUMBER]
+"""1 to 1024: of what is held or begun all at once, so that a slip of the keyboard does not fill memory."""
+Seed = Annotated[int, Field(ge=0, lt=2**63), NUMBER]
+Positive = Annotated[float, Field(gt=0, le=1e6), NUMBER]
+"""Above 0."""
+Weight = Annotated[float, Field(ge=0, le=1e6), NUMBER]
+"""0 or more: of a loss, of decay."""
+Epoch = Annotated[float, Field(ge=0, allow_inf_nan=True), NUMBER]
+"""0 or more, or infinity, which is never."""
+Share = Annotated[float, Field(ge=0, le=1), NUMBER]
+"""In [0, 1]."""
+Decay = Annotated[float, Field(ge=0, lt=1), NUMBER]
+"""Of an exponential moving average, in [0, 1)."""
+
+Flat = Annotated[T, arg(prefix_name=False)]
+"""A field whose flag does not bear the name of its group: --rate, beside --method.threshold."""
+
+_unchecked: ContextVar[bool] = ContextVar("unchecked", default=False)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def settings(cls: type[C]) -> type[C]:
+    """A frozen dataclass of named arguments that checks the types and ranges of its fields, and tells all faults in one
+    InputError.
+
+    A subclass gives a field of its base another default by an assignment alone, `epochs = 8`: type, range and docstring
+    stay the base's. TypeError for an assignment to what is no field.
+    """
+    own = get_annotations(cls)
+    inherited = {name: field.type for base in cls.__mro__[:0:-1] for name, field in _fields_of(base).items()}
+    for name, value in vars(cls).items():
+        if not (name.startswith("_") or name in own | inherited or callable(value) or hasattr(value, "__get__")):
+            raise TypeError(f"{cls.__name__}.{name}: no field of this name to give another default")
+    cls.__annotations__ = own | {n: kind for n, kind in inherited.items() if n in cls.__dict__ and n not in own}
+    made = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))(cls)
+    checked = made.__init__
+
+    @wraps(checked)
+    def __init__(self: Any, **given: Any) -> None:
+        if _unchecked.get():
+            for field in fields(self):
+                object.__setattr__(self, field.name, given.get(field.name, field.default))
+            return
+        try:
+            checked(self, **given)
+        except ValidationError as error:
+            raise InputError("; ".join(told(error))) from error
+
+    made.__init__ = __init__
+    return made
+
+
+def _fields_of(base: type) -> dict[str, Any]:
+    return getattr(base, "__dataclass_fields__", {})
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Settings made in this block are not checked, so that all their faults can be told together by `checked`."""
+    token = _unchecked.set(True)
+    try:
+        yield
+    finally:
+        _unchecked.reset(token)
+
+
+def checked(kind: type[C], values: Mapping[str, Any], *, names: Mapping[str, str] | None = None, source: str = "") -> C:
+    """The settings of these plain values, such as a file has. InputError that tells all faults: unknown fields, types,
+    ranges. `names` are other words for fields, `source` stands before each."""
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        raise InputError(source + "; ".join(told(error, names or {}, known=tuple(flags(kind))))) from error
+
+
+def told(error: ValidationError, names: Mapping[str, str] = {}, *, known: Sequence[str] = ()) -> list[str]:
+    """A line for each fault: field, value, and what would be right; of an unknown field which `known` one is near."""
+    lines = []
+    for fault in error.errors(include_url=False):
+        place = ".".join(str(part) for part in fault["loc"])
+        value = fault["input"]
+        if fault["type"] == "unexpected_keyword_argument":
+            nearest = ", ".join(get_close_matches(place, known, n=1))
+            lines.append(f"unknown field {place!r}{', there is ' if nearest else ''}{nearest}")
+            continue
+        parts = [".".join(map(str, fault["loc"][:count])) for count in range(1, len(fault["loc"]) + 1)]
+        name = next((names[part] for part in reversed(parts) if part in names), place)
+        if fault["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+            lines.append(f"{name}: is missing")
+            continue
+        said = fault["msg"].removeprefix("Input ").removeprefix("Value error, ")
+        shown = "" if isinstance(value, Mapping) or is_dataclass(value) else f" {value!r}"
+        lines.append(f"{name}:{shown} {said}")
+    return lines
+
+
+def plain(value: Any) -> Any:
+    """Settings, or a value of theirs, in JSON's and YAML's types; groups are mappings."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with the changes; groups are merged field by field."""
+    together = dict(values)
+    for name, change in changes.items():
+        both = isinstance(change, Mapping) and isinstance(together.get(name), Mapping)
+        together[name] = merged(together[name], change) if both else change
+    return together
+
+
+def changed(config: C, changes: Mapping[str, Any]) -> C:
+    """The settings with these fields changed, groups field by field: what a preset does."""
+    return checked(type(config), merged(plain(config), changes))
+
+
+def flags(kind: type, prefix: str = "", path: str = "") -> dict[str, str]:
+    """The flag of every field, by the field's place, `method.rate`: `--rate` or `--method.rate`."""
+    found = {}
+    for field in fields(kind):
+        place = f"{path}{field.name}"
+        bare = any(getattr(each, "prefix_name", None) is False for each in getattr(field.type, "__metadata__", ()))
+        flag = f"{'' if bare else prefix}{field.name}".replace("_", "-")
+        if is_dataclass(field.type):
+            found |= flags(field.type, f"{flag}.", f"{place}.")
+        else:
+            found[place] = f"--{flag}"
+    return found
+
+
+def from_arguments(kind: type[C], arguments: Sequence[str], *, prog: str | None = None, **how: Any) -> C:
+    """The settings that these flags give; `how` is tyro's. InputError for what tyro does not understand, else for all
+    that is out of range; `--help` prints and exits."""
+    said = io.StringIO()
+    with unchecked():
+        if {"-h", "--help"} & set(arguments):
+            tyro.cli(kind, args=["--help"], prog=prog, **how)
+        try:
+            with redirect_stderr(said), redirect_stdout(said):
+                given = tyro.cli(kind, args=arguments, prog=prog, **how)
+        except SystemExit as stop:
+            more = "see --help" if prog is None else f"see {prog} --help"
+            raise InputError(f"{_folded(said.getvalue())}; {more}") from stop
+    return checked(kind, plain(given), names=flags(kind))
+
+
+def _folded(framed: str) -> str:
+    """The message in tyro's frame, as one line: between the rule under its title and the rule above its help."""
+    sections = re.split(r"^[ -]*---[ -]*$", framed, flags=re.MULTILINE)
+    message = sections[1] if len(sections) > 1 else framed
+    said, *_ = " ".join(message.split()).split(" Got errors: ")  # by each type of a union, with all its ranges
+    return said.removesuffix(".")

@@ -1,0 +1,158 @@
+"""What every run has: its data and split, its devices, how often it records; and what plans make of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+from accelerate import Accelerator
+from pydantic import Field
+from torch import nn
+
+from hybridgen.data.augment import weak
+from hybridgen.data.datasets import Dataset, load_dataset
+from hybridgen.data.splits import Split, make_split
+from hybridgen.data.streams import Stream, View
+from hybridgen.networks.classifiers import Classifier
+from hybridgen.networks.registry import make_network, set_batch_norm_momentum
+from hybridgen.settings import NUMBER, Count, Few, Seed, Whole, settings
+from hybridgen.training.engine import laid_out, make_accelerator
+from hybridgen.types import InputError
+
+
+@settings
+class RunSettings:
+    """Abstract: what every recipe has that trains on a split of a data set."""
+
+    data: str = "digits-m"
+    """Data set: digits-m, cifar10, svhn, ..., folder:PATH or npz:PATH."""
+    image_size: Annotated[int, Field(ge=1, le=4096), NUMBER] | None = None
+    """Side to which images are brought; needed for folders of unequal images."""
+    whole: bool = False
+    """Train on random parts, 8 to 100 %, of a folder's whole photographs, and judge by their middle (ImageNet);
+    without, each is brought to its central square first."""
+    data_root: str = "data"
+    """Where data sets lie or are downloaded to."""
+    download: bool = False
+    """Download the data set, and pretrained weights that are asked for, if they are missing."""
+    labels: Count | None = 100
+    """Labelled images; none: all that are not set aside for validation."""
+    split: Path | None = None
+    """A split file made by `hybridgen split`; without one, the split of --labels, --split-seed and --validation."""
+    split_seed: Seed = 0
+    """Seed of the split."""
+    validation: Whole = 100
+    """Images of known class set aside, beside --labels, for validation."""
+    out: Path = Path("runs")
+    """The run's folder."""
+    resume: bool = False
+    """Continue the run in --out."""
+    seed: Seed = 0
+    """Seed of everything but the split; the first one of several."""
+    threads: Few | None = None
+    """CPU threads a process; all cores divided among the processes unless given."""
+    workers: Annotated[int, Field(ge=0, le=256), NUMBER] = 2
+    """Processes that decode images of folders too large for memory."""
+    channels_last: bool = True
+    """Memory layout of the convolutions; faster on CPUs and with bf16 on GPUs."""
+    compiled: bool = False
+    """Compile the networks with torch.compile."""
+    sync_batchnorm: bool = False
+    """Batch-norm statistics over all processes."""
+    record_every: Count = 50
+    """Steps between records."""
+    evaluate_every: Count = 100
+    """Steps between evaluations."""
+    save_every: Count = 200
+    """Steps between checkpoints."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """On what and with what a run trains."""
+
+    settings: RunSettings
+    accelerator: Accelerator
+    dataset: Dataset
+    split: Split
+
+    @classmethod
+    def of(cls, settings: RunSettings) -> "Context":
+        """The data set and its split, of the file or drawn, on this process's device. InputError for what is wrong with
+        them."""
+        accelerator = make_accelerator(threads=settings.threads)
+        dataset = load_dataset(
+            settings.data,
+            image_size=settings.image_size,
+            data_root=settings.data_root,
+            download=settings.download,
+            whole=settings.whole,
+        )
+        return cls(settings, accelerator, dataset, split_of(settings, dataset))
+
+    def weak(self, **options: str) -> View:
+        """The weak augmentation: flip (never of digits) and shift by up to an eighth of the side (thesis A.1.2.1)."""
+        return partial(weak, flip=self.dataset.flip, shift=self.dataset.image_size // 8, **options)
+
+    def stream(
+        self,
+        seed: int,
+        *,
+        labelled: int | None = None,
+        labelled_views: Sequence[View] = (),
+        unlabelled: int | None = None,
+        unlabelled_views: Sequence[View] = (),
+    ) -> Stream:
+        """This process's batches, with these views of the labelled and of the unlabelled images."""
+        return Stream(
+            self.dataset.train,
+            self.split,
+            labelled=labelled,
+            unlabelled=unlabelled,
+            labelled_views=labelled_views,
+            unlabelled_views=unlabelled_views,
+            seed=seed,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            device=self.accelerator.device,
+            workers=self.settings.workers,
+        )
+
+    def classifier(
+        self, network: str, *, width: float = 1, heads: Literal[1, 2] = 1, momentum: float | None = None
+    ) -> Classifier:
+        """A new classifier of these images, by the network's name; batch-norm's momentum is the network's own unless
+        given."""
+        made = make_network(network, len(self.dataset.classes), width=width)
+        if momentum is not None:
+            set_batch_norm_momentum(made, momentum)
+        return self.laid_out(Classifier(made, mean=self.dataset.mean, std=self.dataset.std, heads=heads))
+
+    def laid_out(self, network: nn.Module, *, compiled: bool | None = None) -> nn.Module:
+        """The network as the settings want it: memory layout, synchronised batch-norm, compiled."""
+        return laid_out(
+            network,
+            self.accelerator,
+            channels_last=self.settings.channels_last,
+            compiled=self.settings.compiled if compiled is None else compiled,
+            synchronized=self.settings.sync_batchnorm,
+        )
+
+
+def split_of(settings: RunSettings, dataset: Dataset) -> Split:
+    """The split of the file, or drawn."""
+    if settings.split is not None:
+        split = Split.load(settings.split)
+    else:
+        labels = settings.labels
+        if labels is None:
+            known = int((dataset.train.labels >= 0).sum())
+            if known <= settings.validation:
+                raise InputError(
+                    f"validation = {settings.validation}: {dataset.name} has {known} images of known class"
+                )
+            labels = known - settings.validation
+        split = make_split(dataset, labels=labels, seed=settings.split_seed, validation=settings.validation)
+    split.check(dataset)
+    return split

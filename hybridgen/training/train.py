@@ -1,0 +1,101 @@
+"""One training run, from its plan to its result."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hybridgen.data.datasets import Part
+from hybridgen.training.context import RunSettings
+from hybridgen.training.engine import agree
+from hybridgen.training.fit import fit
+from hybridgen.training.plan import Plan
+from hybridgen.training.record import Run, claim, write_result
+from hybridgen.training.selection import Selected
+
+Result = dict[str, Any]
+"""What a run writes into `result.json`."""
+
+
+def train(
+    plan: Plan, settings: RunSettings, folder: Path, seed: int, *, claimed: bool = False, seconds: float = 0.0
+) -> Result:
+    """Carry out a plan in a folder of its own: checkpoints, records, pictures, the artefact, and last the result.
+
+    Continues what is there if the settings say so. The result has every score of the last network and, where one is
+    selected, of that one on the test images: `test_accuracy_last`, `test_accuracy_selected`.
+    `claimed`: the folder is this run's already. `seconds`: what a training before this one took, of which it is a part.
+    """
+    context, clock, judged = plan.context, plan.clock, plan.judged
+    accelerator, dataset = context.accelerator, context.dataset
+    if not claimed:
+        claim(folder, settings, accelerator, resume=settings.resume, fresh_ok=folder != settings.out)
+
+    # What trains, and what checkpoints hold
+    tasks = {}
+    for name, task in plan.tasks.items():
+        objective, optimizer = accelerator.prepare(task.objective, task.optimizer)
+        tasks[name] = replace(task, objective=objective, optimizer=optimizer)
+    selected = Selected(judged) if plan.select else None
+    modules = {name: task.objective for name, task in plan.tasks.items()} | plan.modules
+    modules |= {"average": plan.average} if plan.average else {}
+    modules |= {"selected": selected} if selected else {}
+
+    with Run(
+        folder,
+        settings,
+        accelerator,
+        clock,
+        modules=modules,
+        local=plan.local,
+        optimizers={name: task.optimizer for name, task in tasks.items()},
+        split_hash=context.split.hash,
+        record_every=settings.record_every,
+        save_every=settings.save_every,
+        resume=settings.resume,
+    ) as run:
+        for scalars in fit(tasks, plan.stream.from_step(clock.step), clock, accelerator, seed=seed):
+            if plan.average:
+                plan.average.update(plan.network)
+            if noted := plan.after_step(folder):
+                run.log(**noted)
+            if clock.every(settings.evaluate_every):
+                agree(judged, accelerator)
+                reached = scored(plan, judged, dataset.train, context.split.validation)
+                if selected:
+                    selected.offer(judged, reached[plan.select], clock.step)
+                run.log(**{f"validation/{name}": value for name, value in reached.items()})
+                for name, picture in plan.pictures().items():
+                    run.picture(name, picture)
+            run.step(scalars)
+
+        # The artefact and the result
+        agree(judged, accelerator)
+        chosen = {"last": judged} | ({"selected": selected.network} if selected else {})
+        figures = {
+            f"test_{name}_{which}": value
+            for which, network in chosen.items()
+            for name, value in scored(plan, network, dataset.test, range(len(dataset.test))).items()
+        }
+        plan.finish(folder)
+        return write_result(
+            folder,
+            accelerator,
+            **figures,
+            **({"selected_step": int(selected.step)} if selected else {}),
+            seed=seed,
+            steps=clock.steps,
+            seconds=seconds + run.seconds,
+            split_hash=context.split.hash,
+        )
+
+
+def scored(plan: Plan, network: nn.Module, part: Part, indices: Sequence[int]) -> dict[str, float]:
+    """The plan's score of a network in evaluation mode, which it leaves in the mode that it was in."""
+    training = network.training
+    try:
+        return plan.score(network.eval(), part, indices)
+    finally:
+        network.train(training)

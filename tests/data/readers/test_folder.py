@@ -1,0 +1,187 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from hybridgen.data import datasets
+from hybridgen.data.datasets import load_dataset
+from hybridgen.data.readers import folder
+from hybridgen.data.sources import Files, InMemory, Photographs, decode
+
+
+def test_folder_holds_classes_in_order_and_unlabelled_images_last(tmp_path, picture, write, image_folder):
+    root = image_folder(tmp_path / "pets")
+    unknown = write(root / "unlabeled" / "deep" / "er" / "x.png", picture(77))
+    (root / "train" / "cat" / "notes.txt").write_text("passed over")
+    (root / "train" / ".cache").mkdir()
+    dataset = load_dataset(f"folder:{root}")
+    assert dataset.classes == ("cat", "dog") and dataset.image_size == 8 and dataset.flip
+    assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1, -1]
+    assert dataset.test.labels.tolist() == [0, 0, 1, 1]
+    assert isinstance(dataset.train.images, InMemory)
+    assert torch.equal(dataset.train.images.pixels[-1], decode(unknown, 8))
+    assert torch.equal(dataset.train.images.pixels[4], decode(root / "train" / "dog" / "1.png", 8))
+
+
+def test_folder_beyond_the_memory_limit_stays_on_disk_with_the_same_pixels(tmp_path, image_folder):
+    root = image_folder(tmp_path)
+    memory = load_dataset(f"folder:{root}", image_size=6)
+    files = load_dataset(f"folder:{root}", image_size=6, memory_limit=3 * 6 * 6 * 10 - 1)
+    assert isinstance(files.train.images, Files) and isinstance(memory.train.images, InMemory)
+    everything = torch.arange(6)
+    assert torch.equal(files.train.images.gather(everything), memory.train.images.pixels)
+    assert (files.mean, files.std, files.fingerprint) == (memory.mean, memory.std, memory.fingerprint)
+
+
+def test_statistics_of_large_folders_come_from_a_sample(tmp_path, monkeypatch, image_folder):
+    root = image_folder(tmp_path)
+    monkeypatch.setattr(datasets, "STATISTICS_SAMPLE", 3)
+    dataset = load_dataset(f"folder:{root}", memory_limit=0)
+    sample = dataset.train.images.gather(torch.tensor([0, 2, 4])).double() / 255
+    torch.testing.assert_close(torch.tensor(dataset.mean).double(), sample.mean((0, 2, 3)), atol=1e-6, rtol=0)
+
+
+def test_folder_fingerprint_follows_the_files_and_neither_place_nor_size(tmp_path, monkeypatch, image_folder):
+    first = load_dataset(f"folder:{image_folder(tmp_path / 'a')}")
+    second = load_dataset(f"folder:{image_folder(tmp_path / 'b' / 'c')}", image_size=4)
+    assert first.fingerprint == second.fingerprint
+    bitmap = tmp_path / "b" / "c" / "train" / "cat" / "0.png"
+    changed = bytearray(bitmap.read_bytes())
+    changed[-1] ^= 1  # as many bytes as before
+    bitmap.write_bytes(changed)
+    assert load_dataset(f"folder:{tmp_path / 'b' / 'c'}").fingerprint != first.fingerprint
+    monkeypatch.setattr(folder, "CONTENT_HASH_LIMIT", 0)
+    by_size = load_dataset(f"folder:{tmp_path / 'a'}").fingerprint
+    assert by_size == load_dataset(f"folder:{tmp_path / 'b' / 'c'}").fingerprint != first.fingerprint
+    bitmap.rename(bitmap.with_name("other.png"))
+    assert load_dataset(f"folder:{tmp_path / 'b' / 'c'}").fingerprint != by_size
+
+
+def test_folder_faults(tmp_path, picture, write, image_folder, fails):
+    fails(f"folder:{tmp_path / 'nowhere'}", "nowhere", "no such folder")
+    empty = tmp_path / "empty"
+    (empty / "train").mkdir(parents=True)
+    fails(f"folder:{empty}", str(empty / "train"), "no images")
+    (empty / "train" / "cat").mkdir()
+    fails(f"folder:{empty}", str(empty / "train"), "no images")
+    write(empty / "train" / "cat" / "0.png", picture(0))
+    fails(f"folder:{empty}", str(empty / "test"), "no such folder")
+
+    stranger = image_folder(tmp_path / "stranger")
+    write(stranger / "test" / "fox" / "0.png", picture(0))
+    fails(f"folder:{stranger}", "'fox'", "in test but not in train")
+
+    loose = image_folder(tmp_path / "loose")
+    write(loose / "train" / "0.png", picture(0))
+    fails(f"folder:{loose}", str(loose / "train" / "0.png"), "class folder")
+
+    hollow = image_folder(tmp_path / "hollow")
+    (hollow / "train" / "fox").mkdir()
+    fails(f"folder:{hollow}", "'fox'", "no images")
+
+    damaged = image_folder(tmp_path / "damaged")
+    path = damaged / "train" / "dog" / "1.png"
+    path.write_bytes(path.read_bytes()[:60])
+    fails(f"folder:{damaged}", str(path), "not a readable image")
+    fails(f"folder:{damaged}", str(path), "not a readable image", image_size=8)
+
+
+def test_links_are_followed_to_what_there_is(tmp_path, image_folder):
+    plain, linked = image_folder(tmp_path / "plain"), image_folder(tmp_path / "linked")
+    (linked / "train" / "dog").rename(tmp_path / "elsewhere")
+    (linked / "train" / "dog").symlink_to(tmp_path / "elsewhere")
+    (linked / "test" / "cat" / "0.png").rename(tmp_path / "0.png")
+    (linked / "test" / "cat" / "0.png").symlink_to("../../../0.png")
+    assert load_dataset(f"folder:{linked}").fingerprint == load_dataset(f"folder:{plain}").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "words"),
+    [
+        ("train/cat/here", ".", "a folder in which it lies"),
+        ("train/cat/up", "..", "a folder in which it lies"),
+        ("train/cat/around", "../dog", "a folder in which it lies"),  # train/dog/back leads to cat again
+        ("train/all", "..", "a folder in which it lies"),
+        ("unlabeled", "nowhere", "No such file or directory"),
+        ("train/fox", "nowhere", "leads nowhere"),
+        ("train/cat/more", "nowhere", "leads nowhere"),
+        ("train/cat/3.png", "nowhere.png", "leads nowhere"),
+        ("train/cat/4.png", "4.png", "leads nowhere"),
+    ],
+)
+def test_links_in_circles_or_to_nothing_end_in_one_line(tmp_path, link, target, words, image_folder, fails):
+    root = image_folder(tmp_path / "own")
+    if target == "../dog":
+        (root / "train" / "dog" / "back").symlink_to("../cat")
+    (root / link).symlink_to(target)
+    fails(f"folder:{root}", str(root / link.split("/")[0]), words)
+
+
+def test_what_only_has_an_images_name_is_passed_over(tmp_path, image_folder):
+    root = image_folder(tmp_path)
+    before = load_dataset(f"folder:{root}").fingerprint
+    os.mkfifo(root / "train" / "cat" / "pipe.png")
+    (root / "train" / "cat" / "folder.png").mkdir()
+    (root / "train" / "notes.txt").write_text("mine")
+    assert load_dataset(f"folder:{root}").fingerprint == before
+
+
+def test_names_may_hold_anything_but_a_class_must_be_utf_8(tmp_path, image_folder, fails):
+    root = image_folder(tmp_path)
+    (root / "train" / "cat").rename(root / "train" / "chat noir é 猫")
+    (root / "test" / "cat").rename(root / "test" / "chat noir é 猫")
+    (root / "train" / "dog" / "0.png").rename(root / "train" / "dog" / os.fsdecode(b"\xff 0.png"))
+    assert load_dataset(f"folder:{root}").classes == ("chat noir é 猫", "dog")
+    (root / "train" / "dog").rename(root / "train" / os.fsdecode(b"do\xff"))
+    fails(f"folder:{root}", r"do\xff", "not UTF-8")
+
+
+def test_a_file_that_vanishes_or_may_not_be_read_is_named(tmp_path, monkeypatch, image_folder, fails):
+    root = image_folder(tmp_path)
+    path = root / "train" / "dog" / "1.png"
+
+    def forbidden(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    fails(f"folder:{root}", str(root), "cannot be read (Permission denied)")
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "scandir", lambda folder: forbidden(folder))
+    fails(f"folder:{root}", str(root / "train"), "cannot be read (Permission denied)")
+    monkeypatch.undo()
+    monkeypatch.setattr(folder, "images_below", lambda folder: [path.with_name("gone.png")])
+    fails(f"folder:{root}", "gone.png: not a readable image (No such file or directory)")
+
+
+def test_folder_of_unequal_sizes_needs_image_size(tmp_path, picture, write, image_folder, fails):
+    root = image_folder(tmp_path)
+    write(root / "train" / "cat" / "1.png", picture(0, 8, 9))
+    fails(f"folder:{root}", "--image-size", "9x8")
+    write(root / "train" / "cat" / "1.png", picture(0, 1, 1))
+    fails(f"folder:{root}", "--image-size", "1x1")
+    assert load_dataset(f"folder:{root}", image_size=4).train.images.pixels.shape == (6, 3, 4, 4)
+
+
+def test_a_class_without_test_images_is_allowed(tmp_path, picture, write, image_folder):
+    root = image_folder(tmp_path)
+    write(root / "train" / "ant" / "0.png", picture(0))
+    dataset = load_dataset(f"folder:{root}")
+    assert dataset.classes == ("ant", "cat", "dog") and dataset.test.labels.tolist() == [1, 1, 2, 2]
+
+
+def test_whole_photographs_of_a_folder(tmp_path, image_folder, picture, write, fails):
+    root = image_folder(tmp_path)
+    wide = write(root / "train" / "cat" / "1.png", picture(5, 20, 50))
+    dataset = load_dataset(f"folder:{root}", image_size=8, whole=True)
+    assert dataset.image_size == 8 and dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    for part in (dataset.train, dataset.test):
+        assert isinstance(part.images, Photographs)
+    expected = Photographs([wide], 8).gather(torch.tensor([0]))
+    middle = dataset.train.images.gather(torch.arange(6))
+    assert torch.equal(middle[1], expected[0])
+    values = middle.double() / 255
+    torch.testing.assert_close(torch.tensor(dataset.mean).double(), values.mean((0, 2, 3)), atol=1e-6, rtol=0)
+    assert dataset.fingerprint == load_dataset(f"folder:{root}", image_size=8).fingerprint
+    fails(f"folder:{root}", "--image-size", whole=True)
+    fails("digits-m", "whole = True", "folder:PATH", whole=True)

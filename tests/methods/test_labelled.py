@@ -1,0 +1,134 @@
+"""What the methods of mixing have in common: how images come in, and what is evaluated."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from hybridgen.data.datasets import load_dataset
+from hybridgen.data.splits import make_split
+from hybridgen.methods import mixing
+from hybridgen.methods.labelled import TrainingSettings, augmentation, central, chosen_network
+from hybridgen.training.context import Context
+from hybridgen.types import InputError
+
+SETTINGS = TrainingSettings(network="cifar-resnet18", width=0.125, batch=6)
+
+
+def viewed(settings: TrainingSettings, context: Context, images: torch.Tensor) -> torch.Tensor:
+    return augmentation(settings, context)(images, torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "crop", "top", "left"), [(10, 16, 6, 2, 5), (17, 9, 8, 4, 0), (8, 8, 8, 0, 0)]
+)
+def test_the_central_square_is_in_the_middle_of_oblong_images_too(height, width, crop, top, left):
+    images = torch.arange(height * width).float().view(1, 1, height, width).expand(2, 3, -1, -1)
+    cut = central(images, crop)
+    assert cut.shape == (2, 3, crop, crop)
+    assert torch.equal(cut, images[:, :, top : top + crop, left : left + crop])
+    assert central(images, None) is images
+
+
+def test_images_are_evaluated_in_the_middle_and_trained_on_in_random_crops(context):
+    plan = mixing.plan("none", replace(SETTINGS, crop=8), context, 0)
+    seen = []
+    plan.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    images = torch.rand(2, 3, 16, 16)
+    plan.classify(plan.network.eval(), images)
+    assert torch.equal(seen[0], images[:, :, 4:12, 4:12])
+    batch = next(plan.stream.from_step(0))
+    assert batch.labelled[0].shape == (6, 3, 8, 8)
+
+
+def test_shifts_reflect_or_uncover_zeros(context):
+    images = torch.full((40, 3, 16, 16), 0.7)
+    assert (viewed(SETTINGS, context, images) == 0.7).all()
+    black = viewed(replace(SETTINGS, padding="zeros"), context, images) == 0
+    assert black.any() and black.float().mean() < 0.2
+
+
+def test_colours_jitter_and_rectangles_are_erased_if_asked_for(context):
+    images = torch.rand(12, 3, 16, 16) * 0.5 + 0.25
+    plain = viewed(SETTINGS, context, images)
+    jittered = viewed(replace(SETTINGS, color_jitter=True), context, images)
+    assert (jittered != plain).float().mean() > 0.9  # every image and place
+    erased = viewed(replace(SETTINGS, erasing=1.0), context, images)
+    changed = (erased != plain).any(dim=1).flatten(1).float().mean(dim=1)
+    assert (changed > 0).all() and (changed < 0.5).all()
+    assert torch.equal(viewed(replace(SETTINGS, erasing=0.0), context, images), plain)
+
+
+def test_a_crop_is_no_larger_than_the_image(context):
+    with pytest.raises(InputError, match="crop: 17 pixels of images of 16"):
+        augmentation(replace(SETTINGS, crop=17), context)
+
+
+def test_whole_photographs_come_as_random_parts_that_are_only_flipped(tmp_path, context):
+    """Of an image whose left half is black and whose right half is white, parts differ; the middle has both."""
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            image = Image.new("RGB", (60, 40))
+            image.paste((255, 255, 255), (30, 0, 60, 40))
+            for i in range(6):
+                image.save(tmp_path / part / name / f"{i}.png")
+    dataset = load_dataset(f"folder:{tmp_path}", image_size=16, whole=True)
+    split = make_split(dataset, labels=12)
+    whole = Context(context.settings, context.accelerator, dataset, split)
+    plan = mixing.plan("none", replace(SETTINGS, batch=12), whole, 0)
+    batch = next(plan.stream.from_step(0))
+    white = batch.labelled[0].mean(dim=(1, 2, 3))
+    assert batch.labelled[0].shape == (12, 3, 16, 16) and white.std() > 0.1
+    with pytest.raises(InputError, match="crop: of --whole photographs"):
+        augmentation(replace(SETTINGS, crop=8), whole)
+
+
+def test_only_the_network_that_is_not_asked_for_is_small():
+    assert chosen_network(None, None) == ("cifar-resnet18", 0.125)
+    assert chosen_network("cifar-resnet18", None) == ("cifar-resnet18", 1)
+    assert chosen_network("wrn-10-1", None) == ("wrn-10-1", 1)
+    assert chosen_network(None, 0.5) == ("cifar-resnet18", 0.5)
+
+
+@pytest.mark.parametrize("name", ["manifold-mixup", "patchup-hard", "patchup-soft"])
+def test_maps_are_mixed_after_the_first_and_the_second_stage_and_images(name, context):
+    """Verma et al. 2019: of 32 pixels, masks of 32, 32 and 16; here of images of 16."""
+    plan = mixing.plan(name, SETTINGS, context, 0)
+    objective, sides = plan.tasks["classifier"].objective, set()
+    for attribute in ("draw", "draw_images"):
+        draw = getattr(objective, attribute)
+        setattr(objective, attribute, lambda maps, draw=draw: sides.add(tuple(maps.shape[1:])) or draw(maps))
+    batch = next(plan.stream.from_step(0))
+    for seed in range(40):
+        torch.manual_seed(seed)
+        objective(batch, plan.clock)
+    assert sides == {(3, 16, 16), (8, 16, 16), (16, 8, 8)}
+
+
+def test_a_network_of_too_few_stages_cannot_have_its_maps_mixed(context):
+    with pytest.raises(InputError, match="network: it has"):
+        mixing.plan("manifold-mixup", replace(SETTINGS, network="vgg11", width=None), context, 0)
+
+
+def test_patchups_loss_has_two_terms_on_maps_and_one_on_images(context):
+    """Both are the cross-entropy with the target of the realised ratio."""
+    plan, means = mixing.plan("patchup-soft", SETTINGS, context, 0), mixing.how("patchup-soft", "own")
+    objective, batch = plan.tasks["classifier"].objective, next(plan.stream.from_step(0))
+    made, logits, seen = [], [], set()
+
+    def noting(terms, draw):
+        return lambda maps: made.append((terms, draw(maps))) or made[-1][1]
+
+    objective.draw, objective.draw_images = noting(2, means.draw), noting(1, means.draw_images)
+    plan.network.register_forward_hook(lambda module, inputs, output: logits.append(output))
+    for seed in range(20):
+        torch.manual_seed(seed)
+        loss = objective(batch, plan.clock).losses["supervised"]
+        terms, drawn = made[-1]
+        target = drawn.mix_targets(F.one_hot(batch.labels, 3).float())
+        torch.testing.assert_close(loss, terms * F.cross_entropy(logits[-1], target))
+        seen.add(terms)
+    assert seen == {1, 2}

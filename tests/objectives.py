@@ -1,0 +1,84 @@
+"""Objectives as tests make them: of the papers' values unless told otherwise, with hybrids if there is a hybridizer."""
+
+from functools import partial
+from math import inf
+
+from torch import nn
+
+from hybridgen.methods import (
+    adain,
+    augmix,
+    fixmatch,
+    hybrids,
+    mean_teacher,
+    mixing,
+    mixmatch,
+    recursivemix,
+    samosa,
+    scimix,
+    supervised,
+)
+
+HybridUse = partial(hybrids.Settings, start=0.0, stop=inf, threshold=0.95)
+AdaINTransfer, Perception = adain.AdaINTransfer, adain.Perception
+
+
+def with_hybrids(base, classify, hybridizer, how) -> nn.Module:
+    return base if hybridizer is None else hybrids.WithHybrids(base, classify, hybridizer, how or HybridUse())
+
+
+def FixMatch(classifier, *, threshold=0.95, hybridizer=None, how=None) -> nn.Module:
+    base = fixmatch.FixMatch(classifier, threshold=threshold)
+    return with_hybrids(base, classifier, hybridizer, how)
+
+
+def MeanTeacher(classifier, *, teacher_decay=0.97, reduction="mean", hybridizer=None, how=None) -> nn.Module:
+    base = mean_teacher.MeanTeacher(classifier, teacher_decay=teacher_decay, reduction=reduction)
+    return with_hybrids(base, lambda images: classifier(images)[0], hybridizer, how)
+
+
+def MixMatch(classifier, *, temperature=0.5, alpha=0.75, replacement=None, hybridizer=None, how=None) -> nn.Module:
+    base = mixmatch.MixMatch(classifier, temperature=temperature, alpha=alpha, replacement=replacement)
+    return with_hybrids(base, classifier, hybridizer, how)
+
+
+def Supervised(classifier, *, hybridizer=None, how=None) -> nn.Module:
+    return with_hybrids(supervised.Supervised(classifier), classifier, hybridizer, how)
+
+
+def SciMixGenerator(autoencoder, discriminator, **changes) -> scimix.SciMixGenerator:
+    options = dict(
+        guide="mean-teacher", teacher_decay=0.97, threshold=0.95, semantic_distance="norm", nonsemantic_distance="norm",
+        reconstruction_distance="norm", consistency_reduction="mean", freeze_criteria=True, criterion_shift=0,
+        criterion_noise=0.0,
+    )  # fmt: skip
+    return scimix.SciMixGenerator(autoencoder, discriminator, **(options | changes))
+
+
+def SciMixDiscriminator(discriminator, *, penalize=False) -> scimix.SciMixDiscriminator:
+    return scimix.SciMixDiscriminator(discriminator, penalize=penalize)
+
+
+def Samosa(base, watched, decoder, *, clean_only=False, reduction="mean") -> samosa.Samosa:
+    return samosa.Samosa(base, watched, decoder, clean_only=clean_only, reduction=reduction)
+
+
+def SamosaReconstruction(encoder, decoder, normalize, *, reduction="mean") -> samosa.SamosaReconstruction:
+    return samosa.SamosaReconstruction(encoder, decoder, normalize, reduction=reduction)
+
+
+def Mixed(classifier, classes, **changes) -> mixing.Mixed:
+    options = dict(draw=None, probability=1.0, stages=(), draw_images=None, smoothing=0.0, terms=1)
+    return mixing.Mixed(classifier, classes, **(options | changes))
+
+
+def AugMix(classifier, *, smoothing=0.0) -> augmix.AugMix:
+    return augmix.AugMix(classifier, smoothing=smoothing)
+
+
+def RecursiveMix(classifier, classes, **changes) -> recursivemix.RecursiveMix:
+    options = dict(
+        alpha=0.5, interpolation="nearest", resize=True, history=True, consistent=True, shared_head=False,
+        divergence="kl", reset_each_epoch=False, smoothing=0.0,
+    )  # fmt: skip
+    return recursivemix.RecursiveMix(classifier, classes, **(options | changes))

@@ -1,0 +1,118 @@
+"""What training costs, against counts by hand."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from hybridgen.methods import mixing
+from hybridgen.methods.labelled import TrainingSettings
+from hybridgen.methods.mixing import TITLES
+from hybridgen.networks.classifiers import Classifier
+from hybridgen.networks.registry import make_network
+from hybridgen.tables.cost import LiveBytes, Trainee, cost, flops, noise, parameters
+from hybridgen.types import InputError
+
+SETTINGS = TrainingSettings(network="wrn-10-1", width=1, batch=4)
+
+
+def small(methods=("cutmix", "recursivemix"), **options):
+    options = {"classes": 3, "image_size": 16, "rounds": 2, "steps": 1} | options
+    return cost(SETTINGS, methods, Accelerator(cpu=True), **options)
+
+
+def test_bytes_that_live_at_once():
+    with LiveBytes() as memory:
+        one = torch.zeros(1000)
+        view = one.view(10, 100)[2:]
+        assert memory.live == 4000
+        two = one + 1
+        assert memory.live == memory.peak == 8000
+        one.mul_(2)
+        del one
+        assert memory.live == 8000  # the view holds it
+        del view, two
+        assert memory.live == 0
+        torch.zeros(500, dtype=torch.float64)
+    assert memory.live == 0 and memory.peak == 8000
+
+
+def test_bytes_that_a_backward_needs():
+    """Three squares keep their three inputs; their gradients come one after the other."""
+    with LiveBytes() as memory:
+        x = torch.ones(1000, requires_grad=True)
+        y = x.square().square().square().sum()
+        assert memory.live >= 3 * 4000
+        y.backward()
+    assert 4 * 4000 <= memory.peak <= 7 * 4000
+
+
+def test_flops_of_known_layers():
+    """A 3×3 convolution of 3 to 4 maps of 8×8, its ReLU, mean and a linear layer: two for each multiply-add."""
+
+    class Network(nn.Module):
+        num_features = 4
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 5)
+
+        def forward_features(self, x):
+            return self.conv(x).relu()
+
+        def forward_head(self, x):
+            return self.fc(x.mean(dim=(2, 3)))
+
+    classifier = Classifier(Network(), mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert flops(classifier, 8) == 2 * (64 * 4 * 27 + 4 * 5)
+    assert next(classifier.parameters()).device.type == "cpu" and classifier.training
+
+
+def test_table_11_of_the_paper():
+    """ResNet-50 at 224 pixels: 4.12 G multiply-adds, 25.56 M parameters, with RecursiveMix 27.61 M in training."""
+    config = TrainingSettings(network="resnet50", width=1)
+    context = noise(1000, 8, config.batch, Accelerator(cpu=True))
+    with torch.device("meta"):
+        training = [mixing.plan(name, config, context, 0) for name in ("none", "cutmix", "recursivemix")]
+    objectives = [each.tasks["classifier"].objective for each in training]
+    assert [round(parameters(each) / 1e6, 2) for each in objectives] == [25.56, 25.56, 27.61]
+    assert flops(training[0].network, 224) / 2e9 == pytest.approx(4.12, abs=0.04)
+
+
+def test_study_measures_every_method_beside_no_mixing():
+    finding = small()
+    methods = finding.values["methods"]
+    assert list(methods) == ["none", "cutmix", "recursivemix"]
+    bare = parameters(make_network("wrn-10-1", 3))
+    for name, of in methods.items():
+        assert of["parameters_deployed"] == bare
+        assert of["parameters_training"] == bare + (name == "recursivemix") * (64 * 3 + 3)
+        assert of["flops_ratio"] == 1 and of["seconds_per_step"] > 0
+        for key in ("peak_bytes", "parameters_training", "seconds_per_step"):
+            assert of[f"{key}_ratio"] == pytest.approx(of[key] / methods["none"][key])
+    history = 4 * (4 * 3 * 16 * 16 + 2 * 4 * 3)
+    assert methods["recursivemix"]["peak_bytes"] >= methods["none"]["peak_bytes"] + history
+    assert methods["none"]["peak_bytes"] > 3 * 4 * bare  # weights, gradients, momenta
+    for word in (*(TITLES[name] for name in methods), "ratios: to no mixing", "lived at once"):
+        assert word in finding.table
+    assert small().values["methods"]["cutmix"]["peak_bytes"] == methods["cutmix"]["peak_bytes"]
+
+
+@pytest.mark.parametrize("name", TITLES)
+def test_every_method_makes_its_steps(name):
+    trainee = Trainee(SETTINGS, name, noise(3, 16, 4, Accelerator(cpu=True)))
+    before = [parameter.clone() for parameter in trainee.objective.parameters()]
+    for _ in range(3):
+        trainee.step()
+    assert not any(torch.equal(*pair) for pair in zip(before, trainee.objective.parameters(), strict=True))
+
+
+def test_what_cannot_be_measured():
+    for options, says in (
+        ({"methods": ("x",)}, "'x' is unknown"),
+        ({"methods": ()}, "methods: none; one or more"),
+        ({"methods": ("mixup", "mixup")}, "each once"),
+        *(({field: 0}, f"{field}: 0 is not above 0") for field in ("classes", "image_size", "rounds", "steps")),
+    ):
+        with pytest.raises(InputError, match=says):
+            small(**options)

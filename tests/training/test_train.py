@@ -1,0 +1,229 @@
+"""One run from its plan to its result: what is averaged, scored, selected and left, by a network that only counts."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from hybridgen.data.datasets import Dataset, Part
+from hybridgen.data.sources import InMemory
+from hybridgen.data.splits import Split
+from hybridgen.training.context import Context, RunSettings
+from hybridgen.training.ema import EMA
+from hybridgen.training.objective import Outcome, Task, sgd
+from hybridgen.training.plan import Plan
+from hybridgen.training.schedules import Clock
+from hybridgen.training.train import train
+from hybridgen.types import Batch, InputError
+
+SCORES = {2: 0.4, 4: 0.9, 6: 0.9, 8: 0.3, 10: 0.2}
+"""On the validation images, by the step of the network; on the test images the last one is the best."""
+
+
+class Counter(nn.Module):
+    """A network whose parameter is the number of steps done, and batch-norm's buffer ten times that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = nn.Parameter(torch.zeros(()))
+        self.register_buffer("ten", torch.zeros(()))
+        self.eval_when_scored = []
+
+
+class Counting(nn.Module):
+    def __init__(self, network: Counter) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: Batch, clock: Clock) -> Outcome:
+        with torch.no_grad():
+            self.network.ten.fill_(10.0 * (clock.step + 1))
+        return Outcome({"count": -self.network.steps})  # whose gradient is -1: with a rate of 1 it counts
+
+
+class Batches:
+    steps_per_epoch = 5
+
+    def __init__(self) -> None:
+        self.begun = []
+
+    def from_step(self, step):
+        self.begun.append(step)
+        while True:
+            yield Batch((torch.zeros(1, 3, 4, 4),), torch.zeros(1, dtype=torch.int64), ())
+
+
+class Noted:
+    """A plan of ten steps, and everything that was asked of it."""
+
+    def __init__(self, folder: Path, *, average: float | None = None, select: str | None = "accuracy", **settings):
+        part = lambda count: Part(
+            InMemory(torch.zeros(count, 3, 4, 4, dtype=torch.uint8)), torch.zeros(count, dtype=torch.int64)
+        )
+        dataset = Dataset("noise", ("a",), 4, part(20), part(6), "f", True, (0.5,) * 3, (0.5,) * 3)
+        split = Split("noise", "f", 0, (0, 1), (2, 3, 4, 5), (11, 13, 17))
+        given = dict(data="noise", out=folder, record_every=1, evaluate_every=2, save_every=3)
+        self.settings = RunSettings(**(given | settings))
+        self.context = Context(self.settings, Accelerator(cpu=True), dataset, split)
+        self.scored, self.after, self.drawn, self.finished, self.stream = [], [], 0, [], Batches()
+        self.network = network = Counter()
+        objective = Counting(network)
+        task = Task(objective, {"count": 1.0}, sgd(objective, momentum=0.0, decay=0.0), lambda clock: 1.0)
+        self.plan = Plan(
+            self.context,
+            self.stream,
+            Clock(10, 5),
+            {"counting": task},
+            network=network,
+            average=None if average is None else EMA(network, average, linear_start=False),
+            score=self.score,
+            select=select,
+            after_step=self.after_step,
+            pictures=self.pictures,
+            finish=lambda folder: self.finished.append((folder, (folder / "result.json").exists())),
+        )
+
+    def score(self, network, part, indices):
+        which = "validation" if part is self.context.dataset.train else "test"
+        self.scored.append((which, list(indices), round(float(network.steps), 6), network.training))
+        if which == "test":
+            return {"accuracy": float(network.steps) / 100, "members": 0.5}
+        return {"accuracy": SCORES.get(round(float(network.steps)), 0.0), "members": 0.25}
+
+    def after_step(self, folder):
+        average = self.plan.average
+        mean = None if average is None else average.network.steps.item()
+        self.after.append((folder, self.network.steps.item(), mean))
+        return {"noted": float(self.network.steps)} if self.network.steps == 5 else {}
+
+    def pictures(self):
+        self.drawn += 1
+        return {"grid": torch.zeros(3, 8, 8)}
+
+    def train(self, folder, **more):
+        return train(self.plan, self.settings, folder, 7, **more)
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_network_is_selected_on_validation_images_and_never_on_the_test_set(tmp_path):
+    noted = Noted(tmp_path)
+    result = noted.train(tmp_path)
+    assert [(which, indices) for which, indices, *_ in noted.scored] == [
+        *[("validation", [11, 13, 17])] * 5, *[("test", list(range(6)))] * 2,
+    ]  # fmt: skip
+    assert [steps for _, _, steps, _ in noted.scored] == [2, 4, 6, 8, 10, 10, 6]  # of equal scores the later one
+    assert not any(training for *_, training in noted.scored) and noted.network.training
+    assert result == json.loads((tmp_path / "result.json").read_text())
+    expected = {
+        "test_accuracy_last": 0.1, "test_members_last": 0.5, "test_accuracy_selected": pytest.approx(0.06),
+        "test_members_selected": 0.5, "selected_step": 6, "seed": 7, "steps": 10,
+        "split_hash": noted.context.split.hash,
+    }  # fmt: skip
+    assert {name: value for name, value in result.items() if name != "seconds"} == expected
+
+
+def test_records_hold_scores_notes_and_losses(tmp_path):
+    noted = Noted(tmp_path)
+    noted.train(tmp_path)
+    validated = {row["step"]: row["validation/accuracy"] for row in rows(tmp_path) if "validation/accuracy" in row}
+    assert validated == {2: 0.4, 4: 0.9, 6: 0.9, 8: 0.3, 10: 0.2}
+    assert [row["step"] for row in rows(tmp_path) if "noted" in row] == [5]
+    assert [row["counting/count"] for row in rows(tmp_path) if "counting/count" in row] == [-n for n in range(10)]
+    assert noted.drawn == 5 and (tmp_path / "grid.png").exists()
+
+
+def test_the_average_is_updated_once_a_step_before_what_follows_and_is_what_is_judged(tmp_path):
+    """By its own decay, and with the network's buffers."""
+    noted = Noted(tmp_path, average=0.5)
+    noted.train(tmp_path)
+    mean, means = 0.0, []
+    for step in range(1, 11):
+        mean = 0.5 * mean + 0.5 * step
+        means.append(mean)
+    assert [(n, m) for _, n, m in noted.after] == [
+        (float(step), pytest.approx(mean)) for step, mean in enumerate(means, start=1)
+    ]
+    assert {folder for folder, *_ in noted.after} == {tmp_path}
+    judged = [steps for which, _, steps, _ in noted.scored if which == "validation"]
+    assert judged == pytest.approx([means[step - 1] for step in (2, 4, 6, 8, 10)], abs=1e-5)
+    assert noted.plan.average.network.ten == 100
+
+
+def test_without_selection_there_is_the_last_network_alone(tmp_path):
+    noted = Noted(tmp_path, select=None)
+    result = noted.train(tmp_path)
+    assert {name for name in result if name.startswith(("test", "selected"))} == {
+        "test_accuracy_last", "test_members_last",
+    }  # fmt: skip
+    state = torch.load(max((tmp_path / "checkpoints").glob("*.pt")), weights_only=True)
+    assert "selected" not in state["modules"]
+
+
+def test_the_artefact_is_written_before_the_result(tmp_path):
+    noted = Noted(tmp_path)
+    noted.train(tmp_path)
+    assert noted.finished == [(tmp_path, False)]
+
+
+def test_a_resumed_run_begins_where_the_checkpoint_is(tmp_path):
+    whole = Noted(tmp_path / "whole")
+    expected = whole.train(tmp_path / "whole")
+    stopped = Noted(tmp_path / "halves")
+    stopped.plan.after_step = lambda folder: (_ for _ in ()).throw(KeyError) if stopped.network.steps == 8 else {}
+    with pytest.raises(KeyError):
+        stopped.train(tmp_path / "halves")
+    again = Noted(tmp_path / "halves", resume=True)
+    found = again.train(tmp_path / "halves")
+    assert again.stream.begun == [6]
+    same = lambda result: {name: value for name, value in result.items() if name != "seconds"}
+    assert same(found) == same(expected)
+    kept = [row for row in rows(tmp_path / "halves") if "counting/count" in row]
+    assert kept == [row for row in rows(tmp_path / "whole") if "counting/count" in row]
+
+
+def test_the_folder_is_claimed_unless_it_is_already(tmp_path):
+    Noted(tmp_path).train(tmp_path)
+    with pytest.raises(InputError, match="is not empty"):
+        Noted(tmp_path).train(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "first").mkdir()
+    result = Noted(tmp_path / "other").train(tmp_path / "other", claimed=True, seconds=1000.0)
+    assert result["seconds"] > 1000
+
+
+def test_a_part_of_a_larger_run_that_was_not_begun_is_begun_when_that_is_resumed(tmp_path):
+    Noted(tmp_path, resume=True).train(tmp_path / "fixmatch-seed0")
+    assert (tmp_path / "fixmatch-seed0" / "result.json").exists()
+    with pytest.raises(InputError, match="no run in"):
+        Noted(tmp_path / "nothing", resume=True).train(tmp_path / "nothing")
+
+
+def test_the_seed_is_that_of_the_steps(tmp_path):
+    """Draws inside objectives are functions of it."""
+
+    def drawn(folder: Path, seed: int) -> list[float]:
+        noted, seen = Noted(folder), []
+        task = noted.plan.tasks["counting"]
+        task.objective.register_forward_hook(lambda *_: seen.append(float(torch.rand(()))))
+        train(noted.plan, noted.settings, folder, seed)
+        return seen
+
+    first, again, other = (drawn(tmp_path / name, seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    assert first == again and not set(first) & set(other)
+
+
+def test_modules_of_a_plan_are_part_of_checkpoints(tmp_path):
+    noted = Noted(tmp_path)
+    more = nn.Linear(1, 1)
+    noted.plan = replace(noted.plan, modules={"more": more}, average=EMA(noted.network, 0.5))
+    noted.train(tmp_path)
+    state = torch.load(max((tmp_path / "checkpoints").glob("*.pt")), weights_only=True)
+    assert {"counting", "more", "average", "selected", "means"} <= state["modules"].keys()
+    assert torch.equal(state["modules"]["more"]["weight"], more.weight)
