@@ -1,0 +1,625 @@
+"""What connects settings and training: every field arrives, groups decay as they should, rates and weights are those of
+the settings at every time, averages and teachers follow by their own decays, seeds differ."""
+
+import math
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from hybridgen.hybridizer import Hybridizer, Origin
+from hybridgen.methods import (
+    adain,
+    fixmatch,
+    hybrids,
+    mean_teacher,
+    mixing,
+    mixmatch,
+    recursivemix,
+    samosa,
+    scimix,
+    supervised,
+)
+from hybridgen.methods.labelled import TrainingSettings
+from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
+from hybridgen.settings import plain
+from hybridgen.training.plan import Plan, in_cycles
+from hybridgen.training.schedules import Clock, value
+from hybridgen.types import InputError
+
+SMALL = dict(labelled_batch=4, unlabelled_batch=10, epochs=7.0)
+SCIMIX_SMALL = dict(
+    **SMALL, generator_channels=(8, 8), discriminator_width=0.25, nonsemantic_channels=2, rate_epochs=8.0
+)
+METHODS = {
+    "fixmatch": (fixmatch, fixmatch.Settings(**SMALL)),
+    "mean_teacher": (mean_teacher, mean_teacher.Settings(**SMALL)),
+    "mixmatch": (mixmatch, mixmatch.Settings(**SMALL | dict(unlabelled_batch=4))),
+    "supervised": (supervised, supervised.Settings(**SMALL)),
+}
+
+
+def make(name: str, context, seed: int = 0, **changes) -> Plan:
+    module, settings = METHODS[name]
+    return module.plan(replace(settings, **changes), context, seed)
+
+
+def at(plan: Plan, progress: float) -> Clock:
+    return replace(plan.clock, step=round(progress * plan.clock.steps))
+
+
+# --- every field arrives -------------------------------------------------------------------------------------
+
+
+def simple(thing: object) -> object:
+    """What can be compared of an objective's attributes."""
+    if isinstance(thing, bool | int | float | str | tuple | None) and "object at" not in str(thing):
+        return thing
+    return getattr(thing, "__dict__", {}).get("probability") if thing is not None else None
+
+
+def observed(plan: Plan) -> str:
+    """All of a plan that settings can change, as text: times, batches, losses of a step, networks, optimizers."""
+    seen: list[object] = [plan.clock, plan.select]
+    batch = next(plan.stream.from_step(0))
+    seen += [tuple((view.shape, float(view.double().sum())) for view in views) for views in batch[::2]]
+    times = [at(plan, progress / 20) for progress in range(20)]
+    for name, task in plan.tasks.items():
+        seen += [name, task.clip, [value(task.rate, clock) for clock in times]]
+        seen.append({term: [value(weight, clock) for clock in times] for term, weight in task.weights.items()})
+        seen += [type(task.optimizer).__name__]
+        for group in task.optimizer.param_groups:
+            seen.append({key: simple(kept) for key, kept in group.items() if key != "params"})
+            seen.append([tuple(parameter.shape) for parameter in group["params"]])
+        for module in task.objective.modules():
+            own = {key: simple(kept) for key, kept in vars(module).items() if not key.startswith("__")}
+            seen.append((type(module).__name__, own))
+    if plan.average is not None:
+        seen += [plan.average.decay, plan.average.buffers_mode, plan.average.linear_start]
+    # Losses in the middle of the run, twice: what has a history or a window shows
+    handed: tuple = ()
+    for round_ in range(2):
+        torch.manual_seed(round_)
+        for task in plan.tasks.values():
+            outcome = task.objective(batch, at(plan, 0.55), *handed)
+            handed = outcome.handed
+            seen.append({name: loss.item() for name, loss in outcome.losses.items()})
+        handed = ()
+    return repr(seen)
+
+
+OTHERS = {
+    "network": "leaky-wrn-16-1", "momentum": 0.3, "epochs": 5.0, "rate": 0.123, "rate_epochs": 9.5,
+    "weight_decay": 0.0321, "clip": 0.77, "labelled_batch": 6, "unlabelled_batch": 8, "ema_decay": 0.871,
+    "weight_supervised": 3.21,
+    "threshold": 0.34, "cutout": 3, "weight_unsupervised": 7.5, "teacher_decay": 0.654, "weight_consistency": 12.5,
+    "reduction": "sum", "weight_logit_distance": 0.777, "guesses": 3, "temperature": 0.9,
+    "alpha": 0.31, "ramp_steps": 33,
+}  # fmt: skip
+"""Another value for every field of the classifiers' settings."""
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [(name, field.name) for name, (_, settings) in METHODS.items() for field in fields(settings)],
+)
+def test_every_field_of_a_classifier_arrives(name, field, context):
+    changes = {field: OTHERS[field]}
+    if name == "mixmatch" and field in ("labelled_batch", "unlabelled_batch"):
+        changes = dict(labelled_batch=6, unlabelled_batch=6)
+    assert observed(make(name, context, **changes)) != observed(make(name, context))
+
+
+OF_SCIMIX = OTHERS | {
+    "guide": "supervised", "discriminator_rate": 0.0321, "optimizer": "sgd", "nonsemantic_channels": 3,
+    "generator_channels": (8, 4), "discriminator_width": 0.5, "style": "nonsemantic", "semantic_distance": "norm",
+    "nonsemantic_distance": "squared", "reconstruction_distance": "squared", "freeze_criteria": False,
+    "criterion_shift": 2, "criterion_noise": 0.5, "semantic_from": 0.3, "semantic_ramp": 0.7, "nonsemantic_from": 4.2,
+}  # fmt: skip
+BESIDE = {
+    "teacher_decay": dict(guide="mean-teacher"), "reduction": dict(guide="mean-teacher"),
+    "weight_consistency": dict(guide="mean-teacher"), "weight_logit_distance": dict(guide="mean-teacher"),
+    "semantic_ramp": dict(semantic_from=0.5),
+}  # fmt: skip
+"""What a field is observed with."""
+
+
+@pytest.mark.parametrize("field", [f.name for f in fields(scimix.Settings)])
+def test_every_field_of_scimix_arrives(field, context):
+    if field in ("snapshot_every", "backend"):
+        pytest.skip("of files, and of whose kernels compute the same: tested elsewhere")
+    settings = replace(scimix.Settings(**SCIMIX_SMALL), **BESIDE.get(field, {}))
+    other = replace(settings, **{field: OF_SCIMIX.get(field, 0.789)})
+    first, second = (observed(scimix.plan(each, context, 0)[0]) for each in (settings, other))
+    assert first != second
+
+
+def samosa_plan(settings: samosa.Settings, context, **changes) -> Plan:
+    of = mean_teacher.Settings(**SMALL | changes)
+    made = samosa.networks(of, context, 0, heads=2)
+    return samosa.with_samosa(mean_teacher.plan(of, context, 0, classifier=made.watched), made, settings, 0)
+
+
+OF_SAMOSA = {
+    "rate": 0.123, "rate_epochs": 9.5, "weight_decay": 0.0321, "clip": 0.55, "reduction": "sum",
+    "weight_reconstruction": 3.3, "weight_regularizer": 4.4, "cycles": 3, "hybrids_per_image": 2, "start": 3.1,
+    "stop": 5.5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", OF_SAMOSA)
+def test_every_field_of_samosa_arrives(field, context):
+    def seen(settings):
+        plan = samosa_plan(settings, context)
+        cycle = plan.clock.steps // settings.cycles
+        stretches = [samosa.stretch(settings, step, 5, cycle) for step in range(plan.clock.steps)]
+        return observed(plan), plan.modules["hybrids"].images.shape, stretches
+
+    settings = samosa.Settings(start=1.5, stop=6)
+    assert seen(settings) != seen(replace(settings, **{field: OF_SAMOSA[field]}))
+    assert {f.name for f in fields(samosa.Settings)} == {*OF_SAMOSA, "snapshot_every"}
+
+
+TRAINING = TrainingSettings(network="wrn-10-1", batch=6, epochs=7.0, warmup=2.0)
+OF_TRAINING = {
+    "network": "leaky-wrn-10-1", "width": None, "epochs": 5.0, "batch": 4, "optimizer": "adamw", "nesterov": False,
+    "rate": 0.0123, "warmup": 3.3, "decay_at": (2.0, 4.0), "weight_decay": 0.0321, "clip": 0.77, "label_smoothing": 0.2,
+    "ema_decay": 0.9, "crop": 12, "padding": "zeros", "color_jitter": True, "erasing": 1.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["none", "cutmix", "manifold-mixup", "augmix", "augmix-jsd", "recursivemix"])
+@pytest.mark.parametrize("field", OF_TRAINING)
+def test_every_field_of_training_on_labels_arrives(field, name, context):
+    plan = lambda settings: mixing.plan(name, settings, context, 0)
+    settings, changes = TRAINING, {field: OF_TRAINING[field]}
+    if field == "width":
+        settings, changes = replace(TRAINING, network="cifar-resnet18", width=0.125), dict(width=0.25)
+    assert observed(plan(settings)) != observed(plan(replace(settings, **changes)))
+    assert {f.name for f in fields(TrainingSettings)} == OF_TRAINING.keys()
+
+
+OF_RECURSIVEMIX = {
+    "alpha": 0.9, "resize": False, "history": False, "weight_consistency": 0.7, "shared_head": True,
+    "interpolation": "bilinear", "divergence": "cross-entropy", "reset_each_epoch": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", OF_RECURSIVEMIX)
+def test_every_field_of_recursivemix_arrives(field, context):
+    settings = recursivemix.Settings(weight_consistency=0.0) if field == "history" else recursivemix.Settings()
+    plan = lambda settings: recursivemix.plan(settings, TRAINING, context, 0)
+    assert observed(plan(settings)) != observed(plan(replace(settings, **{field: OF_RECURSIVEMIX[field]})))
+    assert {f.name for f in fields(recursivemix.Settings)} == OF_RECURSIVEMIX.keys()
+
+
+OF_ADAIN = {
+    "network": "leaky-wrn-10-1", "perception_steps": 44, "perception_batch": 5, "perception_rate": 0.0321,
+    "epochs": 3.0,
+    "batch": 7, "rate": 0.0123, "weight_decay": 0.0777, "ema_decay": 0.5, "weight_content": 2.2, "weight_style": 3.3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", OF_ADAIN)
+def test_every_field_of_adain_arrives(field, context):
+    def seen(settings):
+        autoencoder = adain.network(settings, context, 0)
+        first = observed(adain.perception_plan(settings, context, autoencoder, 0))
+        return first, observed(adain.plan(settings, context, autoencoder, 0)[0])
+
+    settings = adain.Settings(batch=10, perception_batch=6)
+    assert seen(settings) != seen(replace(settings, **{field: OF_ADAIN[field]}))
+    assert {f.name for f in fields(adain.Settings)} == {*OF_ADAIN, "perceptual"}
+
+
+# --- seeds ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_seeds_differ_from_the_first_weights_and_images_on_and_one_seed_repeats(name, context):
+    weights = lambda plan: torch.cat([p.detach().flatten() for p in plan.network.parameters()])
+    images = lambda plan: torch.cat([v.flatten() for views in next(plan.stream.from_step(0))[::2] for v in views])
+    first, again, other = (make(name, context, seed) for seed in (3, 3, 4))
+    for part in (weights, images):
+        assert torch.equal(part(first), part(again)) and not torch.equal(part(first), part(other))
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        lambda context, seed: scimix.plan(scimix.Settings(**SCIMIX_SMALL), context, seed)[0],
+        lambda context, seed: mixing.plan("cutmix", TRAINING, context, seed),
+        lambda context, seed: recursivemix.plan(recursivemix.Settings(), TRAINING, context, seed),
+        lambda context, seed: adain.perception_plan(
+            adain.Settings(), context, adain.network(adain.Settings(), context, seed), seed
+        ),
+    ],
+    ids=["scimix", "cutmix", "recursivemix", "adain"],
+)
+def test_so_do_those_of_other_plans(plan, context):
+    weights = lambda made: torch.cat([p.detach().flatten() for p in made.network.parameters()])
+    first, again, other = (plan(context, seed) for seed in (3, 3, 4))
+    assert torch.equal(weights(first), weights(again)) and not torch.equal(weights(first), weights(other))
+    images = [next(made.stream.from_step(0)).labelled[0] for made in (first, again, other)]
+    assert torch.equal(*images[:2]) and not torch.equal(*images[1:])
+
+
+# --- optimizers, rates, weights ------------------------------------------------------------------------------
+
+
+def names_of(plan: Plan, group: dict) -> set[str]:
+    wanted = {id(parameter) for parameter in group["params"]}
+    return {name for name, parameter in plan.network.named_parameters() if id(parameter) in wanted}
+
+
+@pytest.mark.parametrize("name", ["fixmatch", "mixmatch"])
+def test_kernels_alone_decay_in_fixmatch_and_mixmatch(name, context):
+    plan = make(name, context, weight_decay=0.0321)
+    decaying, others = plan.tasks["classifier"].optimizer.param_groups
+    kernels = {key for key, parameter in plan.network.named_parameters() if parameter.ndim > 1}
+    assert names_of(plan, decaying) == kernels and decaying["weight_decay"] == 0.0321
+    assert names_of(plan, others) == {key for key, _ in plan.network.named_parameters()} - kernels
+    assert others["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("name", ["mean_teacher", "supervised"])
+def test_all_parameters_decay_in_mean_teacher_and_supervised_training(name, context):
+    plan = make(name, context, weight_decay=0.0321)
+    (group,) = plan.tasks["classifier"].optimizer.param_groups
+    assert names_of(plan, group) == {key for key, _ in plan.network.named_parameters()}
+    assert group["weight_decay"] == 0.0321
+
+
+def test_optimizers_are_nesterovs_sgd_and_mixmatchs_adam(context):
+    for name in ("fixmatch", "mean_teacher", "supervised"):
+        optimizer = make(name, context).tasks["classifier"].optimizer
+        assert type(optimizer) is torch.optim.SGD
+        assert all(group["nesterov"] and group["momentum"] == 0.9 for group in optimizer.param_groups)
+    optimizer = make("mixmatch", context).tasks["classifier"].optimizer
+    assert type(optimizer) is torch.optim.AdamW
+    assert all(group["betas"] == (0.9, 0.999) for group in optimizer.param_groups)
+
+
+RATES = {
+    "fixmatch": lambda progress: math.cos(7 * math.pi / 16 * progress),
+    "mean_teacher": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
+    "mixmatch": lambda progress: 1.0,
+    "supervised": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_rates_over_time(name, context):
+    """The method's own, and along a cosine that would end after `rate_epochs`."""
+    plan = make(name, context, rate=0.37)
+    for progress in (0.0, 0.25, 0.5, 1.0):
+        clock = at(plan, progress)
+        exact = clock.step / clock.steps
+        assert plan.tasks["classifier"].rate(clock) == pytest.approx(0.37 * RATES[name](exact), rel=1e-9)
+    slower = make(name, context, rate=0.37, rate_epochs=11.0)
+    for progress in (0.0, 0.25, 0.5, 1.0):
+        clock = at(slower, progress)
+        expected = 0.37 * (1 + math.cos(math.pi * clock.epoch / 11)) / 2
+        assert slower.tasks["classifier"].rate(clock) == pytest.approx(expected, rel=1e-9)
+
+
+def test_weights_by_value(context):
+    """Distinct numbers, each at its own loss."""
+    weights = lambda plan, progress: {
+        name: value(weight, at(plan, progress)) for name, weight in plan.tasks["classifier"].weights.items()
+    }
+    assert weights(make("fixmatch", context, weight_supervised=2.5, weight_unsupervised=3.5), 0.5) == {
+        "supervised": 2.5, "unsupervised": 3.5,
+    }  # fmt: skip
+    numbers = dict(weight_supervised=2.5, weight_consistency=3.5, weight_logit_distance=4.5)
+    assert weights(make("mean_teacher", context, **numbers), 0.5) == {
+        "supervised": 2.5, "consistency": 3.5, "logit_distance": 4.5,
+    }  # fmt: skip
+    assert weights(make("supervised", context, weight_supervised=2.5), 0.5) == {"supervised": 2.5}
+    plan = make("mixmatch", context, weight_supervised=2.5, weight_unsupervised=8.0, ramp_steps=40)
+    for step, expected in ((0, 0.0), (10, 2.0), (40, 8.0), (60, 8.0)):
+        found = {name: value(w, replace(plan.clock, step=step)) for name, w in plan.tasks["classifier"].weights.items()}
+        assert found == {"supervised": 2.5, "unsupervised": expected}
+
+
+def test_scimix_weights_by_value_over_time():
+    """Every λ at its own loss, from its own epoch on; the critic's are those of the same terms of the generator."""
+    numbers = {f"weight_{name}": number / 7 for number, name in enumerate((
+        "reconstruction", "adversarial_reconstruction", "adversarial_hybrid", "semantic_attraction",
+        "semantic_repulsion", "nonsemantic_attraction", "nonsemantic_repulsion", "supervised", "consistency",
+        "logit_distance", "pseudo_label", "gradient_penalty"), start=1)}  # fmt: skip
+    settings = scimix.Settings(**numbers, semantic_from=2.0, semantic_ramp=4.0, nonsemantic_from=5.0)
+    for epoch, semantic, nonsemantic in ((0, 0, 0), (1.9, 0, 0), (2, 0, 0), (3, 0.25, 0), (4.9, 0.725, 0), (5, 0.75, 1),
+                                         (6, 1, 1), (20, 1, 1)):  # fmt: skip
+        clock = Clock(steps=1000, steps_per_epoch=10, step=round(10 * epoch))
+        weights, critic = ({k: value(w, clock) for k, w in each.items()} for each in scimix.weights_of(settings))
+        assert weights == pytest.approx({
+            "reconstruction": 1 / 7, "adversarial_reconstruction": 2 / 7, "adversarial_hybrid": 3 / 7,
+            "semantic_attraction": 4 / 7 * semantic, "semantic_repulsion": 5 / 7 * semantic,
+            "nonsemantic_attraction": 6 / 7 * nonsemantic, "nonsemantic_repulsion": nonsemantic, "supervised": 8 / 7,
+            "pseudo_label": 11 / 7,
+        })  # fmt: skip
+        expected = {"real": 1.0, "reconstruction": 2 / 7, "hybrid": 3 / 7, "gradient_penalty": 12 / 7}
+        assert critic == pytest.approx(expected)
+    teaching, _ = scimix.weights_of(replace(settings, guide="mean-teacher"))
+    assert {name: teaching[name] for name in ("supervised", "consistency", "logit_distance")} == pytest.approx(
+        {"supervised": 8 / 7, "consistency": 9 / 7, "logit_distance": 10 / 7}
+    )
+    assert "gradient_penalty" not in scimix.weights_of(replace(settings, weight_gradient_penalty=0))[1]
+
+
+def test_scimix_rates_decay_and_clip_are_of_each_side(context):
+    numbers = SCIMIX_SMALL | dict(rate=0.03, discriminator_rate=0.07, rate_epochs=9.0, weight_decay=0.0321, clip=0.5)
+    plan, _ = scimix.plan(scimix.Settings(**numbers), context, 0)
+    for name, rate in (("generator", 0.03), ("discriminator", 0.07)):
+        task = plan.tasks[name]
+        for progress in (0, 0.5, 1):
+            clock = at(plan, progress)
+            expected = rate * (1 + math.cos(math.pi * clock.epoch / 9)) / 2
+            assert task.rate(clock) == pytest.approx(expected, rel=1e-9)
+        assert task.clip == 0.5 and [group["weight_decay"] for group in task.optimizer.param_groups] == [0.0321]
+    own = {id(p) for p in plan.tasks["discriminator"].objective.discriminator.parameters()}
+    groups = [{id(p) for p in plan.tasks[name].parameters} for name in ("generator", "discriminator")]
+    assert groups[1] == own and not groups[0] & own
+
+
+def test_labelled_rates_warm_up_and_fall(context):
+    plan = mixing.plan("none", replace(TRAINING, rate=0.4, warmup=2.0, epochs=10.0), context, 0)
+    assert plan.clock.steps_per_epoch == 2
+    rate = lambda step: plan.tasks["classifier"].rate(replace(plan.clock, step=step))
+    for step in range(plan.clock.steps):
+        falling = 0.4 * (1 + math.cos(math.pi * step / 20)) / 2
+        assert rate(step) == pytest.approx(falling * min(1, (step + 1) / 4), rel=1e-9), step
+    steps = mixing.plan("none", replace(TRAINING, rate=0.4, warmup=0, epochs=10.0, decay_at=(3, 5)), context, 0)
+    rate = lambda epoch: steps.tasks["classifier"].rate(replace(steps.clock, step=2 * epoch))
+    assert [rate(epoch) for epoch in (0, 2, 3, 4, 5, 9)] == pytest.approx([0.4, 0.4, 0.04, 0.04, 0.004, 0.004])
+
+
+def test_label_smoothing_reaches_every_method_on_labels(context):
+    for name in ("none", "cutmix", "manifold-mixup", "augmix", "augmix-jsd", "recursivemix"):
+        plan = mixing.plan(name, replace(TRAINING, label_smoothing=0.3), context, 0)
+        assert plan.tasks["classifier"].objective.smoothing == 0.3, name
+
+
+# --- what follows a step -------------------------------------------------------------------------------------
+
+
+def moved(network: nn.Module) -> None:
+    """As a step of an optimizer would, and batch-norm."""
+    with torch.no_grad():
+        for tensor in (*network.parameters(), *(b for b in network.buffers() if b.is_floating_point())):
+            tensor.add_(1.0)
+
+
+def test_the_teacher_moves_by_its_own_decay_after_each_step(context, tmp_path):
+    """After its linear start; the average, by another decay, is none of its business."""
+    plan = make("mean_teacher", context, teacher_decay=0.6, ema_decay=0.9)
+    teacher = plan.tasks["classifier"].objective.teacher
+    before = [p.clone() for p in teacher.network.parameters()]
+    own = {name: b.clone() for name, b in teacher.network.named_buffers()}
+    factors = []
+    for step in range(1, 6):
+        moved(plan.network)
+        assert plan.after_step(tmp_path) == {}
+        decay = min(1 - 1 / (step + 1), 0.6)
+        factors.append(decay)
+        before = [decay * b + (1 - decay) * p for b, p in zip(before, plan.network.parameters(), strict=True)]
+        for mine, theirs in zip(before, teacher.network.parameters(), strict=True):
+            torch.testing.assert_close(theirs, mine)
+    assert factors == [0.5, 0.6, 0.6, 0.6, 0.6]
+    for name, buffer in teacher.network.named_buffers():  # batch-norm statistics are the teacher's own
+        assert torch.equal(buffer, own[name]), name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_averages_take_parameters_by_their_decay_and_carry_batch_norm_statistics(name, context):
+    plan = make(name, context, ema_decay=0.75)
+    old = [p.clone() for p in plan.average.network.parameters()]
+    moved(plan.network)
+    plan.average.update(plan.network)
+    for was, now, source in zip(old, plan.average.network.parameters(), plan.network.parameters(), strict=True):
+        torch.testing.assert_close(now, 0.75 * was + 0.25 * source)  # from the first step on: no linear start
+    carried = [(a, b) for a, b in zip(plan.average.network.buffers(), plan.network.buffers(), strict=True)]
+    assert len(carried) > 5 and all(torch.equal(a, b) for a, b in carried)
+    assert plan.judged is plan.average.network and not plan.average.training
+
+
+def test_scimix_averages_statistics_like_parameters_and_its_teacher_follows(context, tmp_path):
+    settings = scimix.Settings(**SCIMIX_SMALL, guide="mean-teacher", ema_decay=0.2, teacher_decay=0.3)
+    plan, hybridizer = scimix.plan(settings, context, 0)
+    assert hybridizer.autoencoder is plan.average.network
+    norm = lambda network: network.classifier.encoder.norm.running_mean
+    old, teacher = norm(plan.average.network).clone(), plan.tasks["generator"].objective.teacher
+    moved(plan.network)
+    plan.average.update(plan.network)
+    torch.testing.assert_close(norm(plan.average.network), 0.2 * old + 0.8 * norm(plan.network))
+    before = next(teacher.network.parameters()).clone()
+    plan.after_step(tmp_path)
+    assert not torch.equal(next(teacher.network.parameters()), before)
+    other, _ = scimix.plan(replace(settings, guide="supervised"), context, 0)
+    assert other.after_step(tmp_path) == {}
+
+
+def test_an_average_of_networks_on_labels_is_there_where_asked_for(context):
+    without, with_one = (mixing.plan("none", replace(TRAINING, ema_decay=decay), context, 0) for decay in (0.0, 0.8))
+    assert without.average is None and without.judged is without.network
+    assert with_one.average.decay == 0.8 and with_one.judged is with_one.average.network
+
+
+# --- views ---------------------------------------------------------------------------------------------------
+
+
+def test_fixmatch_sees_a_weak_and_a_strong_view_and_the_others_weak_ones(context):
+    """The strong view of nothing but cutout's grey is far from its image; the weak one has its pixels."""
+    batch = next(make("fixmatch", context, cutout=32).stream.from_step(0))
+    assert (len(batch.labelled), len(batch.unlabelled)) == (1, 2)
+    weak, strong = batch.unlabelled
+    assert (strong == 0.5).all() and not (weak == 0.5).any()
+    half = next(make("fixmatch", context).stream.from_step(0)).unlabelled[1]
+    assert 0.1 < (half == 0.5).all(dim=1).float().mean() < 0.4  # squares of half the side, clipped at borders
+    counts = {"mean_teacher": (2, 2), "mixmatch": (1, 2), "supervised": (1, 1)}
+    for name, expected in counts.items():
+        batch = next(make(name, context).stream.from_step(0))
+        assert (len(batch.labelled), len(batch.unlabelled)) == expected
+    assert len(next(make("mixmatch", context, guesses=3).stream.from_step(0)).unlabelled) == 3
+
+
+# --- hybrids wrap a plan -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hybridizer() -> Hybridizer:
+    torch.manual_seed(1)
+    architecture = Architecture(
+        image_size=16, classes=3, depth=10, width=1, stem=4, nonsemantic_channels=2, generator_channels=(4, 4)
+    )
+    return Hybridizer(SemanticAutoencoder(architecture).eval(), Origin("none", "f", "0", ("a", "b", "c")))
+
+
+OF_HYBRIDS = {
+    "use": "consistency", "alpha": 0.6, "copies": 2, "start": 5.5, "stop": 2.0, "reduction": "mean",
+    "keep_consistent": False, "weight": 3.7,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("field", [*OF_HYBRIDS, "threshold"])
+def test_every_field_of_hybrids_arrives(name, field, context, hybridizer):
+    changes = {field: OF_HYBRIDS.get(field)}
+    settings = hybrids.Settings(start=0.5, stop=6)
+    if field == "threshold":
+        settings, changes = replace(settings, use="pseudo-label", threshold=0.01), dict(threshold=0.99999)
+    seen = lambda how: observed(hybrids.with_hybrids(make(name, context), hybridizer, how))
+    assert seen(settings) != seen(replace(settings, **changes))
+    others = {"hybridizer", "baseline", "from_hybridizer", "allow_other_split"}  # what is loaded: tested with recipes
+    assert {f.name for f in fields(hybrids.Settings)} == {*OF_HYBRIDS, "threshold", *others}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_hybrids_add_a_loss_with_its_weight_in_its_window_and_leave_the_rest(name, context, hybridizer):
+    base = make(name, context)
+    plan = hybrids.with_hybrids(make(name, context), hybridizer, hybrids.Settings(start=2.0, stop=5.0, weight=1.75))
+    task, own = plan.tasks["classifier"], base.tasks["classifier"]
+    assert task.weights == {**own.weights, "hybrids": 1.75} if name != "mixmatch" else task.weights["hybrids"] == 1.75
+    assert (task.rate(at(plan, 0.3)), task.clip) == (own.rate(at(base, 0.3)), own.clip)
+    learnt = {id(p) for p in plan.network.parameters()}
+    assert {id(p) for p in task.parameters} == learnt and {id(p) for p in task.objective.parameters()} >= learnt
+    batch = next(plan.stream.from_step(0))
+    hybrid = {}
+    for epoch in (1.9, 2.0, 4.9, 5.0):
+        step = math.ceil(epoch * plan.clock.steps_per_epoch)
+        torch.manual_seed(0)
+        hybrid[epoch] = task.objective(batch, replace(plan.clock, step=step)).losses["hybrids"].item()
+    steps = plan.clock.steps_per_epoch
+    inside = {epoch: 2.0 <= math.ceil(epoch * steps) / steps < 5.0 for epoch in hybrid}
+    assert {epoch: loss > 0 for epoch, loss in hybrid.items()} == inside
+
+
+def test_an_empty_window_of_hybrids_is_refused(context, hybridizer):
+    for start, stop in ((5.0, 5.0), (7.0, math.inf), (9.0, 10.0)):
+        with pytest.raises(InputError, match=r"^hybrids.start, hybrids.stop: the window"):
+            how = hybrids.Settings(start=start, stop=stop)
+            hybrids.with_hybrids(make("fixmatch", context), hybridizer, how)
+
+
+# --- cycles --------------------------------------------------------------------------------------------------
+
+
+def test_cycles_are_the_plan_again_with_rates_from_their_beginning(context):
+    plan, again = make("mean_teacher", context, rate=0.4), in_cycles(make("mean_teacher", context, rate=0.4), 3)
+    assert again.clock.steps == 3 * plan.clock.steps
+    for step in range(again.clock.steps):
+        rate = again.tasks["classifier"].rate(replace(again.clock, step=step))
+        assert rate == plan.tasks["classifier"].rate(replace(plan.clock, step=step % plan.clock.steps))
+
+
+def test_samosas_rates_of_both_optimizers_start_anew_in_every_cycle(context):
+    plan = samosa_plan(samosa.Settings(cycles=3, rate=0.6, start=1, stop=6), context, rate=0.2)
+    cycle = plan.clock.steps // 3
+    for name, rate in (("classifier", 0.2), ("reconstruction", 0.6)):
+        at_step = lambda step, name=name: plan.tasks[name].rate(replace(plan.clock, step=step))
+        assert [at_step(number * cycle) for number in range(3)] == pytest.approx([rate] * 3)
+        assert at_step(cycle - 1) < 0.1 * rate and at_step(3 * cycle - 1) < 0.1 * rate
+        middle = rate * (1 + math.cos(math.pi * (cycle // 2) / plan.clock.steps_per_epoch / 7.0)) / 2
+        assert at_step(cycle // 2) == pytest.approx(middle)
+    slower = samosa_plan(samosa.Settings(cycles=1, rate=0.6, rate_epochs=14.0, start=1, stop=6), context)
+    end = slower.tasks["reconstruction"].rate(at(slower, 0.5))
+    assert end == pytest.approx(0.6 * (1 + math.cos(math.pi * at(slower, 0.5).epoch / 14)) / 2)
+
+
+def test_samosas_weights_decays_and_clips_are_of_each_optimizer(context):
+    how = samosa.Settings(weight_decay=0.0321, clip=0.7, weight_reconstruction=2.5, weight_regularizer=3.5, stop=6)
+    plan = samosa_plan(how, context, weight_decay=0.0123, clip=0.3)
+    first, second = plan.tasks["classifier"], plan.tasks["reconstruction"]
+    assert (first.clip, second.clip) == (0.3, 0.7)
+    decays = [task.optimizer.param_groups[0]["weight_decay"] for task in (first, second)]
+    assert decays == [0.0123, 0.0321]
+    assert first.weights["regularizer"] == 3.5 and second.weights == {"reconstruction": 2.5}
+    network = plan.network
+    classifier = {id(p) for p in network.classifier.parameters()}
+    others = {id(p) for part in (network.nonsemantic_encoder, network.decoder) for p in part.parameters()}
+    assert {id(p) for p in first.parameters} == classifier and {id(p) for p in second.parameters} == others
+
+
+def test_mixmatchs_replacement_is_in_the_window_of_every_cycle():
+    how = samosa.Settings(cycles=2, start=1.0, stop=3.0)
+    window = [how.window(Clock(steps=80, steps_per_epoch=10, step=step)) for step in range(80)]
+    inside = [10 <= step % 40 < 30 for step in range(80)]
+    assert window == inside
+
+
+def test_validation_images_are_no_parents_of_samosas_hybrids(context):
+    """Every training image but those of validation is drawn as a non-semantic parent, sooner or later."""
+    drawn = set()
+
+    class Sources:
+        def gather(self, indices):
+            drawn.update(indices.tolist())
+            return torch.zeros(len(indices), 3, 16, 16, dtype=torch.uint8)
+
+        def __len__(self):
+            return 60
+
+    plan = samosa_plan(samosa.Settings(stop=6, hybrids_per_image=40), context)
+    hybrid_set = plan.modules["hybrids"]
+    part = replace(context.dataset.train)
+    object.__setattr__(part, "images", Sources())
+    hybrid_set.make(plan.average.network, replace(context.dataset, train=part), context.split, 5)
+    assert drawn == set(range(51))
+
+
+# --- together ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_plan_is_made_of_a_classifier_that_is_there(name, context):
+    classifier = context.classifier("leaky-wrn-10-1", heads=2 if name == "mean_teacher" else 1)
+    module, settings = METHODS[name]
+    plan = module.plan(settings, context, 0, classifier=classifier)
+    assert plan.network is classifier
+    for mine, theirs in zip(plan.average.network.parameters(), classifier.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_mixmatch_refuses_batches_of_unequal_size(context):
+    with pytest.raises(InputError, match="unlabelled_batch: 5 beside 4"):
+        make("mixmatch", context, unlabelled_batch=5)
+
+
+def test_settings_are_plain_values(context):
+    for _, settings in METHODS.values():
+        assert all(isinstance(kept, int | float | str | bool | None) for kept in plain(settings).values())
+
+
+def test_plans_leave_their_artefacts(context, tmp_path):
+    plan, _ = scimix.plan(scimix.Settings(**SCIMIX_SMALL, snapshot_every=2), context, 0)
+    for step in range(1, 5):
+        plan.clock.step = step
+        plan.after_step(tmp_path)
+    assert {path.name for path in (tmp_path / "snapshots").iterdir()} == {"step-2", "step-4"}
+    plan.finish(tmp_path)
+    again = Hybridizer.from_pretrained(tmp_path / "hybridizer")
+    assert again.origin.split_hash == context.split.hash and again.origin.method == "scimix"
+    assert Path(tmp_path / "hybridizer" / "model.safetensors").exists()

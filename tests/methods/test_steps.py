@@ -1,0 +1,93 @@
+"""Nothing in a step waits for the device; SAMOSA's classifiers are the base methods' own."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from hybridgen.hybridizer import Hybridizer, Origin
+from hybridgen.methods import fixmatch, hybrids, mean_teacher, mixmatch, samosa, supervised
+from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
+from hybridgen.training.objective import weighted
+from hybridgen.types import Batch
+
+METHODS = {
+    "FixMatch": (fixmatch, 1),
+    "Mean Teacher": (mean_teacher, 2),
+    "MixMatch": (mixmatch, 1),
+    "Supervised": (supervised, 1),
+}
+SMALL = dict(labelled_batch=6, unlabelled_batch=6)
+
+
+def batch_of(plan, device) -> Batch:
+    labelled, labels, unlabelled = next(plan.stream.from_step(0))
+    return Batch(
+        tuple(view.to(device) for view in labelled), labels.to(device), tuple(view.to(device) for view in unlabelled)
+    )
+
+
+@pytest.fixture
+def hybridizer():
+    architecture = Architecture(
+        image_size=16, classes=3, depth=10, width=1, stem=4, nonsemantic_channels=2, generator_channels=(4, 4)
+    )
+    return Hybridizer(SemanticAutoencoder(architecture), Origin("none", "f", "0", ("a", "b", "c")))
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["alone", "hybrids"])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_waits_for_nothing(name, wrapped, context, hybridizer, monkeypatch):
+    """On the meta device, where tensors have no values: asking for one is an error, as it is a synchronisation on a
+    GPU."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no such device
+    module, heads = METHODS[name]
+    classifier = context.classifier("leaky-wrn-10-1", heads=heads).to("meta")
+    plan = module.plan(module.Settings(**SMALL), context, 0, classifier=classifier)
+    if wrapped:
+        how = hybrids.Settings(start=0, stop=9)
+        plan = hybrids.with_hybrids(plan, hybridizer.to("meta"), how)
+    task = plan.tasks["classifier"]
+    clock = replace(plan.clock, step=plan.clock.steps // 2)
+    losses = task.objective(batch_of(plan, "meta"), clock).losses
+    total = torch.stack(list(weighted(losses, task.weights, clock).values())).sum()
+    total.backward()
+    task.optimizer.step()
+    plan.average.update(plan.network)
+    plan.after_step(Path())
+    with pytest.raises(RuntimeError, match="meta"):
+        total.item()
+
+
+@pytest.mark.parametrize("name", ["FixMatch", "Mean Teacher", "MixMatch"])
+def test_a_step_of_samosa_waits_for_nothing(name, context):
+    module, heads = METHODS[name]
+    settings = module.Settings(**SMALL)
+    made = samosa.networks(settings, context, 0, heads=heads)
+    made.autoencoder.to("meta")
+    more = {}
+    if name == "MixMatch":
+        more = dict(replacement=mixmatch.Replacement(made.hybridize, 1.0, lambda clock: True))
+    base = module.plan(settings, context, 0, classifier=made.watched, **more)
+    plan = samosa.with_samosa(base, made, samosa.Settings(stop=6), 0, clean_only=name == "FixMatch")
+    batch, handed = batch_of(plan, "meta"), ()
+    for task in plan.tasks.values():
+        losses, _, handed, _ = task.objective(batch, plan.clock, *handed)
+        torch.stack(list(losses.values())).sum().backward()
+
+
+@pytest.mark.parametrize("name", ["FixMatch", "Mean Teacher", "MixMatch"])
+def test_samosas_classifier_has_the_parameters_of_the_method_alone(name, context):
+    """So that nothing but the auto-encoder and the hybrids tells the two apart."""
+    module, heads = METHODS[name]
+    settings = module.Settings(**SMALL)
+    alone = module.plan(settings, context, 0).network
+    made = samosa.networks(settings, context, 0, heads=heads)
+    together = made.autoencoder.classifier
+    count = sum(p.numel() for p in together.parameters())
+    if heads == 1:
+        count -= sum(p.numel() for p in together.heads.consistency.parameters())
+    assert count == sum(p.numel() for p in alone.parameters())
+    assert {m.momentum for m in together.modules() if hasattr(m, "momentum")} == {settings.momentum}

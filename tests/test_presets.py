@@ -1,0 +1,1239 @@
+"""Every preset by value: fields, schedules and the mixings' options, as the papers have them.
+
+The tables below are the papers', written down from their text and not from the package. Abbreviations of sources:
+"A.1.1", "2.4.2", "table A.9": Sun's thesis; "RM": RecursiveMix (Yang et al. 2022), "RM C.2" its supplement; "AM":
+AutoMix's appendix (Liu et al. 2022); "code": what the authors' code has; "ours": the papers give no value.
+"""
+
+import importlib.util
+import inspect
+import math
+import sys
+from dataclasses import fields, is_dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from hybridgen.configuration import parse
+from hybridgen.data import augment
+from hybridgen.data.augmix import augmix
+from hybridgen.data.datasets import Dataset, Part
+from hybridgen.data.sources import InMemory
+from hybridgen.data.splits import make_split
+from hybridgen.methods import (
+    adain,
+    fixmatch,
+    hybrids,
+    labelled,
+    mean_teacher,
+    mixing,
+    mixmatch,
+    recursivemix,
+    samosa,
+    scimix,
+    supervised,
+)
+from hybridgen.methods import augmix as augmix_method
+from hybridgen.methods.labelled import chosen_network, rate_of
+from hybridgen.mixing import masks
+from hybridgen.mixing import methods as draws
+from hybridgen.settings import changed
+from hybridgen.training import context as context_module
+from hybridgen.training.context import Context
+from hybridgen.training.engine import make_accelerator
+from hybridgen.training.schedules import Clock, value
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+BOOKKEEPING = {
+    "data_root", "download", "split_seed", "out", "resume", "seed", "seeds", "threads", "workers", "channels_last",
+    "compiled", "record_every", "evaluate_every", "save_every", "baseline", "method.snapshot_every",
+    "samosa.snapshot_every", "oracle.steps", "oracle.network", "hybrids.baseline", "hybrids.allow_other_split",
+}  # fmt: skip
+"""Fields that change no training: where files lie, how often something is looked at, and what else is run."""
+
+
+# --- What the papers say ------------------------------------------------------------------------------------------
+
+RUN = {
+    "image_size": None,  # 32 pixels as the sets have them
+    "whole": False,
+    "split": None,
+    "validation": 0,  # A.1.1, A.1.2.1: "no holdout validation set is kept"; RM 4.1 the same
+    "sync_batchnorm": False,  # ours: each GPU's own
+}
+
+SSL_CLASSIFIER = {
+    "method.network": "leaky-wrn-28-2",  # A.1.2.4: WideResNet-28-2; LeakyReLU of table A.8
+    "method.momentum": 0.1,  # A.1.1: "standard pytorch configuration (momentum = 0.1)"
+    "method.weight_decay": 5e-4,  # A.1.2.3
+    "method.clip": None,  # A.1.2: not clipped
+    "method.ema_decay": 0.999,  # A.1.2.3: average "following (Berthelot et al. 2019)", whose decay it is
+    "method.weight_supervised": 1.0,  # 2.2.1, equations 2.1 to 2.3
+}
+
+MEAN_TEACHER = SSL_CLASSIFIER | {
+    "method.epochs": 300,  # A.1.2.3
+    "method.rate_epochs": 350,  # A.1.2.3: "fully decrease over 350"
+    "method.labelled_batch": 60,  # A.1.2.3
+    "method.unlabelled_batch": 196,  # A.1.2.3
+    "method.teacher_decay": 0.97,  # A.1.2.3
+    "method.weight_consistency": 300,  # A.1.2.3, λ_cons
+    "method.reduction": "mean",  # code of Mean Teacher and HybridNet
+    "method.weight_logit_distance": 0.01,  # A.1.2.3, λ_logitdist
+}
+
+FIXMATCH = SSL_CLASSIFIER | {
+    "method.momentum": 0.001,  # code of FixMatch
+    "method.epochs": 1000,  # A.1.2.3
+    "method.rate_epochs": 1050,  # A.1.2.3
+    "method.labelled_batch": 32,  # A.1.2.3
+    "method.unlabelled_batch": 224,  # A.1.2.3
+    "method.threshold": 0.95,  # τ of Sohn et al. 2020
+    "method.cutout": None,  # half the side, 16 pixels: code of FixMatch
+    "method.weight_unsupervised": 1.0,  # A.1.2.3, λ_u
+}
+
+MIXMATCH = SSL_CLASSIFIER | {
+    "data": "cifar10",
+    "method.network": "leaky-wrn-28-2-normalized",  # A.1.1, table A.5: batch-norm of resampling, "only for MixMatch"
+    "method.clip": 1.0,  # A.1.1: "gradients are clipped to unit norm"
+    "method.epochs": 900,  # A.1.1
+    "method.rate": 0.002,  # A.1.1
+    "method.rate_epochs": None,  # A.1.1: "constant learning rate"
+    "method.weight_decay": 0.02,  # A.1.1
+    "method.labelled_batch": 256,  # A.1.1
+    "method.unlabelled_batch": 256,
+    "method.guesses": 2,  # K of Berthelot et al. 2019
+    "method.temperature": 0.5,  # T of Berthelot et al. 2019
+    "method.alpha": 0.75,  # α of Berthelot et al. 2019
+    "method.weight_unsupervised": 37.5,  # A.1.1, λ_u
+    "method.ramp_steps": 16_384,  # A.1.1
+}
+
+SUPERVISED = SSL_CLASSIFIER | {
+    # 2.5.4 gives sizes of images alone; all else ours: Mean Teacher's with SciMix, A.1.2.3
+    "labels": 3000,  # all training images of CUB-200 (2010)
+    "data": "folder:data/CUB_200",
+    "method.epochs": 300,
+    "method.rate": 0.1,
+    "method.rate_epochs": 350,
+    "method.labelled_batch": 60,
+    "method.unlabelled_batch": 196,
+}
+
+HYBRIDS = {
+    "hybrids.hybridizer": "none",  # the user's own
+    "hybrids.from_hybridizer": False,  # 2.4.2: "from scratch"
+    "hybrids.use": "contradict",  # (2.13)
+    "hybrids.alpha": 0.9,  # ours: (2.13) says α > 0.5
+    "hybrids.copies": 3,  # A.1.2.3: "across three batches of hybrids"
+    "hybrids.reduction": "mean",  # l_MSE of (2.13)
+    "hybrids.keep_consistent": True,  # 2.4.2: "only keep the generated hybrid if"
+    "hybrids.threshold": 0.95,  # of table A.15's pseudo-labels: FixMatch's τ
+    "hybrids.weight": 1.0,  # A.1.2.3: "coefficient ... = 1"
+}
+
+SAMOSA = {
+    "samosa.rate": 0.2,  # A.1.1, of both settings
+    "samosa.weight_decay": 5e-4,  # A.1.1
+    "samosa.clip": 1.0,  # A.1.1: "clipped to unit norm"
+    "samosa.reduction": "mean",  # code of HybridNet, whose weights these are
+    "samosa.weight_reconstruction": 0.25,  # A.1.1, λ_recons
+    "samosa.weight_regularizer": 0.5,  # A.1.1, λ_SAMOSA 0.5/0.1/0.1
+    "samosa.hybrids_per_image": 10,  # 2.5.1.1 and algorithm A.1
+}
+
+SCIMIX = RUN | {
+    "method.network": "leaky-wrn-28-2",  # tables A.8, A.9
+    "method.guide": "mean-teacher",  # A.1.2.2
+    "method.epochs": 300,  # A.1.2.2
+    "method.rate_epochs": 350,
+    "method.optimizer": "sgd",
+    "method.weight_decay": 5e-4,
+    "method.clip": None,  # A.1.2: not clipped
+    "method.labelled_batch": 60,
+    "method.unlabelled_batch": 196,
+    "method.ema_decay": 0.999,  # ours; A.1.2.3 has it of classifiers
+    "method.nonsemantic_channels": 8,  # table A.9
+    "method.generator_channels": (32, 64, 128, 64, 32),  # table A.10
+    "method.discriminator_width": 1.0,  # table A.11
+    "method.style": "semantic",  # table A.10: "style weights z_c"
+    "method.backend": "hybridgen",  # ours: the same numbers
+    "method.teacher_decay": 0.97,  # A.1.2.2
+    "method.reduction": "mean",  # code of Mean Teacher and HybridNet
+    "method.threshold": 0.95,  # τ of Sohn et al. 2020, for --guide fixmatch
+    "method.semantic_distance": "norm",  # (2.11)
+    "method.nonsemantic_distance": "norm",  # (2.12)
+    "method.reconstruction_distance": "norm",  # (2.8)
+    "method.freeze_criteria": True,  # 2.4.1: "we do not optimize the classifier's prediction"
+    "method.criterion_shift": 0,  # ours, and off
+    "method.criterion_noise": 0.0,  # ours, and off
+    "method.weight_reconstruction": 1.0,  # A.1.2.2, λ_recons
+    "method.weight_adversarial_reconstruction": 0.5,  # λ_adv,r
+    "method.weight_adversarial_hybrid": 0.5,  # λ_adv,h
+    "method.weight_semantic_attraction": 0.5,  # λ+_hyb,class
+    "method.weight_semantic_repulsion": 0.05,  # λ-_hyb,class
+    "method.weight_nonsemantic_attraction": 0.5,  # λ+_hyb,cont
+    "method.weight_nonsemantic_repulsion": 0.05,  # λ-_hyb,cont
+    "method.weight_supervised": 1.0,  # λ_S
+    "method.weight_consistency": 300,  # λ_cons
+    "method.weight_logit_distance": 0.01,  # λ_logitdist
+    "method.weight_pseudo_label": 1.0,  # λ_u of Sohn et al. 2020, for --guide fixmatch
+    "method.weight_gradient_penalty": 0.0,  # none in 2.4.1
+    "method.semantic_from": 0,  # A.1.2.2: from the start
+    "method.semantic_ramp": 0,
+    "method.nonsemantic_from": 50,  # A.1.2.2: "after epoch 50"
+}
+
+TRAINING = RUN | {
+    "labels": None,  # all
+    "training.optimizer": "sgd",
+    "training.clip": None,
+    "training.label_smoothing": 0.0,
+    "training.ema_decay": 0.0,  # none
+    "training.width": 1.0,
+    "training.crop": None,
+    "training.color_jitter": False,
+    "training.erasing": 0.0,
+}
+
+RM_200 = TRAINING | {  # RM 4.1, 200 epochs
+    "training.epochs": 200,
+    "training.batch": 128,  # "2 GPUs with a mini-batch size of 64 on each"
+    "training.nesterov": False,  # "SGD with a momentum of 0.9"
+    "training.rate": 0.1,
+    "training.warmup": 5,
+    "training.decay_at": (),  # a cosine
+    "training.weight_decay": 5e-4,
+    "training.padding": "zeros",  # code: torchvision's RandomCrop
+}
+
+RM_300 = TRAINING | {  # RM 4.1: "all the hyperparameters with the official CutMix"; all of CutMix's code
+    "training.network": "pyramidnet200-240",
+    "training.epochs": 300,
+    "training.batch": 64,
+    "training.nesterov": True,
+    "training.rate": 0.25,
+    "training.warmup": 0,
+    "training.decay_at": (150, 225),
+    "training.weight_decay": 1e-4,
+    "training.padding": "zeros",
+}
+
+RM_IMAGENET = TRAINING | {  # RM 4.2
+    "data": "folder:data/imagenet",
+    "image_size": 224,
+    "whole": True,  # random crops of the whole photograph
+    "training.epochs": 300,
+    "training.batch": 512,  # "8 GPUs with a mini-batch size of 64 on each"
+    "training.nesterov": False,
+    "training.warmup": 5,
+    "training.decay_at": (),  # a cosine
+    "training.padding": "reflection",  # of no effect: nothing is shifted
+}
+
+IMAGENET_OF = {
+    "paper-imagenet-resnet50": RM_IMAGENET | {
+        "training.network": "resnet50",
+        "training.rate": 0.2,  # RM 4.2
+        "training.weight_decay": 1e-4,
+        "training.color_jitter": True,  # RM 4.2: "augmentations described in CutMix"; its code
+    },
+    "paper-imagenet-pvtv2": RM_IMAGENET | {
+        "training.network": "pvt_v2_b1_li",  # RM C.1: average pooling in the attention
+        "training.optimizer": "adamw",
+        "training.rate": 5e-4,
+        "training.weight_decay": 0.05,
+        "training.label_smoothing": 0.1,  # Szegedy et al. 2016
+        "training.erasing": 0.25,  # code of PVT
+    },
+}  # fmt: skip
+
+RM_OF = {
+    f"paper-{data}-{network}": RM_200 | {"data": data, "training.network": f"cifar-{network}"}  # RM table 3
+    for data in ("cifar10", "cifar100")
+    for network in ("resnet18", "resnet34", "densenet121", "densenet161")
+} | {
+    "paper-cifar100-pyramidnet164": RM_200 | {"data": "cifar100", "training.network": "pyramidnet164-270"},  # table 3
+    "paper-cifar10-pyramidnet200": RM_300 | {"data": "cifar10"},  # table 1
+    "paper-cifar100-pyramidnet200": RM_300 | {"data": "cifar100"},
+    **IMAGENET_OF,
+}
+
+RM = {  # RM 3
+    "method.alpha": 0.5,  # "α defaults to 0.5"
+    "method.resize": True,  # (1)
+    "method.history": True,  # (1)
+    "method.weight_consistency": 0.1,  # ω
+    "method.shared_head": False,  # table 4a
+    "method.interpolation": "nearest",  # table 4b
+    "method.divergence": "kl",  # (5)
+    "method.reset_each_epoch": False,  # (1) has no epochs; the code does
+}
+
+AUTOMIX = TRAINING | {
+    "alphas": "automix",
+    "training.network": None,  # R-18 of tables 13 and 14
+    "training.epochs": 200,  # AM tables 13 and 14
+    "training.batch": 100,  # code
+    "training.nesterov": False,  # code
+    "training.rate": 0.1,  # code
+    "training.warmup": 0,  # code
+    "training.decay_at": (),  # AM A.1: "Cosine Scheduler"
+    "training.weight_decay": 1e-4,  # code
+    "training.padding": "reflection",  # code
+}
+
+EVERY_METHOD = (
+    "none", "mixup", "cutmix", "cutmix-resized", "manifold-mixup", "resizemix", "saliencymix", "fmix", "cowmix",
+    "horizontal-concat", "vertical-concat", "patchup-hard", "patchup-soft", "augmix", "augmix-jsd", "recursivemix",
+    "recursivemix-no-consistency",
+)  # fmt: skip
+
+THE_THESIS = {"cifar10": (100, 250, 500), "svhn": (60, 100)}
+"""Labels of A.1.2."""
+
+RATES = {"cifar10": 0.1, "svhn": 0.2}
+"""A.1.2.2 and A.1.2.3: 0.1/0.1/0.1/0.2/0.2."""
+
+FIXMATCH_RATES = {"cifar10": 0.015, "svhn": 0.03}
+"""A.1.2.3: 0.015/0.015/0.015/0.03/0.03."""
+
+
+def of_the_thesis(*parts, rates):
+    """Its five settings."""
+    common = {name: each for part in parts for name, each in part.items()}
+    return {
+        f"paper-{data}-{labels}": common | {"data": data, "labels": labels, "method.rate": rates[data]}
+        for data, several in THE_THESIS.items()
+        for labels in several
+    }
+
+
+def window(start, stop, of="hybrids"):
+    return {f"{of}.start": start, f"{of}.stop": stop}
+
+
+def of_mixmatch(*parts):
+    """A.1.1: "in the CIFAR10 250 label case the batch sizes are instead 250 and 250"."""
+    common = {name: each for part in parts for name, each in part.items()}
+    batches = {250: 250, 500: 256, 1000: 256}
+    return {
+        f"paper-cifar10-{labels}": common
+        | {"labels": labels, "method.labelled_batch": size, "method.unlabelled_batch": size}
+        for labels, size in batches.items()
+    }
+
+
+def of_scimix():
+    made = {
+        name: SCIMIX | given | {"method.discriminator_rate": given["method.rate"]}  # A.1.2.2: of D too
+        for name, given in of_the_thesis(rates=RATES).items()
+    }
+    svhn_60 = made["paper-svhn-60"]  # table A.14
+    off = ("semantic_attraction", "semantic_repulsion", "nonsemantic_attraction", "nonsemantic_repulsion")
+    return made | {
+        "variant-structural": svhn_60 | {"method.style": "nonsemantic"},
+        "variant-no-hybridization": svhn_60
+        | {f"method.weight_{name}": 0.0 for name in (*off, "adversarial_hybrid")},  # (2.10) has five losses
+        "variant-basic": svhn_60
+        | {"method.weight_semantic_repulsion": 0.0, "method.weight_nonsemantic_repulsion": 0.0},
+        "variant-not-frozen": svhn_60 | {"method.freeze_criteria": False},
+    }
+
+
+def of_samosa_mean_teacher():
+    shared = RUN | MEAN_TEACHER | SAMOSA | {
+        "method.rate": 0.2,  # A.1.1
+        "method.clip": 1.0,  # A.1.1: "gradients are clipped to unit norm"
+        "samosa.cycles": 3,  # A.1.1: 900 epochs overall
+    }  # fmt: skip
+    # A.1.1: epochs 300/150/300, rates over 350/200/350, windows 150 to 250, 50 to 100, 150 to 250,
+    # batches 124/30/30 and 388/500/500, λ_SAMOSA 0.5/0.1/0.1
+    of = {
+        "cifar10": (300, 350, 124, 388, 0.5, 150, 250),
+        "svhn": (150, 200, 30, 500, 0.1, 50, 100),
+        "mnist-m": (300, 350, 30, 500, 0.1, 150, 250),
+    }
+    made = {}
+    for data, labels in (
+        [("cifar10", n) for n in (250, 500, 1000)] + [("svhn", n) for n in (100, 250)] + [("mnist-m", 100)]
+    ):  # table 2.1, 2.5.1.1; MNIST-M's ours
+        epochs, falling, labelled, unlabelled, regularizer, start, stop = of[data]
+        made[f"paper-{data}-{labels}"] = shared | window(start, stop, "samosa") | {
+            "data": data, "labels": labels, "method.epochs": epochs, "method.rate_epochs": falling,
+            "method.labelled_batch": labelled, "method.unlabelled_batch": unlabelled, "samosa.rate_epochs": falling,
+            "samosa.weight_regularizer": regularizer,
+        }  # fmt: skip
+    made["paper-mnist-m-100"] |= {
+        "data": "mnist-m:data/photographs",  # A.3: MNIST's digits on crops of photographs
+        "validation": 10_000,  # A.3: "all 50000 labeled training samples", of MNIST's 60,000
+    }
+    return made
+
+
+EXPECTED = {
+    "scimix": of_scimix(),
+    "adain": {
+        "paper": {  # Huang and Belongie 2017 where nothing else is said; the thesis gives nothing for table 2.5
+            "data": "digits-m", "image_size": None, "whole": False, "split": None, "sync_batchnorm": False,  # ours
+            "labels": 100, "validation": 100,  # ours
+            "method.perceptual": "vgg",
+            "method.network": "leaky-wrn-10-2",  # of no effect with VGG
+            "method.perception_steps": 600, "method.perception_batch": 64, "method.perception_rate": 4e-3,  # ours
+            "method.epochs": 20,  # ours
+            "method.batch": 8,
+            "method.rate": 1e-4,  # code
+            "method.weight_decay": 0.0,
+            "method.ema_decay": 0.995,  # ours
+            "method.weight_content": 1.0,
+            "method.weight_style": 10.0,  # λ of its form in PyTorch
+        }
+    },
+    "mean_teacher": of_the_thesis(RUN, MEAN_TEACHER, HYBRIDS, window(50, 150), rates=RATES),  # A.1.2.3
+    "scimix_mean_teacher": of_the_thesis(RUN, MEAN_TEACHER, HYBRIDS, window(50, 150), rates=RATES),
+    "fixmatch": of_the_thesis(RUN, FIXMATCH, HYBRIDS, window(100, 200), rates=FIXMATCH_RATES),  # A.1.2.3
+    "scimix_fixmatch": of_the_thesis(RUN, FIXMATCH, HYBRIDS, window(100, 200), rates=FIXMATCH_RATES),
+    "mixmatch": of_mixmatch(RUN, MIXMATCH, HYBRIDS, window(150, 450)),  # window ours: Mean Teacher's part of 900
+    "scimix_mixmatch": of_mixmatch(  # ours: A.1.1's training of A.1.2.4's network
+        RUN, MIXMATCH, HYBRIDS, window(150, 450), {"method.network": "leaky-wrn-28-2"}
+    ),
+    "scimix_supervised": {
+        f"paper-cub-{size}": RUN | SUPERVISED | HYBRIDS | window(50, 150) | {"image_size": size}  # 2.5.4, table 2.7
+        for size in (64, 96)
+    },
+    "samosa_mean_teacher": of_samosa_mean_teacher(),
+    "samosa_fixmatch": {  # ours: A.1.2.3's FixMatch with A.1.1's weights, and half of each cycle with hybrids
+        name: given | {"samosa.weight_regularizer": 0.5 if given["data"] == "cifar10" else 0.1}  # A.1.1
+        for name, given in of_the_thesis(
+            RUN, FIXMATCH, SAMOSA, window(500, 800, "samosa"),
+            {"method.clip": 1.0, "samosa.cycles": 3, "samosa.rate_epochs": 1050}, rates=FIXMATCH_RATES,
+        ).items()
+    },
+    "samosa_mixmatch": of_mixmatch(
+        RUN, MIXMATCH, SAMOSA, window(100, 800, "samosa"),  # A.1.1
+        {
+            "samosa.cycles": 1,  # algorithm A.2
+            "samosa.rate_epochs": 950,  # A.1.1
+            "probability": 0.2,  # 2.5.1.1; algorithm A.2: 1/5
+        },
+    ),
+    "recursivemix": {
+        name: given | RM | ({"method.weight_consistency": 0.5} if name in IMAGENET_OF else {})  # RM 4.2
+        for name, given in RM_OF.items()
+    },
+    "mixing_baselines": {
+        **{
+            name: given | {"alphas": "own", "methods": EVERY_METHOD}
+            for name, given in {
+                "paper-cifar10": RM_200 | {"data": "cifar10", "training.network": None},  # RM table 3's ResNet-18
+                "paper-cifar100": RM_200 | {"data": "cifar100", "training.network": None},
+                **RM_OF,
+            }.items()
+        },
+        **{
+            name: given | {"alphas": "own", "methods": ("none", "mixup", "cutmix")}  # RM table 5
+            for name, given in IMAGENET_OF.items()
+        },
+        **{f"automix-{data}": AUTOMIX | {"data": data, "methods": EVERY_METHOD} for data in ("cifar10", "cifar100")},
+    },
+}  # fmt: skip
+
+SMOKE = {
+    "scimix": {
+        "evaluate_every": 40, "method.epochs": 0.6, "method.semantic_from": 0.1, "method.semantic_ramp": 0.1,
+        "method.nonsemantic_from": 0.2,
+    },
+    "adain": {"evaluate_every": 40, "method.perception_steps": 30, "method.epochs": 0.3},
+    "recursivemix": {"evaluate_every": 20, "training.epochs": 0.5},
+    "mixing_baselines": {"evaluate_every": 20, "training.epochs": 0.5},
+    **{
+        recipe: {"evaluate_every": 20, "method.epochs": 1, "oracle.steps": 20, **window(0.2, 0.8)}
+        for recipe in ("mean_teacher", "scimix_mean_teacher", "fixmatch", "scimix_fixmatch", "mixmatch",
+                       "scimix_mixmatch", "scimix_supervised")
+    },
+    **{
+        recipe: {"evaluate_every": 20, "method.epochs": 0.5, "oracle.steps": 20, **window(0.1, 0.4, "samosa")}
+        for recipe in ("samosa_mean_teacher", "samosa_fixmatch", "samosa_mixmatch")
+    },
+}  # fmt: skip
+"""What `smoke` changes of the defaults, ours: seconds on digits-m."""
+
+EACH = [(recipe, preset) for recipe, presets in EXPECTED.items() for preset in presets]
+
+
+# --- Fields ---------------------------------------------------------------------------------------------------------
+
+
+def recipe_of(name):
+    known = f"recipe_of_presets_{name}"
+    if known not in sys.modules:
+        spec = importlib.util.spec_from_file_location(known, RECIPES / f"{name}.py")
+        sys.modules[known] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[known]
+
+
+def presets_of(name):
+    """Those that the recipe's command line offers."""
+    of_modules = {"scimix": scimix, "adain": adain, "recursivemix": recursivemix, "mixing_baselines": mixing}
+    return (of_modules.get(name) or recipe_of(name)).PRESETS
+
+
+def loaded(recipe, preset):
+    return parse(recipe_of(recipe).Config, presets_of(recipe), ["--preset", preset])
+
+
+def values(config, prefix=""):
+    """All fields by their dotted names."""
+    found = {}
+    for field in fields(config):
+        each = getattr(config, field.name)
+        if is_dataclass(each):
+            found |= values(each, f"{prefix}{field.name}.")
+        else:
+            found[prefix + field.name] = each
+    return found
+
+
+def compare(found, expected):
+    """Names and values that differ, for a message that can be read."""
+    assert {n: (found[n], expected[n]) for n in expected.keys() & found.keys() if found[n] != expected[n]} == {}
+    assert expected.keys() - found.keys() == set(), "fields that are gone"
+    assert found.keys() - expected.keys() == set(), "fields that neither the tables nor BOOKKEEPING know"
+
+
+@pytest.mark.parametrize("recipe", EXPECTED)
+def test_every_preset_of_a_recipe_is_in_the_tables(recipe):
+    assert set(presets_of(recipe)) == {"smoke", *EXPECTED[recipe]}
+
+
+def test_every_recipe_with_presets_of_trainings_is_in_the_tables():
+    of_runs = {path.stem for path in RECIPES.glob("*.py")} - {"ablation", "recursivemix_ablation"}
+    assert of_runs == set(EXPECTED) == set(SMOKE)
+
+
+@pytest.mark.parametrize(("recipe", "preset"), EACH)
+def test_fields_of_a_preset_are_its_papers(recipe, preset):
+    found = values(loaded(recipe, preset))
+    assert not EXPECTED[recipe][preset].keys() & BOOKKEEPING
+    compare({name: each for name, each in found.items() if name not in BOOKKEEPING}, EXPECTED[recipe][preset])
+
+
+@pytest.mark.parametrize(("recipe", "preset"), EACH)
+def test_bookkeeping_of_a_preset_asks_for_one_whole_run(recipe, preset):
+    found = values(loaded(recipe, preset))
+    expected = {
+        "resume": False, "seed": 0, "split_seed": 0, "download": False, "compiled": False, "seeds": 1,
+        "baseline": True, "hybrids.baseline": True, "hybrids.allow_other_split": False, "out": Path(f"runs/{recipe}"),
+        "oracle.steps": None, "oracle.network": None, "method.snapshot_every": None, "samosa.snapshot_every": None,
+    }  # fmt: skip
+    compare(
+        {name: each for name, each in found.items() if name in expected},
+        {name: each for name, each in expected.items() if name in found},
+    )
+
+
+@pytest.mark.parametrize("recipe", SMOKE)
+def test_smoke_is_the_defaults_for_seconds(recipe):
+    default, found = values(recipe_of(recipe).Config()), values(loaded(recipe, "smoke"))
+    compare({name: each for name, each in found.items() if each != default[name]}, SMOKE[recipe])
+
+
+def test_networks_without_a_name_are_resnet18_of_full_width():
+    for preset in ("paper-cifar10", "paper-cifar100", "automix-cifar10", "automix-cifar100"):
+        training = loaded("mixing_baselines", preset).training
+        assert chosen_network(training.network, training.width) == ("cifar-resnet18", 1.0)
+
+
+# --- Schedules, optimizers and weights of the plans -----------------------------------------------------------------
+
+
+def dataset_of(count, flip=True):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (count, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    part = Part(InMemory(pixels), torch.arange(count) % 10)
+    classes = tuple(str(number) for number in range(10))
+    return Dataset("noise", classes, 16, part, part, "f", flip, (0.5,) * 3, (0.25,) * 3)
+
+
+def context_of(config):
+    """Of a set as small as the preset's batches allow; its networks are small, all else is the preset's."""
+    count = 3000 if config.labels == 3000 else 1500
+    dataset = dataset_of(count)
+    split = make_split(dataset, labels=config.labels or count, seed=0, validation=0)
+    return Context(config, make_accelerator(threads=1), dataset, split)
+
+
+def small(recipe, preset):
+    """The preset's configuration with a network that is made in no time."""
+    config = loaded(recipe, preset)
+    if hasattr(config, "training"):
+        return changed(config, dict(training=dict(network="cifar-resnet18", width=1 / 8)))
+    if recipe == "adain":
+        return changed(config, dict(method=dict(perceptual="labelled", network="leaky-wrn-10-1")))
+    normalized = "-normalized" if config.method.network.endswith("-normalized") else ""
+    more = dict(generator_channels=(4, 4, 4, 4), discriminator_width=0.1) if recipe == "scimix" else {}
+    return changed(config, dict(method=dict(network=f"leaky-wrn-10-1{normalized}", **more)))
+
+
+METHOD_OF = {
+    "mean_teacher": mean_teacher, "scimix_mean_teacher": mean_teacher, "fixmatch": fixmatch, "mixmatch": mixmatch,
+    "scimix_fixmatch": fixmatch, "scimix_mixmatch": mixmatch, "scimix_supervised": supervised,
+}  # fmt: skip
+
+
+def plan_of(recipe, preset):
+    config = small(recipe, preset)
+    context = context_of(config)
+    match recipe:
+        case "scimix":
+            return scimix.plan(config.method, context, 0)[0]
+        case "samosa_mean_teacher":
+            made = samosa.networks(config.method, context, 0, heads=2)
+            base = mean_teacher.plan(config.method, context, 0, classifier=made.watched)
+            return samosa.with_samosa(base, made, config.samosa, 0)
+        case "samosa_fixmatch":
+            made = samosa.networks(config.method, context, 0, heads=1)
+            base = fixmatch.plan(config.method, context, 0, classifier=made.watched)
+            return samosa.with_samosa(base, made, config.samosa, 0, clean_only=True)
+        case "samosa_mixmatch":
+            made = samosa.networks(config.method, context, 0, heads=1)
+            instead = mixmatch.Replacement(made.hybridize, config.probability, config.samosa.window)
+            base = mixmatch.plan(config.method, context, 0, classifier=made.watched, replacement=instead)
+            return samosa.with_samosa(base, made, config.samosa, 0, drawn=False)
+        case "recursivemix":
+            return recursivemix.plan(config.method, config.training, context, 0)
+        case "mixing_baselines":
+            return mixing.plan("cutmix", config.training, context, 0, alphas=config.alphas)
+    base = METHOD_OF[recipe].plan(config.method, context, 0)
+    return hybrids.with_hybrids(base, hybrids.Mixer("mixup"), config.hybrids)
+
+
+def cosine(rate, epochs):
+    """rate/2 · (1 + cos π epoch/epochs)."""
+    return lambda epoch: rate / 2 * (1 + math.cos(math.pi * epoch / epochs))
+
+
+def steps_down(rate, *at):
+    return lambda epoch: rate / 10 ** len([each for each in at if epoch >= each])
+
+
+def constant(rate):
+    return lambda epoch: rate
+
+
+def rates_of(recipe, preset):
+    """Of each task: epochs of a cycle, cycles, and the paper's rate after so many epochs of the cycle."""
+    data = "svhn" if "svhn" in preset else "cifar10"
+    slow, quick = cosine({"cifar10": 0.1, "svhn": 0.2}[data], 350), cosine({"cifar10": 0.015, "svhn": 0.03}[data], 1050)
+    match recipe:
+        case "scimix":  # A.1.2.2
+            return 300, 1, {"generator": cosine(0.2, 350) if "variant" in preset else slow, "discriminator":
+                            cosine(0.2, 350) if "variant" in preset else slow}  # fmt: skip
+        case "mean_teacher" | "scimix_mean_teacher":  # A.1.2.3
+            return 300, 1, {"classifier": slow}
+        case "scimix_supervised":  # ours
+            return 300, 1, {"classifier": cosine(0.1, 350)}
+        case "fixmatch" | "scimix_fixmatch":  # A.1.2.3
+            return 1000, 1, {"classifier": quick}
+        case "mixmatch" | "scimix_mixmatch":  # A.1.1
+            return 900, 1, {"classifier": constant(0.002)}
+        case "samosa_mean_teacher":  # A.1.1
+            epochs, over = (150, 200) if data == "svhn" else (300, 350)
+            return epochs, 3, dict.fromkeys(("classifier", "reconstruction"), cosine(0.2, over))
+        case "samosa_fixmatch":  # ours
+            return 1000, 3, {"classifier": quick, "reconstruction": cosine(0.2, 1050)}
+        case "samosa_mixmatch":  # A.1.1
+            return 900, 1, {"classifier": constant(0.002), "reconstruction": cosine(0.2, 950)}
+
+
+@pytest.mark.parametrize(("recipe", "preset"), [each for each in EACH if rates_of(*each)])
+def test_rates_and_length_of_the_thesis(recipe, preset):
+    plan = plan_of(recipe, preset)
+    epochs, cycles, rates = rates_of(recipe, preset)
+    per_epoch = plan.clock.steps_per_epoch
+    steps = epochs * per_epoch
+    assert plan.clock.steps == cycles * steps
+    assert plan.tasks.keys() == rates.keys()
+    for name, rate in rates.items():
+        for cycle in range(cycles):
+            for step in (0, 1, steps // 2, steps - 1):
+                clock = Clock(plan.clock.steps, per_epoch, cycle * steps + step)
+                assert plan.tasks[name].rate(clock) == pytest.approx(rate(step / per_epoch), rel=1e-9), (name, step)
+
+
+LABELLED_RATES = {
+    # Of each: epochs, epochs of warm-up, the rate over time after it, epochs to look at
+    **{
+        name: (200, 5, cosine(0.1, 200), ())  # RM 4.1
+        for name in RM_OF
+        if "pyramidnet200" not in name and "imagenet" not in name
+    },
+    **dict.fromkeys(("paper-cifar10", "paper-cifar100"), (200, 5, cosine(0.1, 200), ())),  # RM 4.1
+    **{
+        f"paper-{data}-pyramidnet200": (300, 0, steps_down(0.25, 150, 225), (150, 225))  # code of CutMix
+        for data in ("cifar10", "cifar100")
+    },
+    "paper-imagenet-resnet50": (300, 5, cosine(0.2, 300), ()),  # RM 4.2
+    "paper-imagenet-pvtv2": (300, 5, cosine(5e-4, 300), ()),  # RM 4.2
+    **dict.fromkeys(("automix-cifar10", "automix-cifar100"), (200, 0, cosine(0.1, 200), ())),  # AM A.1, code
+}
+
+
+ON_LABELS = [each for each in EACH if each[0] in ("recursivemix", "mixing_baselines")]
+
+
+@pytest.mark.parametrize(("recipe", "preset"), ON_LABELS)
+def test_rates_of_training_on_labels(recipe, preset):
+    epochs, warmup, rate, edges = LABELLED_RATES[preset]
+    per_epoch = 390
+    scheduled = rate_of(loaded(recipe, preset).training)
+    for step in (
+        0, 1, warmup * per_epoch // 2, max(0, warmup * per_epoch - 2), max(0, warmup * per_epoch - 1),
+        warmup * per_epoch, epochs * per_epoch // 2, *(e * per_epoch + s for e in edges for s in (-1, 0, 1)),
+        epochs * per_epoch - 1,
+    ):  # fmt: skip
+        part = min(1, (step + 1) / (warmup * per_epoch)) if warmup else 1
+        clock = Clock(epochs * per_epoch, per_epoch, step)
+        assert scheduled(clock) == pytest.approx(part * rate(step / per_epoch), rel=1e-9), step
+
+
+def optimizer_of(task):
+    """Its kind and options, and the decay of kernels and of all else."""
+    optimizer = task.optimizer
+    options = {"decay": {}}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            kind = "kernels" if parameter.ndim > 1 else "others"
+            options["decay"].setdefault(kind, set()).add(group["weight_decay"])
+        names = ("momentum", "nesterov", "dampening") if isinstance(optimizer, torch.optim.SGD) else ("betas", "eps")
+        options |= {name: group[name] for name in names}
+    return {"kind": type(optimizer).__name__, **options}
+
+
+def an_sgd(kernels, others, nesterov=True):
+    return {
+        "kind": "SGD", "momentum": 0.9, "nesterov": nesterov, "dampening": 0,
+        "decay": {"kernels": {kernels}, "others": {others}},
+    }  # fmt: skip
+
+
+def an_adamw(kernels):
+    return {
+        "kind": "AdamW", "betas": (0.9, 0.999), "eps": 1e-8, "decay": {"kernels": {kernels}, "others": {0.0}},
+    }  # fmt: skip
+
+
+OPTIMIZERS = {
+    "scimix": dict.fromkeys(("generator", "discriminator"), (an_sgd(5e-4, 5e-4), None)),  # A.1.2.2
+    "mean_teacher": {"classifier": (an_sgd(5e-4, 5e-4), None)},  # A.1.2.3
+    "fixmatch": {"classifier": (an_sgd(5e-4, 0.0), None)},  # A.1.2.3; kernels alone: code of FixMatch
+    "mixmatch": {"classifier": (an_adamw(0.02), 1.0)},  # A.1.1; kernels alone: code of MixMatch
+    "scimix_mixmatch": {"classifier": (an_adamw(0.02), 1.0)},
+    "scimix_supervised": {"classifier": (an_sgd(5e-4, 5e-4), None)},  # ours
+    "samosa_mean_teacher": dict.fromkeys(("classifier", "reconstruction"), (an_sgd(5e-4, 5e-4), 1.0)),  # A.1.1
+    "samosa_fixmatch": {"classifier": (an_sgd(5e-4, 0.0), 1.0), "reconstruction": (an_sgd(5e-4, 5e-4), 1.0)},
+    "samosa_mixmatch": {"classifier": (an_adamw(0.02), 1.0), "reconstruction": (an_sgd(5e-4, 5e-4), 1.0)},  # A.1.1
+}
+"""Of each task the optimizer, and the norm that gradients are clipped to."""
+
+
+@pytest.mark.parametrize("recipe", OPTIMIZERS)
+def test_optimizers_of_the_thesis(recipe):
+    tasks = plan_of(recipe, next(iter(EXPECTED[recipe]))).tasks
+    assert {name: (optimizer_of(task), task.clip) for name, task in tasks.items()} == OPTIMIZERS[recipe]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "preset", "expected"),
+    [
+        ("recursivemix", "paper-cifar10-resnet18", an_sgd(5e-4, 5e-4, nesterov=False)),  # RM 4.1
+        ("recursivemix", "paper-cifar10-pyramidnet200", an_sgd(1e-4, 1e-4)),  # code of CutMix
+        ("recursivemix", "paper-imagenet-resnet50", an_sgd(1e-4, 1e-4, nesterov=False)),  # RM 4.2
+        ("recursivemix", "paper-imagenet-pvtv2", an_adamw(0.05)),  # RM 4.2; kernels alone: code of PVT
+        ("mixing_baselines", "paper-cifar100", an_sgd(5e-4, 5e-4, nesterov=False)),  # RM 4.1
+        ("mixing_baselines", "automix-cifar100", an_sgd(1e-4, 1e-4, nesterov=False)),  # code of AutoMix
+    ],
+)  # fmt: skip
+def test_optimizers_of_training_on_labels(recipe, preset, expected):
+    plan = plan_of(recipe, preset)
+    assert optimizer_of(plan.tasks["classifier"]) == expected
+    assert plan.tasks["classifier"].clip is None
+    assert plan.average is None
+
+
+def over_time(weights, epoch, per_epoch=100, epochs=1000):
+    """Every weight after so many epochs."""
+    clock = Clock(epochs * per_epoch, per_epoch, round(epoch * per_epoch))
+    return {name: value(weight, clock) for name, weight in weights.items()}
+
+
+SCIMIX_WEIGHTS = {  # A.1.2.2
+    "reconstruction": 1.0, "adversarial_reconstruction": 0.5, "adversarial_hybrid": 0.5, "semantic_attraction": 0.5,
+    "semantic_repulsion": 0.05, "nonsemantic_attraction": 0.5, "nonsemantic_repulsion": 0.05, "supervised": 1.0,
+    "consistency": 300.0, "logit_distance": 0.01,
+}  # fmt: skip
+SCIMIX_CRITIC = {"real": 1.0, "reconstruction": 0.5, "hybrid": 0.5}
+"""Of the same game: λ_adv,r and λ_adv,h; no penalty (2.4.1)."""
+SCIMIX_LATE = {"nonsemantic_attraction": 0.0, "nonsemantic_repulsion": 0.0}
+"""Until epoch 50 (A.1.2.2)."""
+SCIMIX_LESS = {
+    "variant-no-hybridization": (
+        dict.fromkeys(
+            ("semantic_attraction", "semantic_repulsion", "nonsemantic_attraction", "nonsemantic_repulsion",
+             "adversarial_hybrid"), 0.0,
+        ),
+        {"hybrid": 0.0},
+    ),
+    "variant-basic": (dict.fromkeys(("semantic_repulsion", "nonsemantic_repulsion"), 0.0), {}),
+}  # fmt: skip
+"""Table A.14."""
+
+
+@pytest.mark.parametrize("preset", EXPECTED["scimix"])
+@pytest.mark.parametrize("epoch", [0, 0.01, 25, 49.99, 50, 50.01, 150, 299.99])
+def test_weights_of_scimix_over_time(preset, epoch):
+    generator, critic = scimix.weights_of(loaded("scimix", preset).method)
+    off, critic_off = SCIMIX_LESS.get(preset, ({}, {}))
+    late = SCIMIX_LATE if epoch < 50 else {}
+    assert over_time(generator, epoch) == SCIMIX_WEIGHTS | late | off
+    assert over_time(critic, epoch) == SCIMIX_CRITIC | critic_off
+
+
+@pytest.mark.parametrize("recipe", ["scimix"])
+def test_scimix_trains_by_these_weights(recipe):
+    tasks = plan_of(recipe, "paper-cifar10-250").tasks
+    assert over_time(tasks["generator"].weights, 50) == SCIMIX_WEIGHTS
+    assert over_time(tasks["discriminator"].weights, 50) == SCIMIX_CRITIC
+
+
+MEAN_TEACHER_WEIGHTS = {"supervised": 1.0, "consistency": 300.0, "logit_distance": 0.01}  # A.1.1, A.1.2.3
+FIXMATCH_WEIGHTS = {"supervised": 1.0, "unsupervised": 1.0}  # A.1.2.3
+HYBRID_WEIGHT = {"hybrids": 1.0}  # A.1.2.3
+
+CLASSIFIER_WEIGHTS = [
+    ("mean_teacher", "paper-cifar10-100", MEAN_TEACHER_WEIGHTS | HYBRID_WEIGHT, None),
+    ("scimix_mean_teacher", "paper-svhn-60", MEAN_TEACHER_WEIGHTS | HYBRID_WEIGHT, None),
+    ("fixmatch", "paper-cifar10-100", FIXMATCH_WEIGHTS | HYBRID_WEIGHT, None),
+    ("scimix_fixmatch", "paper-svhn-60", FIXMATCH_WEIGHTS | HYBRID_WEIGHT, None),
+    ("scimix_supervised", "paper-cub-64", {"supervised": 1.0} | HYBRID_WEIGHT, None),
+    ("samosa_mean_teacher", "paper-cifar10-250", MEAN_TEACHER_WEIGHTS | {"regularizer": 0.5}, 0.25),  # A.1.1
+    ("samosa_mean_teacher", "paper-svhn-100", MEAN_TEACHER_WEIGHTS | {"regularizer": 0.1}, 0.25),
+    ("samosa_fixmatch", "paper-cifar10-100", FIXMATCH_WEIGHTS | {"regularizer": 0.5}, 0.25),
+    ("samosa_fixmatch", "paper-svhn-60", FIXMATCH_WEIGHTS | {"regularizer": 0.1}, 0.25),
+]
+
+
+@pytest.mark.parametrize(("recipe", "preset", "expected", "reconstruction"), CLASSIFIER_WEIGHTS)
+def test_weights_of_classifiers_are_constant(recipe, preset, expected, reconstruction):
+    tasks = plan_of(recipe, preset).tasks
+    for epoch in (0, 0.01, 1, 50, 299.99, 900):
+        assert over_time(tasks["classifier"].weights, epoch) == expected
+        if reconstruction is not None:
+            assert over_time(tasks["reconstruction"].weights, epoch) == {"reconstruction": reconstruction}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "more"),
+    [("mixmatch", HYBRID_WEIGHT), ("scimix_mixmatch", HYBRID_WEIGHT), ("samosa_mixmatch", {"regularizer": 0.5})],
+)
+def test_mixmatchs_weight_grows_over_16384_steps(recipe, more):
+    tasks = plan_of(recipe, "paper-cifar10-500").tasks
+    for step, part in {0: 0, 1: 1 / 16384, 8192: 1 / 2, 16383: 16383 / 16384, 16384: 1, 16385: 1, 100_000: 1}.items():
+        clock = Clock(175_500, 195, step)
+        found = {name: value(weight, clock) for name, weight in tasks["classifier"].weights.items()}
+        assert found == pytest.approx({"supervised": 1.0, "unsupervised": 37.5 * part} | more, rel=1e-12)
+    if recipe == "samosa_mixmatch":
+        assert over_time(tasks["reconstruction"].weights, 0) == {"reconstruction": 0.25}
+
+
+WINDOWS = {
+    "mean_teacher": (50, 150), "scimix_mean_teacher": (50, 150),  # A.1.2.3
+    "fixmatch": (100, 200), "scimix_fixmatch": (100, 200),  # A.1.2.3
+    "mixmatch": (150, 450), "scimix_mixmatch": (150, 450),  # ours
+    "scimix_supervised": (50, 150),  # ours
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("recipe", "preset"), [each for each in EACH if each[0] in WINDOWS])
+def test_windows_of_hybrids(recipe, preset):
+    start, stop = WINDOWS[recipe]
+    active = loaded(recipe, preset).hybrids.active
+    for epoch, expected in {
+        0: False, start - 0.01: False, start: True, start + 0.01: True, stop - 0.01: True, stop: False, stop + 1: False,
+    }.items():  # fmt: skip
+        assert active(Clock(100_000, 100, round(100 * epoch))) is expected, epoch
+
+
+SAMOSA_WINDOWS = {
+    ("samosa_mean_teacher", "paper-cifar10"): (300, 3, 150, 250),  # A.1.1
+    ("samosa_mean_teacher", "paper-svhn"): (150, 3, 50, 100),
+    ("samosa_mean_teacher", "paper-mnist-m"): (300, 3, 150, 250),
+    ("samosa_fixmatch", "paper-cifar10"): (1000, 3, 500, 800),  # ours
+    ("samosa_fixmatch", "paper-svhn"): (1000, 3, 500, 800),
+    ("samosa_mixmatch", "paper-cifar10"): (900, 1, 100, 800),  # A.1.1
+}
+
+
+@pytest.mark.parametrize(("recipe", "preset"), [each for each in EACH if each[0].startswith("samosa_")])
+def test_windows_of_samosa_in_every_cycle(recipe, preset):
+    epochs, cycles, start, stop = SAMOSA_WINDOWS[recipe, preset.rpartition("-")[0]]
+    settings = loaded(recipe, preset).samosa
+    plan = plan_of(recipe, preset)
+    per_epoch = plan.clock.steps_per_epoch
+    for cycle in range(cycles):
+        begin = cycle * epochs * per_epoch
+        for step, expected in {
+            0: False, start * per_epoch - 1: False, start * per_epoch: True, stop * per_epoch - 1: True,
+            stop * per_epoch: False, epochs * per_epoch - 1: False,
+        }.items():  # fmt: skip
+            assert settings.window(Clock(plan.clock.steps, per_epoch, begin + step)) is expected, (cycle, step)
+            if recipe != "samosa_mixmatch":  # "in the second and third training passes" (A.1.1)
+                drawn, _ = samosa.stretch(settings, begin + step, per_epoch, plan.stream.cycle_steps)
+                assert drawn is (expected and cycle > 0), (cycle, step)
+
+
+def test_samosa_makes_ten_hybrids_of_each_labelled_image():
+    assert len(plan_of("samosa_mean_teacher", "paper-cifar10-250").modules["hybrids"].images) == 2500  # algorithm A.1
+
+
+@pytest.mark.parametrize(
+    ("recipe", "decay"),
+    [(recipe, 0.999) for recipe in OPTIMIZERS],  # A.1.2.3 "following (Berthelot et al. 2019)"
+)
+def test_averages_that_are_evaluated(recipe, decay):
+    assert plan_of(recipe, next(iter(EXPECTED[recipe]))).average.decay == decay
+
+
+@pytest.mark.parametrize("recipe", ["scimix", "mean_teacher", "samosa_mean_teacher"])
+def test_teachers_have_a_linear_start_and_decay_097(recipe):
+    objective = next(iter(plan_of(recipe, next(iter(EXPECTED[recipe]))).tasks.values())).objective
+    (teacher,) = (module for module in objective.modules() if type(module).__name__ == "EMA")
+    assert (teacher.decay, teacher.linear_start, teacher.buffers_mode) == (0.97, True, "own")  # A.1.2.2
+
+
+def attributes(thing, *names):
+    return {name: getattr(thing, name) for name in names}
+
+
+def test_objectives_have_the_presets_options():
+    generating = plan_of("scimix", "paper-svhn-60").tasks["generator"].objective
+    assert attributes(
+        generating, "guide", "semantic_distance", "nonsemantic_distance", "reconstruction_distance",
+        "consistency_reduction", "freeze_criteria", "criterion_shift", "criterion_noise",
+    ) == {
+        "guide": "mean-teacher", "semantic_distance": "norm", "nonsemantic_distance": "norm",
+        "reconstruction_distance": "norm", "consistency_reduction": "mean", "freeze_criteria": True,
+        "criterion_shift": 0, "criterion_noise": 0.0,
+    }  # fmt: skip
+    taught = plan_of("fixmatch", "paper-svhn-60").tasks["classifier"].objective.base
+    assert taught.threshold == 0.95
+    guessing = plan_of("samosa_mixmatch", "paper-cifar10-250").tasks["classifier"].objective.base
+    assert attributes(guessing, "temperature", "alpha") == {"temperature": 0.5, "alpha": 0.75}
+    assert guessing.replacement.probability == 0.2
+
+
+RECURSIVE = {
+    "alpha": 0.5, "resize": True, "recursive": True, "interpolation": "nearest", "divergence": "kl",
+    "reset_each_epoch": False, "smoothing": 0.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", EXPECTED["recursivemix"])
+def test_recursivemix_trains_as_its_paper(preset):
+    task = plan_of("recursivemix", preset).tasks["classifier"]
+    omega = 0.5 if "imagenet" in preset else 0.1  # RM 3 and 4.2
+    smoothing = 0.1 if preset == "paper-imagenet-pvtv2" else 0.0  # RM 4.2
+    assert over_time(task.weights, 3) == {"supervised": 1.0, "consistency": omega}
+    assert attributes(task.objective, *RECURSIVE) == RECURSIVE | {"smoothing": smoothing}
+    assert task.objective.region_head is not None  # table 4a
+
+
+def test_recursivemix_among_the_baselines():
+    config = small("mixing_baselines", "paper-cifar100")
+    tasks = {
+        name: mixing.plan(name, config.training, context_of(config), 0).tasks["classifier"]
+        for name in ("recursivemix", "recursivemix-no-consistency")
+    }
+    assert {name: dict(task.weights) for name, task in tasks.items()} == {
+        "recursivemix": {"supervised": 1.0, "consistency": 0.1},  # RM 3
+        "recursivemix-no-consistency": {"supervised": 1.0},  # RM table 2
+    }
+    for task in tasks.values():
+        assert attributes(task.objective, *RECURSIVE) == RECURSIVE
+
+
+def test_adain_trains_by_its_weights_and_rates():
+    config = small("adain", "paper")
+    context = context_of(config)
+    network = adain.network(config.method, context, 0)
+    first = adain.perception_plan(config.method, context, network, 0)
+    made, _ = adain.plan(config.method, context, network, 0)
+    per_epoch = made.clock.steps_per_epoch
+    assert (first.clock.steps, made.clock.steps, made.average.decay) == (600, 20 * per_epoch, 0.995)  # ours
+    assert first.tasks["perception"].weights == {"supervised": 1.0}
+    assert made.tasks["transfer"].weights == {"content": 1.0, "style": 10.0}  # λ
+    for step in (0, 300, 599):
+        rate = first.tasks["perception"].rate(Clock(600, 600, step))
+        assert rate == pytest.approx(cosine(4e-3, 600)(step))  # ours
+    for epoch in (0, 10, 19):
+        clock = Clock(made.clock.steps, per_epoch, epoch * per_epoch)
+        assert made.tasks["transfer"].rate(clock) == pytest.approx(cosine(1e-4, 20)(epoch))  # code; the fall ours
+
+
+# --- Mixings --------------------------------------------------------------------------------------------------------
+
+
+def options_of(draw):
+    """Its function's name and all options that count, by its defaults and what a partial fixes."""
+    if draw is None:
+        return None
+    given = {}
+    while isinstance(draw, partial):
+        assert not draw.args
+        given = draw.keywords | given
+        draw = draw.func
+    defaults = {
+        name: each.default
+        for name, each in inspect.signature(draw).parameters.items()
+        if name not in ("images", "maps", "generator")
+    }
+    assert given.keys() <= defaults.keys()
+    return draw.__name__, defaults | given
+
+
+OF_BATCH = {"per_sample": False}
+MIXUP = ("mixup", {"alpha": 1.0, **OF_BATCH})  # Zhang et al. 2018; its code draws one λ a batch
+CUTMIX = ("cutmix", {"alpha": 1.0, "resize": False, "interpolation": "nearest", **OF_BATCH})  # Yun et al. 2019
+MANIFOLD = ("mixup", {"alpha": 2.0, **OF_BATCH})  # Verma et al. 2019
+RESIZEMIX = ("resizemix", {"scope": (0.1, 0.8), "border": "inside", "interpolation": "nearest", **OF_BATCH})  # Qin 2020
+SALIENCYMIX = ("saliencymix", {"alpha": 1.0, **OF_BATCH})  # Uddin et al. 2021
+FMIX = ("fmix", {"alpha": 1.0, "decay": 3.0, **OF_BATCH})  # Harris et al. 2020
+COWMIX = (  # French et al. 2020
+    "cowmix", {"alpha": None, "shares": (0.2, 0.8), "sigmas": (4.0, 16.0), "per_sample": True},
+)  # fmt: skip
+HORIZONTAL = ("horizontal_concat", {"alpha": 1.0, "per_sample": True})  # Summers and Dinneen 2019
+VERTICAL = ("vertical_concat", {"alpha": 1.0, "per_sample": True})
+PATCHUP = {"gamma": None, "side": 7, "alpha": 2.0, "channelwise": True, **OF_BATCH}  # Faramarzi et al. 2020, its code
+PATCHUP_HARD, PATCHUP_SOFT = (("patchup", {"kind": kind, **PATCHUP}) for kind in ("hard", "soft"))
+
+
+def with_(option, **changes):
+    return option[0], option[1] | changes
+
+
+def how_of(draw=None, probability=1.0, maps=False, draw_images=None, terms=1):
+    return {"draw": draw, "probability": probability, "maps": maps, "draw_images": draw_images, "terms": terms}
+
+
+OWN = {
+    "none": how_of(),
+    "mixup": how_of(MIXUP),
+    "cutmix": how_of(CUTMIX, 0.5),  # code: cutmix_prob 0.5 on CIFAR
+    "cutmix-resized": how_of(with_(CUTMIX, resize=True), 0.5),  # RM table 2
+    "manifold-mixup": how_of(MANIFOLD, maps=True),
+    "resizemix": how_of(RESIZEMIX),
+    "saliencymix": how_of(SALIENCYMIX, 0.5),  # code: as CutMix's
+    "fmix": how_of(FMIX),
+    "cowmix": how_of(COWMIX),
+    "horizontal-concat": how_of(HORIZONTAL),
+    "vertical-concat": how_of(VERTICAL),
+    "patchup-hard": how_of(PATCHUP_HARD, 0.7, maps=True, draw_images=CUTMIX, terms=2),  # code: patchup_prob 0.7
+    "patchup-soft": how_of(PATCHUP_SOFT, 1.0, maps=True, draw_images=CUTMIX, terms=2),  # code: patchup_prob 1.0
+}
+"""As each one's own paper."""
+
+AS_AUTOMIX = OWN | {
+    # AM A.1: "Mixup and ResizeMix use α = 1, and CutMix, FMix and SaliencyMix use α = 0.2, and ManifoldMix uses α = 2";
+    # in every step, ResizeMix's box cut off at the border: code
+    "cutmix": how_of(with_(CUTMIX, alpha=0.2)),
+    "cutmix-resized": how_of(with_(CUTMIX, alpha=0.2, resize=True)),
+    "resizemix": how_of(with_(RESIZEMIX, border="cut")),
+    "saliencymix": how_of(with_(SALIENCYMIX, alpha=0.2)),
+    "fmix": how_of(with_(FMIX, alpha=0.2)),
+}
+
+TRAINED_OTHERWISE = {"augmix", "augmix-jsd", "recursivemix", "recursivemix-no-consistency"}
+
+
+def test_titles_are_of_these_methods():
+    assert tuple(mixing.TITLES) == EVERY_METHOD
+    assert set(mixing.TITLES) == OWN.keys() | TRAINED_OTHERWISE
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize(("alphas", "expected"), [("own", OWN), ("automix", AS_AUTOMIX)])
+def test_how_methods_mix(name, alphas, expected):
+    how = mixing.how(name, alphas)
+    found = how._asdict() | {field: options_of(getattr(how, field)) for field in ("draw", "draw_images")}
+    compare(found, expected[name])
+
+
+def test_methods_by_their_names_mix_as_their_papers():
+    assert {name: options_of(draw) for name, draw in draws.METHODS.items()} == {
+        "mixup": MIXUP, "manifold-mixup": MANIFOLD, "cutmix": CUTMIX, "resizemix": RESIZEMIX,
+        "saliencymix": SALIENCYMIX, "fmix": FMIX, "cowmix": COWMIX, "horizontal-concat": HORIZONTAL,
+        "vertical-concat": VERTICAL, "patchup-hard": PATCHUP_HARD, "patchup-soft": PATCHUP_SOFT,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "gamma"), [("hard", 0.5), ("soft", 0.75)])  # code: --gamma
+def test_patchups_gamma(monkeypatch, kind, gamma):
+    seen, blocks = [], masks.blocks
+
+    def noted(rate, *size, **options):
+        seen.append(rate)
+        return blocks(rate, *size, **options)
+
+    monkeypatch.setattr(masks, "blocks", noted)
+    draws.METHODS[f"patchup-{kind}"](torch.zeros(2, 4, 32, 32))
+    assert seen[0].tolist() == pytest.approx([gamma * 32**2 / (7**2 * 26**2)])
+
+
+def defaults_of(function):
+    return {
+        name: each.default
+        for name, each in inspect.signature(function).parameters.items()
+        if each.default is not inspect.Parameter.empty and name != "generator"
+    }
+
+
+def test_defaults_of_masks():
+    assert defaults_of(masks.fourier) == {"decay": 3.0}  # Harris et al. 2020
+    assert defaults_of(masks.cow) == {"sigmas": (4.0, 16.0)}  # French et al. 2020
+
+
+def test_defaults_of_augmentations():
+    # Hendrycks et al. 2020: width 3, depth 1 to 3 at random, severity 3, α 1
+    assert defaults_of(augmix) == {"width": 3, "depth": None, "severity": 3, "alpha": 1.0}
+    # Code of CutMix and RecursiveMix
+    assert defaults_of(augment.color_jitter) == {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "clip": True}
+    assert defaults_of(augment.lighting) == {"std": 0.1, "clip": True}
+    # Szegedy et al. 2015, and Zhong et al. 2020 as timm has it
+    assert defaults_of(augment.resized_crop) == {"scale": (0.08, 1.0), "aspect": (3 / 4, 4 / 3)}
+    assert defaults_of(augment.erase) == {"scale": (0.02, 1 / 3), "aspect": (0.3, 10 / 3)}
+
+
+@pytest.mark.parametrize(("name", "weights"), [
+    ("augmix", {"supervised": 1.0}),
+    ("augmix-jsd", {"supervised": 1.0, "jensen_shannon": 12.0}),  # Hendrycks et al. 2020, λ
+])  # fmt: skip
+def test_augmix_trains_by_these_weights(name, weights):
+    assert augmix_method.WEIGHT == 12.0
+    config = small("mixing_baselines", "paper-cifar10")
+    assert mixing.plan(name, config.training, context_of(config), 0).tasks["classifier"].weights == weights
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("alphas", ["own", "automix"])
+def test_plans_mix_where_and_as_often_as_is_told(name, alphas):
+    """Manifold Mixup: what the first and the second stage have made, code of its authors."""
+    config = small("mixing_baselines", "paper-imagenet-pvtv2")  # with label smoothing
+    expected = (AS_AUTOMIX if alphas == "automix" else OWN)[name]
+    plan = mixing.plan(name, config.training, context_of(config), 0, alphas=alphas)
+    task = plan.tasks["classifier"]
+    mixed, classifier = task.objective, plan.network
+    assert mixed._stages == (tuple(classifier.stages[1:3]) if expected["maps"] else ())
+    assert len(mixed._stages) == (2 if expected["maps"] else 0)
+    assert options_of(mixed.draw) == expected["draw"]
+    assert options_of(mixed.draw_images) == (expected["draw_images"] or expected["draw"])
+    assert attributes(mixed, "probability", "terms", "smoothing") == {
+        "probability": expected["probability"], "terms": expected["terms"], "smoothing": 0.1,
+    }  # fmt: skip
+    assert task.weights == {"supervised": 1.0}
+
+
+def test_mixup_and_cutmix_in_the_place_of_a_hybridizer_draw_uniform_ratios():
+    torch.manual_seed(0)
+    images = torch.rand(2000, 3, 4, 4)
+    ratio = hybrids.Mixer("mixup").draw(images, torch.randperm(2000)).ratio
+    # Beta(1, 1): Zhang et al. 2018, Yun et al. 2019
+    assert ratio.mean().item() == pytest.approx(0.5, abs=0.03)
+    assert ratio.var().item() == pytest.approx(1 / 12, abs=0.01)
+
+
+# --- Augmentations of the presets -----------------------------------------------------------------------------------
+
+
+def views_of(monkeypatch, recipe, preset):
+    """What the plan asks its stream for: views of labelled and unlabelled images, and batches."""
+    asked = {}
+    stream = Context.stream
+
+    def noted(self, seed, **options):
+        asked.update(options)
+        return stream(self, seed, **options)
+
+    monkeypatch.setattr(Context, "stream", noted)
+    plan_of(recipe, preset)
+    return asked
+
+
+def told(view):
+    """A view's function and options."""
+    return view.func.__name__, dict(view.keywords)
+
+
+WEAK = ("weak", {"flip": True, "shift": 2})
+"""A.1.2.1: flips and shifts "by up to 4 pixels" of 32, with reflection; here 2 of 16."""
+STRONG = ("strong", {"flip": True, "shift": 2, "cutout": 8})
+"""Code of FixMatch: a cutout of half the side."""
+
+
+@pytest.mark.parametrize(("recipe", "preset", "expected"), [
+    ("scimix", "paper-cifar10-250", (60, [WEAK] * 2, 196, [WEAK] * 2)),  # A.1.2.2
+    ("mean_teacher", "paper-cifar10-250", (60, [WEAK] * 2, 196, [WEAK] * 2)),  # A.1.2.3
+    ("fixmatch", "paper-cifar10-250", (32, [WEAK], 224, [WEAK, STRONG])),  # A.1.2.3
+    ("mixmatch", "paper-cifar10-500", (256, [WEAK], 256, [WEAK] * 2)),  # A.1.1, K = 2
+    ("mixmatch", "paper-cifar10-250", (250, [WEAK], 250, [WEAK] * 2)),
+    ("samosa_mean_teacher", "paper-cifar10-250", (124, [WEAK] * 2, 388, [WEAK] * 2)),  # A.1.1
+    ("samosa_mean_teacher", "paper-svhn-250", (30, [WEAK] * 2, 500, [WEAK] * 2)),
+    ("scimix_supervised", "paper-cub-64", (60, [WEAK], 196, [WEAK])),  # ours
+])  # fmt: skip
+def test_views_and_batches_of_the_thesis(monkeypatch, recipe, preset, expected):
+    asked = views_of(monkeypatch, recipe, preset)
+    assert (
+        asked["labelled"], [told(view) for view in asked["labelled_views"]],
+        asked["unlabelled"], [told(view) for view in asked["unlabelled_views"]],
+    ) == expected  # fmt: skip
+
+
+def test_shifts_reflect_unless_told_otherwise():
+    assert defaults_of(augment.weak) == {"padding": "reflection"}  # A.1.2.1
+    config = loaded("mean_teacher", "paper-cifar10-250")
+    context = replace(context_of(config), dataset=replace(dataset_of(1500), image_size=32))
+    assert told(context.weak()) == ("weak", {"flip": True, "shift": 4})
+
+
+SHIFTED_ON_BLACK = [("weak", {"flip": True, "shift": 2, "padding": "zeros"})]  # code: RandomCrop(32, padding=4)
+OF_PHOTOGRAPHS = ("weak", {"flip": True, "shift": 0})
+
+
+@pytest.mark.parametrize(("recipe", "preset", "expected"), [
+    ("recursivemix", "paper-cifar10-resnet18", SHIFTED_ON_BLACK),
+    ("recursivemix", "paper-cifar100-pyramidnet200", SHIFTED_ON_BLACK),
+    ("mixing_baselines", "paper-cifar100", SHIFTED_ON_BLACK),
+    ("mixing_baselines", "automix-cifar100", [("weak", {"flip": True, "shift": 2, "padding": "reflection"})]),  # code
+    # RM 4.2; CutMix's code lets values leave [0, 1]
+    ("recursivemix", "paper-imagenet-resnet50",
+     [OF_PHOTOGRAPHS, ("color_jitter", {"clip": False}), ("lighting", {"clip": False})]),
+    ("recursivemix", "paper-imagenet-pvtv2", [OF_PHOTOGRAPHS, ("erase", {"probability": 0.25})]),
+])  # fmt: skip
+def test_augmentations_of_training_on_labels(monkeypatch, recipe, preset, expected):
+    seen = []
+
+    def noting(name):
+        return lambda images, generator, **options: (seen.append((name, options)), images)[1]
+
+    for name in ("weak", "color_jitter", "lighting", "erase", "resized_crop"):
+        monkeypatch.setattr(augment, name, noting(name))
+    monkeypatch.setattr(context_module, "weak", augment.weak)
+    config = loaded(recipe, preset)
+    monkeypatch.setattr(labelled, "holds_photographs", lambda images: config.whole)
+    augmented = labelled.augmentation(config.training, context_of(config))
+    augmented(torch.zeros(1, 3, 16, 16), torch.Generator())
+    assert seen == expected

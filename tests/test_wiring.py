@@ -1,0 +1,266 @@
+"""What recipes connect: which settings, seeds and hybrids each of their runs has. Nothing is trained."""
+
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from hybridgen.configuration import parse
+from hybridgen.hybridizer import Hybridizer, Origin
+from hybridgen.methods import fixmatch, hybrids, mean_teacher, mixing, mixmatch, recursivemix, samosa, supervised
+from hybridgen.methods.hybrids import WithHybrids
+from hybridgen.networks.autoencoder import Architecture, SamosaArchitecture, SamosaAutoencoder, SemanticAutoencoder
+from hybridgen.tables.cost import noise
+from hybridgen.training.context import Context
+from hybridgen.training.schedules import value
+from hybridgen.types import InputError
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+SMALL = ("--validation", "0", "--seed", "3", "--threads", "1", "--rate", "0.037", "--epochs", "6")
+BATCHES = ("--labelled-batch", "4", "--unlabelled-batch", "8")
+
+
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def of(method: str, data: str = "other") -> Hybridizer:
+    """One whose classifier has distinct weights, trained on these data."""
+    torch.manual_seed(11)
+    shape = dict(image_size=16, classes=3, depth=10, width=1, mean=(0.5,) * 3, std=(0.25,) * 3)
+    if method == "scimix":
+        made = SemanticAutoencoder(Architecture(**shape, nonsemantic_channels=2, generator_channels=(4, 4)))
+    else:
+        made = SamosaAutoencoder(SamosaArchitecture(**shape))
+    return Hybridizer(made.eval(), Origin("noise", data, "0", ("0", "1", "2"), method=method))
+
+
+class Ran:
+    """The recipe's runs, which are not trained: plan, folder and seed by variant."""
+
+    def __init__(self, name: str, tmp_path: Path, monkeypatch, *arguments: str, hybridizer: Hybridizer | None = None):
+        self.module, self.runs, self.parts = load(name), {}, []
+        presets = getattr(self.module, "PRESETS", {})
+        self.config = parse(self.module.Config, presets, [*arguments, "--out", str(tmp_path / "out")])
+        made = noise(3, 16, 40, Accelerator(cpu=True), labelled=12)
+        self.context = replace(made, settings=self.config)
+        monkeypatch.setattr(Context, "of", classmethod(lambda cls, settings: self.context))
+        if hybridizer is not None:
+            monkeypatch.setattr(Hybridizer, "from_pretrained", classmethod(lambda cls, source: hybridizer))
+        for replaced, by in (("train", self.train), ("judged", lambda *_: None), ("judge_of", lambda *_: None)):
+            if hasattr(self.module, replaced):
+                monkeypatch.setattr(self.module, replaced, by)
+        self.result = self.module.main(self.config)
+
+    def train(self, plan, settings, folder, seed, **more):
+        assert settings is self.config
+        self.runs[folder.relative_to(settings.out).as_posix()] = SimpleNamespace(plan=plan, seed=seed, more=more)
+        scores = {f"test_accuracy_{which}": seed / 10 for which in ("last", "selected")}
+        return scores | {"seconds": 1.0, "steps": plan.clock.steps}
+
+
+def weights(plan) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in plan.network.parameters()])
+
+
+def images(plan) -> torch.Tensor:
+    return next(plan.stream.from_step(0)).labelled[0]
+
+
+def assert_same_plan(ours, theirs) -> None:
+    """Of the same weights, images, times, rates and weights of losses."""
+    assert torch.equal(weights(ours), weights(theirs)) and torch.equal(images(ours), images(theirs))
+    assert (ours.clock, ours.select, ours.tasks.keys()) == (theirs.clock, theirs.select, theirs.tasks.keys())
+    for name, task in ours.tasks.items():
+        other = theirs.tasks[name]
+        for step in (0, ours.clock.steps // 3, ours.clock.steps - 1):
+            clock = replace(ours.clock, step=step)
+            assert task.rate(clock) == other.rate(clock) and task.clip == other.clip
+            both = [{term: value(w, clock) for term, w in each.weights.items()} for each in (task, other)]
+            assert both[0] == both[1]
+
+
+METHODS = {
+    "fixmatch": (fixmatch, "FixMatch", ("--method.threshold", "0.123")),
+    "mean_teacher": (mean_teacher, "Mean Teacher", ("--method.teacher-decay", "0.123")),
+    "mixmatch": (mixmatch, "MixMatch", ("--unlabelled-batch", "4", "--method.temperature", "0.123")),
+    "scimix_fixmatch": (fixmatch, "FixMatch", ("--method.threshold", "0.123")),
+    "scimix_mean_teacher": (mean_teacher, "Mean Teacher", ("--method.teacher-decay", "0.123")),
+    "scimix_mixmatch": (mixmatch, "MixMatch", ("--unlabelled-batch", "4", "--method.temperature", "0.123")),
+    "scimix_supervised": (supervised, "Supervised", ("--method.weight-supervised", "0.123")),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_classifier_is_trained_alone_and_with_hybrids_from_every_seed_by_the_same_settings(
+    name, tmp_path, monkeypatch
+):
+    module, title, own = METHODS[name]
+    hybrid = ("--hybridizer", "any/one", "--hybrids.start", "1", "--hybrids.stop", "5", "--hybrids.weight", "1.7")
+    ran = Ran(name, tmp_path, monkeypatch, *SMALL, *BATCHES, *own, *hybrid, "--seeds", "2", hybridizer=of("scimix"))
+    alone, wrapped = title.lower().replace(" ", "-"), "scimix"
+    assert list(ran.runs) == [f"{alone}-seed3", f"{wrapped}-seed3", f"{alone}-seed4", f"{wrapped}-seed4"]
+    for seed in (3, 4):
+        plain = lambda seed=seed: module.plan(ran.config.method, ran.context, seed)
+        first, second = ran.runs[f"{alone}-seed{seed}"], ran.runs[f"{wrapped}-seed{seed}"]
+        assert (first.seed, second.seed) == (seed, seed)
+        assert_same_plan(first.plan, plain())
+        hybridizer = second.plan.tasks["classifier"].objective._others[1]
+        assert_same_plan(second.plan, hybrids.with_hybrids(plain(), hybridizer, ran.config.hybrids))
+        objective = second.plan.tasks["classifier"].objective
+        assert isinstance(objective, WithHybrids) and objective.settings is ran.config.hybrids
+        field = own[-2].removeprefix("--method.").replace("-", "_")
+        if hasattr(objective.base, field):
+            assert getattr(objective.base, field) == 0.123
+    assert list(ran.result["classifiers"]) == [title, f"{title} + SciMix"]
+    assert ran.result["classifiers"][title]["test_accuracy_last"]["mean"] == pytest.approx(0.35)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_classifier_starts_from_the_hybridizers_if_asked_to(name, tmp_path, monkeypatch):
+    hybridizer = of("scimix")
+    more = ("--unlabelled-batch", "4") if "mixmatch" in name else ()
+    given = ("--hybridizer", "any/one", "--from-hybridizer", "--no-baseline", "--hybrids.stop", "5")
+    ran = Ran(name, tmp_path, monkeypatch, *SMALL, *BATCHES, *more, *given, hybridizer=hybridizer)
+    ((folder, run),) = ran.runs.items()
+    assert folder == "scimix-seed3"
+    theirs = hybridizer.autoencoder.classifier
+    kernel = run.plan.network.network.encoder.trunk.stem.weight
+    assert torch.equal(kernel, theirs.encoder.trunk.stem.weight)
+    images = torch.rand(5, 3, 16, 16)
+    with torch.no_grad():
+        mine, their = run.plan.classify(run.plan.judged.eval(), images), theirs.eval()(images)[1]
+    torch.testing.assert_close(mine, their)
+    if "mean_teacher" in name:
+        teacher = run.plan.tasks["classifier"].objective.base.teacher.network
+        assert torch.equal(teacher.network.encoder.trunk.stem.weight, theirs.encoder.trunk.stem.weight)
+
+
+def test_a_hybridizer_of_another_split_of_the_same_data_is_refused_unless_allowed(tmp_path, monkeypatch):
+    given = (*SMALL, *BATCHES, "--hybridizer", "any/one", "--hybrids.stop", "5")
+    with pytest.raises(InputError, match="would leak"):
+        Ran("mean_teacher", tmp_path, monkeypatch, *given, hybridizer=of("scimix", "noise"))
+    allowed = Ran(
+        "mean_teacher", tmp_path, monkeypatch, *given, "--allow-other-split", hybridizer=of("scimix", "noise")
+    )
+    assert allowed.result["allow_other_split"] is True and len(allowed.runs) == 2
+
+
+def test_hybrids_of_another_method_are_refused_by_recipes_of_scimix(tmp_path, monkeypatch):
+    given = (*SMALL, *BATCHES, "--hybridizer", "any/one", "--hybrids.stop", "5")
+    with pytest.raises(InputError, match="made by samosa; one made by scimix is needed"):
+        Ran("scimix_mean_teacher", tmp_path, monkeypatch, *given, hybridizer=of("samosa"))
+    ran = Ran("mean_teacher", tmp_path, monkeypatch, *given, hybridizer=of("samosa"))
+    assert list(ran.result["classifiers"]) == ["Mean Teacher", "Mean Teacher + SAMOSA"]
+
+
+def test_without_a_hybridizer_there_is_the_baseline_alone(tmp_path, monkeypatch):
+    ran = Ran("scimix_fixmatch", tmp_path, monkeypatch, *SMALL, *BATCHES, "--hybridizer", "none")
+    assert list(ran.runs) == ["fixmatch-seed3"] and ran.result["transfer"] is None
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixtures_stand_for_hybrids(kind, tmp_path, monkeypatch):
+    ran = Ran("fixmatch", tmp_path, monkeypatch, *SMALL, *BATCHES, "--hybridizer", kind)
+    assert list(ran.runs) == ["fixmatch-seed3", f"{kind}-seed3"]
+    assert ran.runs[f"{kind}-seed3"].plan.tasks["classifier"].objective._others[1].kind == kind
+
+
+SAMOSA = {
+    "samosa_mean_teacher": (mean_teacher, "mean-teacher", 2, ()),
+    "samosa_fixmatch": (fixmatch, "fixmatch", 1, ()),
+    "samosa_mixmatch": (mixmatch, "mixmatch", 1, ("--unlabelled-batch", "4", "--probability", "0.77")),
+}
+
+
+@pytest.mark.parametrize("name", SAMOSA)
+def test_samosa_is_beside_its_base_method_in_as_many_cycles(name, tmp_path, monkeypatch):
+    module, title, heads, more = SAMOSA[name]
+    how = ("--samosa.cycles", "2", "--samosa.start", "1", "--samosa.stop", "5", "--samosa.rate", "0.43")
+    ran = Ran(name, tmp_path, monkeypatch, *SMALL, *BATCHES, *more, *how, hybridizer=of("samosa"))
+    assert list(ran.runs) == [f"{title}-seed3", "samosa-seed3"]
+    alone, together = (run.plan for run in ran.runs.values())
+    assert_same_plan(alone, samosa.alone(module.plan(ran.config.method, ran.context, 3), ran.config.samosa))
+    assert together.clock.steps == alone.clock.steps and together.clock.steps_per_epoch == alone.clock.steps_per_epoch
+    made = samosa.networks(ran.config.method, ran.context, 3, heads=heads)
+    assert torch.equal(weights(together), torch.cat([p.detach().flatten() for p in made.autoencoder.parameters()]))
+    assert together.tasks["reconstruction"].rate(together.clock) == 0.43
+    objective = together.tasks["classifier"].objective
+    assert objective.clean_only is (name == "samosa_fixmatch")
+    assert isinstance(together.stream, samosa.Cycles) is (name != "samosa_mixmatch")
+    if name == "samosa_mixmatch":
+        replacement = objective.base.replacement
+        assert replacement.probability == 0.77
+        cycle = alone.clock.steps // 2
+        epoch = alone.clock.steps_per_epoch
+        inside = [replacement.window(replace(alone.clock, step=step)) for step in range(2 * cycle)]
+        assert inside == [epoch <= step % cycle < 5 * epoch for step in range(2 * cycle)]
+        assert alone.tasks["classifier"].objective.replacement is None
+
+
+def labelled(*more: str) -> tuple[str, ...]:
+    return (*SMALL, "--network", "wrn-10-1", "--batch", "8", "--seeds", "2", *more)
+
+
+def test_mixing_baselines_are_the_methods_from_every_seed_as_asked_for(tmp_path, monkeypatch):
+    arguments = labelled("--methods", "none", "cutmix", "recursivemix", "--alphas", "automix")
+    ran = Ran("mixing_baselines", tmp_path, monkeypatch, *arguments)
+    names = ("no-mixing", "cutmix", "recursivemix")
+    assert list(ran.runs) == [f"{name}-seed{seed}" for seed in (3, 4) for name in names]
+    for seed in (3, 4):
+        for folder, name in (("no-mixing", "none"), ("cutmix", "cutmix"), ("recursivemix", "recursivemix")):
+            run = ran.runs[f"{folder}-seed{seed}"]
+            assert run.seed == seed
+            assert_same_plan(run.plan, mixing.plan(name, ran.config.training, ran.context, seed))
+        objective = ran.runs[f"cutmix-seed{seed}"].plan.tasks["classifier"].objective
+        assert objective.probability == 1.0 and objective.draw.keywords["alpha"] == 0.2  # AutoMix's
+
+
+def test_recursivemix_is_beside_no_mixing_by_its_own_settings(tmp_path, monkeypatch):
+    ran = Ran("recursivemix", tmp_path, monkeypatch, *labelled("--method.weight-consistency", "0.77"))
+    assert list(ran.runs) == [f"{name}-seed{seed}" for seed in (3, 4) for name in ("no-mixing", "recursivemix")]
+    for seed in (3, 4):
+        own = recursivemix.plan(ran.config.method, ran.config.training, ran.context, seed)
+        assert_same_plan(ran.runs[f"recursivemix-seed{seed}"].plan, own)
+        assert own.tasks["classifier"].weights["consistency"] == 0.77
+        assert_same_plan(
+            ran.runs[f"no-mixing-seed{seed}"].plan, mixing.plan("none", ran.config.training, ran.context, seed)
+        )
+    again = Ran("recursivemix", tmp_path / "again", monkeypatch, *labelled("--no-baseline"))
+    assert list(again.runs) == ["recursivemix-seed3", "recursivemix-seed4"]
+
+
+def test_scimix_is_trained_once_with_pictures_of_its_averages(tmp_path, monkeypatch):
+    small = ("--method.generator-channels", "8", "8", "--method.discriminator-width", "0.25", "--rate-epochs", "9")
+    ran = Ran("scimix", tmp_path, monkeypatch, *SMALL, *BATCHES, *small)
+    ((folder, run),) = ran.runs.items()
+    assert (folder, run.seed) == (".", 3)
+    assert run.plan.tasks["generator"].rate(run.plan.clock) == 0.037
+    (before,) = run.plan.pictures().values()
+    with torch.no_grad():
+        for parameter in run.plan.average.network.generator.parameters():
+            parameter.mul_(3)
+    (after,) = run.plan.pictures().values()
+    assert not torch.equal(before, after)
+
+
+def test_adain_trains_perception_and_then_the_decoder(tmp_path, monkeypatch):
+    given = ("--batch", "8", "--perception-batch", "5", "--perception-steps", "33", "--perceptual", "all")
+    ran = Ran("adain", tmp_path, monkeypatch, *SMALL, *given)
+    assert list(ran.runs) == ["perception", "."]
+    first, second = ran.runs["perception"], ran.runs["."]
+    assert (first.plan.clock.steps, first.seed, second.seed) == (33, 3, 3)
+    assert second.more == {"claimed": True, "seconds": 1.0}
+    assert first.plan.network is second.plan.network.classifier
+    for run in (first, second):  # all labels are shown
+        assert run.plan.context.split.labelled == tuple(range(40))
+    assert len(next(first.plan.stream.from_step(0)).labels) == 5
