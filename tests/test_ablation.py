@@ -62,13 +62,15 @@ def test_generators_are_the_variants_of_stage_1():
 def test_every_row_of_every_table_is_taken_by_its_recipe(backbone):
     for name, table in TABLES.items():
         config = Config(
-            table=name, backbone=backbone, data="svhn", labels=60, hybridizer="owner/hybrids", common="--threads 3",
-            generator="--network leaky-wrn-16-1", classifier="--seeds 9 --epochs 13",
+            table=name, backbone=backbone, data="svhn", labels=60, hybridizer="owner/hybrids",
+            common="--threads 3 --epochs 99", generator="--network leaky-wrn-16-1 --epochs 12",
+            classifier="--seeds 9 --epochs 13",
         )  # fmt: skip
         for key, row in table.rows.items():
             *generators, last = jobs_of(config, key, 2)
             for job in generators:
-                assert configured(job).method.network == "leaky-wrn-16-1" and job.recipe.name == "scimix.py"
+                method = configured(job).method
+                assert (method.network, method.epochs, job.recipe.name) == ("leaky-wrn-16-1", 12, "scimix.py")
             values = configured(last)
             assert (values.data, values.labels, values.threads, values.seed) == ("svhn", 60, 3, 2)
             if row.classifier is not None:
@@ -135,7 +137,11 @@ if "{how}" == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
 if "{how}" == "unfinished":
     sys.exit()
+if "{how}" == "silent":
+    print("one", "its last line", "", sep="\\n")
+    sys.exit(5)
 if "{how}" not in ("fine", "without"):
+    print("error: of an earlier part", file=sys.stderr)
     print("50%\\rerror: epochs: 0 is not above 0", "more", sep="\\n", file=sys.stderr)
     sys.exit({how})
 result = dict(test_accuracy_last=0.5, arguments=sys.argv[1:], variable=os.environ["VARIABLE"])
@@ -176,6 +182,7 @@ def test_a_job_that_was_begun_is_continued(job, tmp_path):
     [
         (2, 2, "epochs: 0 is not above 0"),
         (7, 7, "epochs: 0 is not above 0"),
+        ("silent", 5, "its last line"),
         ("killed", 1, "killed by signal 9"),
         ("unfinished", 1, ""),
     ],

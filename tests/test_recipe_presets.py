@@ -4,6 +4,7 @@ nothing is computed. What is refused in the middle of a long run would be refuse
 import os
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from hybridgen.configuration import parse
 from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.sources import InMemory
 from hybridgen.methods.hybrids import Mixer, WithHybrids
-from hybridgen.methods.samosa import Samosa
+from hybridgen.methods.samosa import Cycles, Samosa
 from hybridgen.tables.compare import Comparison
 from hybridgen.training.context import Context, split_of
 from hybridgen.training.plan import Plan
@@ -120,6 +121,134 @@ def test_every_preset_makes_its_plans(made, name, preset):
         assert len(objectives) == (len(config.methods) if name == "mixing_baselines" else number[name])
 
 
+# --- what recipes hand on ------------------------------------------------------------------------------------
+
+
+def objectives(plan: Plan) -> tuple[torch.nn.Module, torch.nn.Module]:
+    """A classifier's objective, and what it wraps or itself."""
+    outer = plan.tasks["classifier"].objective
+    return outer, getattr(outer, "base", outer)
+
+
+BASES = {
+    "fixmatch": (["--method.threshold", "0.77"], "threshold", 0.77),
+    "mean_teacher": (["--method.reduction", "sum"], "reduction", "sum"),
+    "mixmatch": (["--method.temperature", "0.77"], "temperature", 0.77),
+}
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("form", ["{}", "scimix_{}", "samosa_{}"])
+def test_every_recipe_of_a_classifier_hands_on_its_settings(made, monkeypatch, form, base):
+    """Both variants train the same method, from the same seed, and the oracle is the one that is asked for."""
+    name, (given, attribute, value) = form.format(base), BASES[base]
+    judges = []
+    monkeypatch.setattr(recipe(name), "judge_of", lambda settings, dataset: judges.append(settings))
+    plans = made(name, *given, "--rate", "0.0123", "--seed", "5", "--oracle.steps", "33", "--data", "svhn")
+    assert [settings.steps for settings in judges] == [33] and len(plans) == 2
+    for plan in plans:
+        assert getattr(objectives(plan)[1], attribute) == value
+        assert plan.tasks["classifier"].rate(plan.clock) == pytest.approx(0.0123)
+        assert plan.context.dataset.name == "svhn"
+    streams = [getattr(plan.stream, "plain", plan.stream) for plan in plans]
+    assert len({(stream._seed, stream.steps_per_epoch) for stream in streams}) == 1 and streams[0]._seed == 5
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("form", ["{}", "scimix_{}"])
+def test_a_classifier_with_hybrids_starts_where_it_is_told_to(made, monkeypatch, form, base):
+    name, started = form.format(base), []
+
+    def start_of(settings, hybridizer, classifier, context, *, heads=1):
+        started.append(context.classifier(classifier.network, heads=heads))
+        return started[-1]
+
+    monkeypatch.setattr(recipe(name), "start_of", start_of)
+    alone, together = made(name)
+    (start,) = started
+    assert together.network is start and alone.network is not start
+    assert alone.network.heads == start.heads == (2 if base == "mean_teacher" else 1)
+    (only,) = made(name, "--no-baseline")
+    assert isinstance(objectives(only)[0], WithHybrids)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_samosa_regularizes_and_draws_as_its_base_has_it(made, base):
+    alone, together = made(f"samosa_{base}", "--samosa.cycles", "3", "--samosa.start", "1", "--samosa.stop", "5")
+    cycle = alone.clock.steps // 3
+    assert alone.clock.steps == together.clock.steps == 3 * cycle
+    outer, inner = objectives(together)
+    assert outer.clean_only is (base == "fixmatch")  # whose strong views nobody reconstructs
+    assert inner.classifier.heads == (2 if base == "mean_teacher" else 1)
+    assert isinstance(together.stream, Cycles) is (base != "mixmatch")  # which mixes by hybrids instead
+    rates = [alone.tasks["classifier"].rate(replace(alone.clock, step=step)) for step in (0, cycle, 2 * cycle)]
+    assert rates[0] == rates[1] == rates[2]  # rates start anew
+    if base == "mixmatch":
+        assert objectives(alone)[1].replacement is None and inner.replacement.probability == 0.2
+        epoch = together.clock.steps_per_epoch
+        assert [
+            inner.replacement.window(replace(together.clock, step=step))
+            for step in (epoch - 1, epoch, 5 * epoch - 1, 5 * epoch, cycle, cycle + epoch)
+        ] == [False, True, True, False, False, True]
+
+
+def test_recursivemix_hands_on_its_settings(made):
+    plain, recursive = made(
+        "recursivemix", "--method.alpha", "0.3", "--method.no-resize", "--rate", "0.07", "--method.weight-consistency",
+        "0.7", "--label-smoothing", "0.2", "--data", "cifar10", "--warmup", "0",
+    )  # fmt: skip
+    ((without, _), (objective, _)) = objectives(plain), objectives(recursive)
+    assert (objective.alpha, objective.resize, objective.recursive) == (0.3, False, True)
+    assert without.draw is None and without.smoothing == objective.smoothing == 0.2
+    assert recursive.tasks["classifier"].weights == {"supervised": 1.0, "consistency": 0.7}
+    assert all(plan.tasks["classifier"].rate(plan.clock) == pytest.approx(0.07) for plan in (plain, recursive))
+    (only,) = made("recursivemix", "--no-baseline")
+    assert objectives(only)[0].recursive
+
+
+def test_baselines_mix_as_they_are_told_to(made):
+    own, automix = (
+        made("mixing_baselines", "--methods", "cutmix", "--alphas", alphas, "--label-smoothing", "0.2")
+        for alphas in ("own", "automix")
+    )
+    first, second = objectives(own[0])[0], objectives(automix[0])[0]
+    assert (first.draw.keywords["alpha"], first.probability) == (1.0, 0.5)
+    assert (second.draw.keywords["alpha"], second.probability) == (0.2, 1.0)
+    assert first.smoothing == second.smoothing == 0.2
+
+
+def test_stage_1_draws_a_grid_and_takes_its_settings(made):
+    (plan,) = made("scimix", "--method.teacher-decay", "0.5", "--guide", "mean-teacher", "--rate", "0.07")
+    assert plan.pictures().keys() == {"grid"}
+    assert plan.tasks["generator"].objective.teacher.decay == 0.5
+    assert plan.tasks["generator"].rate(plan.clock) == pytest.approx(0.07)
+
+
+def test_adain_sees_all_labels_only_if_asked_to(made):
+    few, every = (made("adain", "--perceptual", perceptual)[0].context for perceptual in ("labelled", "all"))
+    assert len(few.split.labelled) == 100 and few.split.unlabelled
+    assert len(every.split.labelled) == len(every.dataset.train) and not every.split.unlabelled
+
+
+def test_adain_counts_the_time_of_both_its_trainings(made, monkeypatch):
+    module, done = recipe("adain"), []
+
+    def train(plan, settings, folder, seed, *, claimed=False, seconds=0.0):
+        done.append((sorted(plan.tasks), folder, claimed, seconds, plan.pictures().keys()))
+        if len(done) == 2:
+            raise Made(plan)
+        return {"seconds": 12.5}
+
+    made("adain")  # replaces all that reads and writes
+    monkeypatch.setattr(module, "train", train)
+    with pytest.raises(Made), torch.device("meta"):
+        module.main(parse(module.Config, module.PRESETS, ["--out", "x"]))
+    assert done == [
+        (["perception"], Path("x/perception"), False, 0.0, {}.keys()),
+        (["transfer"], Path("x"), True, 12.5, {"grid": None}.keys()),
+    ]
+
+
 # --- presets within ablations --------------------------------------------------------------------------------
 
 
@@ -183,11 +312,27 @@ def test_every_table_is_begun_with_every_backbone(monkeypatch, tmp_path, table, 
 
     monkeypatch.setattr(ablation, "run_table", run_table)
     given = ["--table", table, "--backbone", backbone, "--out", str(tmp_path / "runs"), "--seeds", "2"]
+    given += ["--seed", "4"]
     if table in ("A.15", "2.6"):
         given += ["--hybridizer", "bundled"]
     ablation.main(parse(ablation.Config, ablation.PRESETS, given))
     (planned,) = begun
     assert all(job.recipe.exists() for row in planned.values() for jobs in row for job in jobs)
     assert all(len(row) == 2 for row in planned.values())
-    assert shlex.join(planned["alone"][1][-1].arguments).endswith("--seed 1 --seeds 1 --hybridizer none")
+    assert shlex.join(planned["alone"][1][-1].arguments).endswith("--seed 5 --seeds 1 --hybridizer none")
     assert Path(planned["alone"][0][-1].recipe).stem == f"scimix_{backbone.replace('-', '_')}"
+
+
+def test_the_ablations_of_recursivemix_are_begun_from_their_seeds(monkeypatch, tmp_path):
+    ablation, begun = recipe("recursivemix_ablation"), []
+    monkeypatch.setattr(ablation, "run_table", lambda *given, **more: begun.append((given, more)) or {})
+    given = ["--table", "figure-4", "--seed", "4", "--seeds", "2", "--out", str(tmp_path / "runs")]
+    ablation.main(parse(ablation.Config, ablation.PRESETS, given))
+    (((folder, _, _, names, planned, _), more),) = begun
+    assert folder == tmp_path / "runs" and more["about"]["seeds"] == [4, 5]
+    assert [jobs[0].folder.name for jobs in planned["alpha-0.3"]] == ["alpha-0.3-seed4", "alpha-0.3-seed5"]
+    for name, row in planned.items():
+        for seed, (job,) in zip((4, 5), row, strict=True):
+            made = taken(job)
+            assert (made.seed, made.seeds) == (seed, 1)
+            assert name == "baseline" or (f"alpha-{made.method.alpha}", names[name]) == (name, f"α = {name[6:]}")

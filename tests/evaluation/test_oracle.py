@@ -21,7 +21,8 @@ from hybridgen.evaluation.oracle import (
     train_oracle,
     training_for,
 )
-from hybridgen.types import InputError
+from hybridgen.training.schedules import Clock
+from hybridgen.types import Batch, InputError
 
 QUICK = Training(steps=40, batch_size=16, network="leaky-wrn-10-1")
 
@@ -228,6 +229,19 @@ def test_training_is_on_every_image_of_known_class_and_no_other(dataset):
     assert made.tasks["oracle"].optimizer.param_groups[0]["weight_decay"] == QUICK.weight_decay
     rates = [made.tasks["oracle"].rate(replace(made.clock, step=step)) for step in range(40)]
     assert max(rates) == pytest.approx(QUICK.rate) and rates.index(max(rates)) == 11 and rates[-1] < 1e-4 * QUICK.rate
+
+
+def test_its_loss_is_a_smoothed_cross_entropy(dataset):
+    """(1 - s) of the target on the label and s spread over all classes."""
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 4 * 4, 3))
+    labels = torch.tensor([0, 2, 1, 1, 0])
+    batch = Batch((torch.rand(5, 3, 4, 4),), labels, ())
+    for smoothing in (0.0, 0.05, 0.3):
+        judging, logits = module.Judging(network, smoothing=smoothing), network(batch.labelled[0]).double()
+        loss = judging(batch, Clock(1, 1)).losses["supervised"]
+        targets = (1 - smoothing) * torch.eye(3, dtype=torch.float64)[labels] + smoothing / 3
+        expected = -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
+        torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
 
 
 def test_save_is_read_back(dataset, kept, tmp_path):

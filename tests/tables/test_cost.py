@@ -10,6 +10,7 @@ from hybridgen.methods.labelled import TrainingSettings
 from hybridgen.methods.mixing import TITLES
 from hybridgen.networks.classifiers import Classifier
 from hybridgen.networks.registry import make_network
+from hybridgen.tables import cost as module
 from hybridgen.tables.cost import LiveBytes, Trainee, cost, flops, noise, parameters
 from hybridgen.types import InputError
 
@@ -96,6 +97,17 @@ def test_study_measures_every_method_beside_no_mixing():
     for word in (*(TITLES[name] for name in methods), "ratios: to no mixing", "lived at once"):
         assert word in finding.table
     assert small().values["methods"]["cutmix"]["peak_bytes"] == methods["cutmix"]["peak_bytes"]
+
+
+def test_times_are_medians_of_rounds_over_their_steps(monkeypatch):
+    """Methods take turns: the clock shows what each took in each round, and once before it."""
+    took = {"none": (2.0, 10.0, 4.0), "cutmix": (6.0, 12.0, 3.0)}
+    times = [time for round_ in range(3) for name in took for time in (0.0, took[name][round_])]
+    clock = iter(times)
+    monkeypatch.setattr(module, "perf_counter", lambda: next(clock))
+    methods = small(("cutmix",), rounds=3, steps=2).values["methods"]
+    assert {name: of["seconds_per_step"] for name, of in methods.items()} == {"none": 2.0, "cutmix": 3.0}
+    assert methods["cutmix"]["seconds_per_step_ratio"] == 1.5 and next(clock, None) is None
 
 
 @pytest.mark.parametrize("name", TITLES)
