@@ -28,13 +28,17 @@ class Job(NamedTuple):
     arguments: tuple[str, ...]
 
 
+NEEDED = ("test_accuracy_last",)
+"""Of the result of a job."""
+
+
 def finish(job: Job, environment: Mapping[str, str]) -> dict[str, Any]:
     """The result in the job's folder, once the job is done: nothing where it is done already, what is left of it where
     it was begun. All that it says goes to a log beside the folder.
 
     SIGINT and SIGTERM are handed on. Ends this process with one line where they came, and where the job fails.
     """
-    result = read_result(job.folder)
+    result = read_result(job.folder, NEEDED)
     if result is not None:
         return result
     log = job.folder.with_name(f"{job.folder.name}.log")
@@ -51,7 +55,7 @@ def finish(job: Job, environment: Mapping[str, str]) -> dict[str, Any]:
     if stopped:
         print(f"stopped by signal {stopped} in {job.folder}; --resume continues", file=sys.stderr)
         sys.exit(128 + stopped)
-    result = read_result(job.folder)
+    result = read_result(job.folder, NEEDED)
     if process.returncode or result is None:
         spoken = log.read_bytes()[began:].decode(errors="replace").strip()
         print(
