@@ -74,17 +74,9 @@ def test_a_case_has_a_process_and_a_peak_memory_of_its_own(capfd):
         assert 0 < said["cases"]["hybridization"]["peak_memory_mib"] < len(ballast) / 2**20
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"only": ["fixmatch", "fixmach"]}, "unknown case 'fixmach'; there are stage-1, "),
-        ({"rounds": 0}, "--rounds 0"),
-        ({"threads": 0}, "--threads 0"),
-    ],
-)
-def test_bad_options_are_input_errors(arguments, message, capsys):
-    with pytest.raises(InputError, match=message):
-        measure.run(**arguments)
+def test_an_unknown_case_is_an_input_error(capsys):
+    with pytest.raises(InputError, match="unknown case 'fixmach'; there are stage-1, "):
+        measure.run(only=["fixmatch", "fixmach"])
     assert capsys.readouterr().out == ""
 
 

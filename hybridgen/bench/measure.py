@@ -78,14 +78,11 @@ def run(
 
     `only` names cases; `rounds` is how often each and its floor are timed, unless given as many as the case needs;
     `threads` of the CPU, all cores unless given; `quick` takes small networks and batches, whose figures say nothing
-    about the real ones. Raises InputError for an unknown case and for numbers below 1.
+    about the real ones. Raises InputError for an unknown case.
     """
     for name in only:
         if name not in CASES:
             raise InputError(f"--only: unknown case {name!r}; there are {', '.join(CASES)}")
-    for field, number in (("rounds", rounds), ("threads", threads)):
-        if number is not None and number < 1:
-            raise InputError(f"--{field} {number}: must be at least 1")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise InputError("bench: measures one process; start it without accelerate launch")
 

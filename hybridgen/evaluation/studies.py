@@ -160,8 +160,6 @@ def probe(conditions: Conditions) -> Finding:
     Processes share the latter; each does the whole of the former.
     """
     dataset, device = conditions.dataset, conditions.accelerator.device
-    if conditions.probe_images < 1:
-        raise InputError(f"--probe-images {conditions.probe_images}: must be at least 1")
 
     # Linear classifiers
     known = (dataset.train.labels >= 0).nonzero().flatten()
