@@ -55,6 +55,27 @@ def test_json_has_every_case_and_key(in_this_process, capsys):
     assert goals["modulated-convolution"] == 1 / 10
 
 
+def test_a_ratio_is_of_medians(monkeypatch):
+    """Milliseconds of the step, then of its floor, in each of five rounds; both means are 25."""
+    taken = iter([10, 20, 90, 20, 11, 45, 4, 18, 10, 22])
+    clock = [0.0]
+
+    def passing() -> None:
+        clock[0] += next(taken) / 1000
+
+    def case(sizes, accelerator):
+        step, floor = ((lambda: passing() if counting else None) for _ in range(2))
+        return cases.Case("a step", "its floor", 30, step, floor)
+
+    counting: list[bool] = []
+    monkeypatch.setitem(cases.CASES, "timed", cases.Entry(case, None, 5))
+    monkeypatch.setattr(measure, "perf_counter", lambda: counting.append(True) or clock[0])
+    figures = measure.timed("timed", threads=torch.get_num_threads())["case"]
+    assert figures["milliseconds"] == pytest.approx(10) and figures["floor_milliseconds"] == pytest.approx(20)
+    assert figures["milliseconds_min"] == pytest.approx(4) and figures["floor_milliseconds_min"] == pytest.approx(18)
+    assert figures["ratio"] == pytest.approx(0.5) and figures["images_per_second"] == pytest.approx(3000)
+
+
 def test_table_has_a_row_and_an_explanation_a_case(in_this_process, capsys):
     measure.run(quick=True, rounds=1, threads=1, only=["strong-augmentation", "modulated-convolution"])
     lines = capsys.readouterr().out.splitlines()
