@@ -118,7 +118,7 @@ def network(settings: Settings, context: Context, seed: int) -> AdaINAutoencoder
         width=width,
     )
     torch.manual_seed(seed)
-    autoencoder = context.laid_out(AdaINAutoencoder(architecture).to(context.accelerator.device))
+    autoencoder = context.laid_out(AdaINAutoencoder(architecture))
     if settings.perceptual == "vgg":
         load_vgg(autoencoder.classifier, download=context.settings.download)
     return autoencoder

@@ -36,7 +36,9 @@ def laid_out(
     compiled: bool = False,
     synchronized: bool = False,
 ) -> nn.Module:
-    """The network with batch-norm over all processes, in another memory layout, or compiled at its first call."""
+    """The network on this process's device, with batch-norm over all processes, in another memory layout, or compiled
+    at its first call."""
+    network = network.to(accelerator.device)
     if synchronized:
         network = synchronize_batch_norm(network, accelerator.device)
     if channels_last:

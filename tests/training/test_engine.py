@@ -31,6 +31,13 @@ def test_a_network_laid_out_computes_the_same(option):
     assert list(other.state_dict()) == list(network.state_dict())
 
 
+def test_a_network_is_laid_out_on_the_device_of_its_process(monkeypatch):
+    accelerator = Accelerator(cpu=True)
+    monkeypatch.setattr(Accelerator, "device", torch.device("meta"))
+    network = laid_out(nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8)), accelerator)
+    assert {tensor.device.type for tensor in network.state_dict().values()} == {"meta"}
+
+
 def test_channels_last_is_the_layout_of_every_convolution():
     network = laid_out(nn.Sequential(nn.Conv2d(4, 8, 3)), Accelerator(cpu=True), channels_last=True)
     assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
