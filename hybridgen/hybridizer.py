@@ -24,7 +24,7 @@ from hybridgen.training.record import identity
 from hybridgen.types import Images, InputError, Labels
 
 FORMAT = "hybridgen-hybridizer"
-VERSION = 1
+VERSION = 2
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 

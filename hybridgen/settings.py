@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from functools import wraps
 from inspect import get_annotations
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args
 
 import tyro
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -168,6 +168,21 @@ def flags(kind: type, prefix: str = "", path: str = "") -> dict[str, str]:
         else:
             found[place] = f"--{flag}"
     return found
+
+
+def prefixed(kind: type[C]) -> type[C]:
+    """The same settings, whose every flag bears the name of its group: --generator.rate beside another group's
+    --rate."""
+    own: dict[str, Any] = {}
+    for field in fields(kind):
+        metadata = getattr(field.type, "__metadata__", ())
+        kept = tuple(each for each in metadata if getattr(each, "prefix_name", None) is not False)
+        if len(kept) < len(metadata):
+            bare = get_args(field.type)[0]
+            own[field.name] = Annotated[(bare, *kept)] if kept else bare
+    names = {"__module__": kind.__module__, "__doc__": kind.__doc__, "__annotations__": own}
+    defaults = {field.name: field.default for field in fields(kind) if field.name in own}
+    return settings(type(kind.__name__, (kind,), names | defaults))
 
 
 def from_arguments(kind: type[C], arguments: Sequence[str], *, prog: str | None = None, **how: Any) -> C:

@@ -26,6 +26,16 @@ def exact(values: Tensor) -> Tensor:
     return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
 
 
+def single(values: Tensor) -> Tensor:
+    """In float32, or in float64 as they are: reduced precision ends here, before a softmax, a norm or a loss."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def full_precision(device: torch.device) -> torch.autocast:
+    """Context in which nothing is computed in reduced precision, whatever the surroundings."""
+    return torch.autocast("cpu" if device.type == "meta" else device.type, enabled=False)
+
+
 class Batch(NamedTuple):
     """What one training step sees. A *view* is one random augmentation of the same images."""
 
@@ -35,3 +45,5 @@ class Batch(NamedTuple):
     """Their classes."""
     unlabelled: tuple[Images, ...]
     """Views of the unlabelled images (FixMatch: weak, strong; Mean Teacher: weak, weak)."""
+    indices: Int64[Tensor, " unlabelled"] | None = None
+    """Places of the unlabelled images in the training part (FlexMatch keeps a record of each), where someone knows."""

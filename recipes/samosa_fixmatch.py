@@ -14,10 +14,11 @@ from hybridgen.methods import fixmatch
 from hybridgen.methods.samosa import PAPER, SMOKE, alone, networks, with_samosa
 from hybridgen.methods.samosa import Settings as SamosaSettings
 from hybridgen.settings import merged, settings
-from hybridgen.tables.compare import CompareSettings, Comparison, judged
+from hybridgen.tables.compare import CompareSettings, Comparison
 from hybridgen.training.context import Context
 from hybridgen.training.plan import Plan
 from hybridgen.training.train import Result, train
+from hybridgen.types import InputError
 
 
 @settings
@@ -48,6 +49,11 @@ PRESETS: dict[str, Mapping[str, Any]] = {
 
 
 def main(config: Config) -> Result:
+    if config.method.targets != "joint":
+        raise InputError(
+            f"method.targets: {config.method.targets!r}, but SAMOSA needs 'joint': it reconstructs what the classifier "
+            "learns from, of the unlabelled images the weak views"
+        )
     context = Context.of(config)
     judge = judge_of(config.oracle, context.dataset)
 
@@ -68,7 +74,7 @@ def main(config: Config) -> Result:
     for run in comparison.unfinished():
         comparison.add(run, train(variants[run.variant](run.seed), config, run.folder, run.seed))
     hybridizer = Hybridizer.from_pretrained(comparison.folder(both, config.seed) / "hybridizer")
-    transfer = judged(hybridizer.to(context.accelerator.device), config, context, judge)
+    transfer = comparison.judged(hybridizer.to(context.accelerator.device), judge)
     return comparison.conclude(transfer=transfer)
 
 

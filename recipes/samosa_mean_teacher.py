@@ -15,7 +15,7 @@ from hybridgen.methods import mean_teacher
 from hybridgen.methods.samosa import PAPER, SMOKE, alone, networks, with_samosa
 from hybridgen.methods.samosa import Settings as SamosaSettings
 from hybridgen.settings import merged, settings
-from hybridgen.tables.compare import CompareSettings, Comparison, judged
+from hybridgen.tables.compare import CompareSettings, Comparison
 from hybridgen.training.context import Context
 from hybridgen.training.plan import Plan
 from hybridgen.training.train import Result, train
@@ -76,7 +76,7 @@ def main(config: Config) -> Result:
     for run in comparison.unfinished():
         comparison.add(run, train(variants[run.variant](run.seed), config, run.folder, run.seed))
     hybridizer = Hybridizer.from_pretrained(comparison.folder(both, config.seed) / "hybridizer")
-    transfer = judged(hybridizer.to(context.accelerator.device), config, context, judge)
+    transfer = comparison.judged(hybridizer.to(context.accelerator.device), judge)
     return comparison.conclude(transfer=transfer)
 
 

@@ -5,6 +5,7 @@ accelerate launch recipes/samosa_mixmatch.py --preset paper-cifar10-250 --downlo
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hybridgen.methods import mixmatch
 from hybridgen.methods.samosa import PAPER, SMOKE, alone, networks, with_samosa
 from hybridgen.methods.samosa import Settings as SamosaSettings
 from hybridgen.settings import Share, merged, settings
-from hybridgen.tables.compare import CompareSettings, Comparison, judged
+from hybridgen.tables.compare import CompareSettings, Comparison
 from hybridgen.training.context import Context
 from hybridgen.training.plan import Plan
 from hybridgen.training.train import Result, train
@@ -23,10 +24,13 @@ from hybridgen.training.train import Result, train
 
 @settings
 class Config(CompareSettings):
-    """Train MixMatch with SAMOSA's auto-encoder and hybrids in the place of some MixUp, and alone, and compare."""
+    """Train MixMatch with SAMOSA's auto-encoder and hybrids in the place of some MixUp, and alone, and compare.
+
+    Images of 16 pixels or fewer have leaky-wrn-10-1-normalized, unless a network is given (A.1.1).
+    """
 
     out = Path("runs/samosa_mixmatch")
-    method: mixmatch.Settings = mixmatch.Settings(network="leaky-wrn-10-1-normalized", clip=1.0)
+    method: mixmatch.Settings = mixmatch.Settings(clip=1.0)
     samosa: SamosaSettings = SamosaSettings(cycles=1, start=1.0, stop=7.0)
     oracle: OracleSettings = OracleSettings()
     probability: Share = 0.2
@@ -47,17 +51,19 @@ PRESETS: dict[str, Mapping[str, Any]] = {"smoke": SMOKE} | {
 def main(config: Config) -> Result:
     context = Context.of(config)
     judge = judge_of(config.oracle, context.dataset)
+    network = context.network(config.method.network, small="leaky-wrn-10-1-normalized")
+    method = replace(config.method, network=network)
 
     # What is trained, from any seed
     def together(seed: int) -> Plan:
-        made = networks(config.method, context, seed, heads=1)
+        made = networks(method, context, seed, heads=1)
         replacement = mixmatch.Replacement(made.hybridize, config.probability, config.samosa.window)
-        base = mixmatch.plan(config.method, context, seed, classifier=made.watched, replacement=replacement)
+        base = mixmatch.plan(method, context, seed, classifier=made.watched, replacement=replacement)
         return with_samosa(base, made, config.samosa, seed, drawn=False)
 
     both = "MixMatch + SAMOSA"
     variants = {
-        "MixMatch": lambda seed: alone(mixmatch.plan(config.method, context, seed), config.samosa),
+        "MixMatch": lambda seed: alone(mixmatch.plan(method, context, seed), config.samosa),
         both: together,
     }
 
@@ -66,7 +72,7 @@ def main(config: Config) -> Result:
     for run in comparison.unfinished():
         comparison.add(run, train(variants[run.variant](run.seed), config, run.folder, run.seed))
     hybridizer = Hybridizer.from_pretrained(comparison.folder(both, config.seed) / "hybridizer")
-    transfer = judged(hybridizer.to(context.accelerator.device), config, context, judge)
+    transfer = comparison.judged(hybridizer.to(context.accelerator.device), judge)
     return comparison.conclude(transfer=transfer)
 
 

@@ -1,6 +1,7 @@
 """Stage 1: train a SciMix hybridizer on a split and save it (thesis 2.4.1 and A.1.2.2).
 
 accelerate launch recipes/scimix.py --preset paper-cifar10-250 --download
+accelerate launch recipes/scimix.py --classifier runs/fixmatch/fixmatch-seed0
 """
 
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from hybridgen.configuration import launch
 from hybridgen.evaluation.grid import sample_grid
 from hybridgen.methods import scimix
+from hybridgen.methods.classifiers import finished_classifier
 from hybridgen.settings import settings
 from hybridgen.training.context import Context, RunSettings
 from hybridgen.training.train import Result, train
@@ -21,6 +23,9 @@ class Config(RunSettings):
     out = Path("runs/scimix")
     evaluate_every = 500
     save_every = 500
+    classifier: Path | None = None
+    """Folder of a finished run of a classifier on the same split (FixMatch, Mean Teacher or MixMatch, without or with
+    hybrids), from which E_c and C start; --method.classifier-rate tells how far they go on learning."""
     method: scimix.Settings = scimix.Settings()
 
 
@@ -28,8 +33,10 @@ PRESETS = scimix.PRESETS
 
 
 def main(config: Config) -> Result:
-    context = Context.of(config)
-    plan, hybridizer = scimix.plan(config.method, context, config.seed)
+    context, guide = Context.of(config), None
+    if config.classifier is not None:
+        guide = finished_classifier(config.classifier, context.network(config.method.network), context)
+    plan, hybridizer = scimix.plan(config.method, context, config.seed, classifier=guide)
 
     # A picture at every evaluation; one now, which refuses too few test images before a folder is made
     grid = lambda: sample_grid(hybridizer, context.dataset.test, config.seed)

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from hybridgen.configuration import launch
 from hybridgen.evaluation.oracle import OracleSettings, judge_of
-from hybridgen.hybridizer import Hybridizer
 from hybridgen.methods import mixmatch
 from hybridgen.methods.hybrids import Settings as HybridSettings
 from hybridgen.methods.hybrids import load_hybridizer, presets, start_of, title_of, with_hybrids
 from hybridgen.settings import merged, settings
-from hybridgen.tables.compare import CompareSettings, Comparison, judged
+from hybridgen.tables.compare import CompareSettings, Comparison
 from hybridgen.training.context import Context
 from hybridgen.training.plan import Plan
 from hybridgen.training.train import Result, train
@@ -57,7 +56,7 @@ def main(config: Config) -> Result:
     comparison = Comparison(config, context, variants)
     for run in comparison.unfinished():
         comparison.add(run, train(variants[run.variant](run.seed), config, run.folder, run.seed))
-    transfer = judged(hybridizer, config, context, judge) if isinstance(hybridizer, Hybridizer) else None
+    transfer = comparison.judged(hybridizer, judge)
     return comparison.conclude(transfer=transfer, allow_other_split=config.hybrids.allow_other_split)
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from objectives import (
+    FixMatch,
     MeanTeacher,
     MixMatch,
     RecursiveMix,
@@ -22,6 +24,7 @@ from hybridgen.data.datasets import Part
 from hybridgen.data.sources import InMemory
 from hybridgen.data.splits import Split
 from hybridgen.data.streams import Stream
+from hybridgen.methods import fixmatch as fixmatch_method
 from hybridgen.methods import mean_teacher as mean_teacher_method
 from hybridgen.methods import samosa as samosa_method
 from hybridgen.methods.samosa import Watched
@@ -29,6 +32,7 @@ from hybridgen.networks.autoencoder import Architecture, SamosaArchitecture, Sam
 from hybridgen.networks.discriminator import Discriminator
 from hybridgen.networks.wide_resnet import TwoHeadClassifier
 from hybridgen.tables.cost import noise
+from hybridgen.training import engine
 from hybridgen.training.ema import EMA
 from hybridgen.training.engine import laid_out, make_accelerator
 from hybridgen.training.fit import fit
@@ -87,11 +91,24 @@ def gradients(accelerator: Accelerator) -> dict[str, torch.Tensor]:
     }
 
 
+def in_bf16(accelerator: Accelerator) -> dict[str, torch.Tensor]:
+    """The same in bf16, whatever the processor; afterwards accelerate, which holds one precision, has its own again."""
+    kept, look = dict(AcceleratorState._shared_state), engine.look_for_bf16
+    engine.look_for_bf16 = lambda: (engine.CPU, "avx512_bf16")
+    AcceleratorState._shared_state.clear()
+    try:
+        return gradients(make_accelerator(precision="bf16", threads=1))
+    finally:
+        engine.look_for_bf16 = look
+        AcceleratorState._shared_state.clear()
+        AcceleratorState._shared_state.update(kept)
+
+
 def scimix(accelerator: Accelerator) -> dict[str, torch.Tensor]:
     """The parameters before and after four steps of both sides of the game, averages and teacher with them."""
     torch.manual_seed(accelerator.process_index)  # what DistributedDataParallel has to make good
     architecture = Architecture(
-        image_size=SIDE, classes=3, mean=MEAN, std=STD, depth=10, width=1, stem=4, nonsemantic_channels=2,
+        image_size=SIDE, classes=3, mean=MEAN, std=STD, network="leaky-wrn-10-1", nonsemantic_channels=2,
         generator_channels=(8, 8),
     )  # fmt: skip
     autoencoder, critic = SemanticAutoencoder(architecture), Discriminator(SIDE, width=0.125, mean=MEAN, std=STD)
@@ -113,6 +130,32 @@ def scimix(accelerator: Accelerator) -> dict[str, torch.Tensor]:
         average.update(autoencoder)
         generator.teacher.update(autoencoder.classifier)
     return {"before": before, "after": flat()}
+
+
+def fixmatch(accelerator: Accelerator) -> dict[str, torch.Tensor]:
+    """The network and what it is weighted and aligned by after fourteen steps, of every weighting and alignment."""
+    kept = {}
+    context = noise(3, SIDE, 45, accelerator, labelled=12)
+    for weighting, alignment, threshold in (
+        ("flexmatch", "labels", 0.6), ("freematch", "none", 0), ("softmatch", "uniform", 0),
+        ("adamatch", "predictions", 1),
+    ):  # fmt: skip
+        torch.manual_seed(accelerator.process_index)
+        settings = fixmatch_method.Settings(
+            weighting=weighting, alignment=alignment, threshold=threshold, statistics_decay=0.4, alignment_window=4
+        )
+        labelling = fixmatch_method.labelling_of(settings, context)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 8), nn.Tanh(), nn.Linear(8, 3))
+        network[-1].weight.data *= 3
+        objective = FixMatch(network, labelling=labelling)
+        prepared, optimizer = accelerator.prepare(objective, sgd(objective))
+        weights = {"supervised": 1.0, "unsupervised": 1.0} | ({"fairness": 5.0} if weighting == "freematch" else {})
+        tasks = {"classifier": Task(prepared, weights, optimizer, cosine(0.05, 9))}
+        batches = (batch._replace(labelled=batch.labelled[:1]) for batch in stream(accelerator, 2).from_step(0))
+        shares = [scalars["classifier/confident"] for scalars in fit(tasks, batches, Clock(14, 5), accelerator, seed=0)]
+        kept |= {f"{weighting}.{name}": tensor for name, tensor in objective.state_dict().items()}
+        kept[f"{weighting}.confident"] = torch.stack(shares)
+    return kept
 
 
 class TwoHeads(nn.Module):
@@ -168,7 +211,7 @@ def uneven(accelerator: Accelerator) -> dict[str, torch.Tensor]:
 def samosa(accelerator: Accelerator) -> dict[str, torch.Tensor]:
     """The parameters before and after four steps of SAMOSA's two optimizers on MixMatch."""
     torch.manual_seed(accelerator.process_index)
-    architecture = SamosaArchitecture(SIDE, 3, mean=MEAN, std=STD, depth=10, width=1, stem=4)
+    architecture = SamosaArchitecture(SIDE, 3, mean=MEAN, std=STD, network="leaky-wrn-10-1")
     autoencoder = SamosaAutoencoder(architecture)
     watched = Watched(autoencoder.classifier, heads=1)
     classifying = Samosa(MixMatch(watched), watched, autoencoder.decoder)
@@ -257,7 +300,9 @@ def everything(accelerator: Accelerator) -> dict[str, dict[str, torch.Tensor]]:
     )
     return {
         "gradients": gradients(accelerator),
+        "in_bf16": in_bf16(accelerator),
         "scimix": scimix(accelerator),
+        "fixmatch": fixmatch(accelerator),
         "mean_teacher": mean_teacher(accelerator),
         "synchronized": synchronized(accelerator),
         "uneven": uneven(accelerator),
@@ -270,5 +315,5 @@ def everything(accelerator: Accelerator) -> dict[str, dict[str, torch.Tensor]]:
 
 
 if __name__ == "__main__":
-    here = make_accelerator(threads=1)
+    here = make_accelerator(precision="fp32", threads=1)
     torch.save(everything(here), Path(sys.argv[1]) / f"process-{here.process_index}.pt")

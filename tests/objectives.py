@@ -18,6 +18,7 @@ from hybridgen.methods import (
     scimix,
     supervised,
 )
+from hybridgen.methods.pseudo_labels import FixedThreshold, PseudoLabelling
 
 HybridUse = partial(hybrids.Settings, start=0.0, stop=inf, threshold=0.95)
 AdaINTransfer, Perception = adain.AdaINTransfer, adain.Perception
@@ -27,8 +28,9 @@ def with_hybrids(base, classify, hybridizer, how) -> nn.Module:
     return base if hybridizer is None else hybrids.WithHybrids(base, classify, hybridizer, how or HybridUse())
 
 
-def FixMatch(classifier, *, threshold=0.95, hybridizer=None, how=None) -> nn.Module:
-    base = fixmatch.FixMatch(classifier, threshold=threshold)
+def FixMatch(classifier, *, threshold=0.95, labelling=None, hybridizer=None, how=None, **changes) -> nn.Module:
+    labelling = labelling or PseudoLabelling(FixedThreshold(threshold=threshold), None, label_aligned=True)
+    base = fixmatch.FixMatch(classifier, labelling, **dict(targets="joint", average=None, interpolated=False) | changes)
     return with_hybrids(base, classifier, hybridizer, how)
 
 
@@ -50,13 +52,13 @@ def SciMixGenerator(autoencoder, discriminator, **changes) -> scimix.SciMixGener
     options = dict(
         guide="mean-teacher", teacher_decay=0.97, threshold=0.95, semantic_distance="norm", nonsemantic_distance="norm",
         reconstruction_distance="norm", consistency_reduction="mean", freeze_criteria=True, criterion_shift=0,
-        criterion_noise=0.0,
+        criterion_noise=0.0, half_size=0.0,
     )  # fmt: skip
     return scimix.SciMixGenerator(autoencoder, discriminator, **(options | changes))
 
 
-def SciMixDiscriminator(discriminator, *, penalize=False) -> scimix.SciMixDiscriminator:
-    return scimix.SciMixDiscriminator(discriminator, penalize=penalize)
+def SciMixDiscriminator(discriminator, *, penalize=False, penalty_every=1) -> scimix.SciMixDiscriminator:
+    return scimix.SciMixDiscriminator(discriminator, penalty_every=penalty_every if penalize else None)
 
 
 def Samosa(base, watched, decoder, *, clean_only=False, reduction="mean") -> samosa.Samosa:

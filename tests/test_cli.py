@@ -8,7 +8,8 @@ import resource
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, get_args
 
@@ -74,7 +75,7 @@ def artefact(tmp_path_factory, digits) -> Path:
     folder = tmp_path_factory.mktemp("artefact") / "tiny"
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        architecture = Architecture(image_size=16, depth=10, width=1, generator_channels=(8, 8, 8))
+        architecture = Architecture(image_size=16, network="leaky-wrn-10-1", generator_channels=(8, 8, 8))
         network = SemanticAutoencoder(architecture)
     Hybridizer(network, Origin("digits-m", digits.fingerprint, "0" * 16, digits.classes)).save_pretrained(folder)
     return folder
@@ -84,7 +85,9 @@ def artefact(tmp_path_factory, digits) -> Path:
 def oracle(tmp_path_factory, digits) -> Path:
     folder = tmp_path_factory.mktemp("oracle") / "quick"
     training = Training(steps=10, batch_size=16, network="leaky-wrn-10-1")
-    trained = train_oracle(digits, make_accelerator(threads=1), training, folder.with_name("training"))
+    trained = train_oracle(
+        digits, make_accelerator(precision="fp32", threads=1), training, folder.with_name("training")
+    )
     save_oracle(trained, folder, digits, training)
     return folder
 
@@ -235,7 +238,7 @@ def test_grid_shows_parents_along_its_edges(run, artefact, digits, tmp_path):
 @pytest.mark.parametrize(("size", "shown"), [(16, 64), (32, 64), (48, 96), (96, 96)])
 def test_grid_is_legible_at_any_size(size, shown):
     with torch.random.fork_rng():
-        architecture = Architecture(image_size=size, depth=10, width=1, generator_channels=(4, 4))
+        architecture = Architecture(image_size=size, network="leaky-wrn-10-1", generator_channels=(4, 4))
         hybridizer = Hybridizer(SemanticAutoencoder(architecture), Origin("x", "0", "0", tuple("0123456789")))
     grid = hybrid_grid(hybridizer, torch.rand(1, 3, size, size), torch.rand(2, 3, size, size))
     assert grid.shape == (3, 2 + 8 + 2 * (shown + 2), 2 + 8 + 3 * (shown + 2))
@@ -394,7 +397,7 @@ def test_evaluate_prints_rates(run, artefact, oracle):
 def test_evaluate_trains_and_keeps_an_oracle(run, artefact, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     common = ("evaluate", "--hybridizer", artefact, "--repeats", 1, "--json", *ONE)
-    common += ("--oracle-steps", 10, "--oracle-network", "leaky-wrn-10-1")
+    common += ("--oracle.steps", 10, "--oracle.network", "leaky-wrn-10-1")
     first, kept = run(*common), contents(tmp_path)
     assert {Path(file).name for file in kept} == {"oracle.json", "oracle.safetensors"}
     again = run(*common)
@@ -561,7 +564,7 @@ def damaged(artefact: Path, folder: Path, how: str) -> Path:
         content[-3] ^= 1
         weights.write_bytes(content)
     elif how == "version":
-        config.write_text(config.read_text().replace('"version": 1', '"version": 99'))
+        config.write_text(config.read_text().replace('"version": 2', '"version": 99'))
     elif how == "description":
         config.write_text(config.read_text()[:100])
     return folder
@@ -617,13 +620,16 @@ def refused(said: Said, *words: str) -> None:
         ("evaluate --hybridizer {artefact} --data digits-n", ("digits-n",)),
         ("evaluate --hybridizer {artefact} --image-size 32", ("--image-size 32", "16")),
         ("evaluate --hybridizer {artefact} --oracle nowhere", ("nowhere",)),
-        ("evaluate --hybridizer {artefact} --oracle nowhere --oracle-steps 50", ("--oracle-steps", "--oracle")),
+        ("evaluate --hybridizer {artefact} --oracle nowhere --oracle.steps 50", ("--oracle.steps", "--oracle nowhere")),
+        ("evaluate --hybridizer {artefact} --oracle none", ("--oracle: none, but this is what an oracle measures",)),
+        ("study probe --out o --hybridizer {artefact} --oracle none", ("--oracle: none",)),
+        ("evaluate --hybridizer {artefact} --oracle.steps 9", ("--oracle.steps: 9",)),
         ("evaluate --hybridizer {artefact} --oracle {oracle} --repeats 0", ("--repeats: 0",)),
         (
             "evaluate --hybridizer {artefact} --oracle {oracle} --fda-beta 2",
             ("--fda-beta: 2.0 should be less than or equal to 0.5",),
         ),
-        ("evaluate --hybridizer {artefact} --oracle-network leaky-wrn-11-1", ("depth: 11",)),
+        ("evaluate --hybridizer {artefact} --oracle.network leaky-wrn-11-1", ("depth: 11",)),
         ("study --out o", ("transfer,background,probe,methods",)),
         ("study nothing --out o", ("unknown study 'nothing'", "transfer", "cost, mixing")),
         ("study transfer", ("--out",)),
@@ -633,8 +639,8 @@ def refused(said: Said, *words: str) -> None:
         ("study transfer --out o --hybridizer {artefact} {artefact}", ("given twice",)),
         ("study transfer --out o --hybridizer {artefact} --oracle nowhere", ("nowhere",)),
         (
-            "study transfer --out o --hybridizer {artefact} --oracle nowhere --oracle-network leaky-wrn-10-5",
-            ("--oracle-network",),
+            "study transfer --out o --hybridizer {artefact} --oracle nowhere --oracle.network leaky-wrn-10-5",
+            ("--oracle.network",),
         ),
         ("study transfer --out o --hybridizer {artefact} --image-size 32", ("--image-size 32", "16")),
         ("study transfer --out o --hybridizer {artefact} --oracle {oracle} --repeats 0", ("--repeats: 0",)),
@@ -704,7 +710,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "columns": (1, 10_000),
     "count": (1, 10_000_000),
     "repeats": (1, 1000),
-    "oracle_steps": (10, 10_000_000),
+    "oracle.steps": (10, 2**31 - 1),
     "probe_images": (1, 10_000_000),
     "fda_beta": (0.0, 0.5),
     "labels": (1, 10_000_000),
@@ -728,8 +734,18 @@ def holds(kind: Any, *what: type) -> bool:
 
 
 def numbers(name: str) -> dict[str, Any]:
-    """The types of a command's fields that are numbers, or several."""
-    return {field.name: field.type for field in fields(KINDS[name]) if holds(field.type, int, float)}
+    """The types of a command's fields that are numbers, or several; those of a group as `oracle.steps`."""
+    every = {field.name: field.type for field in fields(KINDS[name])}
+    for group, kind in list(every.items()):
+        if is_dataclass(kind):
+            every |= {f"{group}.{field.name}": field.type for field in fields(kind)}
+    return {place: kind for place, kind in every.items() if holds(kind, int, float)}
+
+
+def nested(place: str, value: Any) -> dict[str, Any]:
+    """The fields that give this place this value."""
+    group, _, field = place.rpartition(".")
+    return {group: {field: value}} if group else {field: value}
 
 
 def given(name: str) -> dict[str, Any]:
@@ -755,10 +771,10 @@ def test_ranges_of_every_number_of_a_command(name):
         assert several == ("..." in str(annotation)) and real == holds(annotation, float)
 
         def values(value: Any) -> dict[str, Any]:
-            return given(name) | {field: (value,) if several else value}  # noqa: B023
+            return given(name) | nested(field, (value,) if several else value)  # noqa: B023
 
         for value in (least, most):
-            assert getattr(kind(**values(value)), field) == values(value)[field]
+            assert attrgetter(field)(kind(**values(value))) == ((value,) if several else value)
             assert checked(kind, values(value)) == kind(**values(value))
         wrong = (*NEVER, *((math.nextafter(least, -1), math.nextafter(most, 1e9)) if real else (least - 1, most + 1)))
         wrong += (() if real else (1.5, -0.5)) + (() if least == 0 else (0,))

@@ -47,7 +47,7 @@ def of_two(tmp_path_factory) -> list[dict[str, dict[str, torch.Tensor]]]:
 
 @pytest.fixture(scope="module")
 def of_one() -> dict[str, dict[str, torch.Tensor]]:
-    return runpy.run_path(str(WORKER), run_name="imported")["everything"](make_accelerator(threads=1))
+    return runpy.run_path(str(WORKER), run_name="imported")["everything"](make_accelerator(precision="fp32", threads=1))
 
 
 def test_two_processes_share_each_batch(of_one, of_two):
@@ -65,10 +65,35 @@ def test_gradients_are_those_of_the_whole_batch(of_one, of_two):
     assert torch.equal(of_two[0]["gradients"]["parameters"], of_two[1]["gradients"]["parameters"])
 
 
+def test_gradients_in_bf16_are_those_of_the_whole_batch_as_far_as_bf16_goes(of_one, of_two):
+    exact, theirs = of_one["gradients"], of_one["in_bf16"]
+    for each in of_two:
+        ours = each["in_bf16"]
+        torch.testing.assert_close(ours["norms"], theirs["norms"], rtol=0.02, atol=0.0)
+        torch.testing.assert_close(ours["parameters"], theirs["parameters"], rtol=0.02, atol=2e-3)
+        assert not torch.equal(ours["parameters"], each["gradients"]["parameters"])
+    assert torch.equal(of_two[0]["in_bf16"]["parameters"], of_two[1]["in_bf16"]["parameters"])
+    torch.testing.assert_close(theirs["norms"], exact["norms"], rtol=0.02, atol=0.0)
+
+
 def test_each_process_draws_for_itself(of_one, of_two):
     drawn = [each["gradients"]["drawn"] for each in of_two]
     assert torch.equal(drawn[0], of_one["gradients"]["drawn"])
     assert not (drawn[0] == drawn[1]).any()
+
+
+def test_pseudo_labels_are_weighted_and_aligned_by_the_whole_batch(of_one, of_two):
+    """By what all processes have seen: thresholds, windows, moving averages, FlexMatch's record, fairness."""
+    theirs, ours = of_one["fixmatch"], [each["fixmatch"] for each in of_two]
+    for name, tensor in theirs.items():
+        if name.endswith("confident"):  # of each process's own images
+            assert tensor.mean() > 0 and not torch.equal(ours[0][name], ours[1][name])
+            torch.testing.assert_close((ours[0][name] + ours[1][name]) / 2, tensor)
+        else:
+            assert torch.equal(ours[0][name], ours[1][name]), name
+            torch.testing.assert_close(ours[0][name], tensor, rtol=1e-4, atol=1e-6)
+    assert {name.partition(".")[0] for name in theirs} == {"flexmatch", "freematch", "softmatch", "adamatch"}
+    assert (theirs["flexmatch.labelling.weighting.record"] >= 0).any()
 
 
 def test_a_student_and_its_teacher_are_those_of_the_whole_batch(of_one, of_two):

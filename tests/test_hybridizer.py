@@ -18,16 +18,22 @@ from torch import nn
 from torch.utils.data import DataLoader, default_collate
 from torchvision.transforms import v2
 
-from hybridgen.data.datasets import Dataset, Part
+from hybridgen.data.datasets import Dataset, Part, load_dataset
 from hybridgen.data.sources import InMemory
 from hybridgen.data.splits import make_split
 from hybridgen.hybridizer import Hybridize, Hybridizer, Origin
 from hybridgen.networks.autoencoder import METHODS, size_of
+from hybridgen.networks.fast import Whitening, patch_covariance
 from hybridgen.types import InputError
 
 CLASSES = ("a", "b", "c", "d")
-TINY = {"image_size": 16, "classes": 4, "depth": 10, "width": 1, "stem": 4}
-OWN = {"scimix": {"nonsemantic_channels": 2, "generator_channels": (4, 6, 4)}, "samosa": {}, "adain": {}}
+TINY = {"image_size": 16, "classes": 4}
+OWN = {
+    "scimix": {"network": "leaky-wrn-10-1", "nonsemantic_channels": 2, "generator_channels": (4, 6, 4)},
+    "samosa": {"network": "leaky-wrn-10-1"},
+    "adain": {"depth": 10, "width": 1, "stem": 4},
+}
+FAST = "fast-8-16-24"
 
 
 def build(origin=None, method="scimix", **fields):
@@ -36,6 +42,9 @@ def build(origin=None, method="scimix", **fields):
     shape, network = METHODS[method]
     autoencoder = network(shape(**TINY | OWN[method] | fields))
     images = torch.rand(8, 3, autoencoder.architecture.image_size, autoencoder.architecture.image_size)
+    for part in autoencoder.modules():
+        if isinstance(part, Whitening):
+            part.whiten(patch_covariance(images))
     autoencoder.classifier.train()
     autoencoder.decode(autoencoder.classifier(images)[0], autoencoder.nonsemantic_encoder(images))
     for parameter in (autoencoder.generator if method == "scimix" else autoencoder.decoder).parameters():
@@ -143,10 +152,11 @@ def test_images_that_are_not_square(either):
 # --- saving and reading ---------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("network", ["leaky-wrn-10-1", FAST])
 @pytest.mark.parametrize("style", ["semantic", "nonsemantic"])
-def test_round_trip_bit_for_bit(tmp_path, images, style):
+def test_round_trip_bit_for_bit(tmp_path, images, style, network):
     origin = Origin("bars", "e" * 64, "1" * 16, CLASSES, {"epochs": 3.0, "channels": [4, 4]})
-    hybridizer = build(origin, style=style, mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.1))
+    hybridizer = build(origin, style=style, network=network, mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.1))
     hybridizer.save_pretrained(tmp_path)
     again = Hybridizer.from_pretrained(str(tmp_path))
     assert torch.equal(hybrids(again, images), hybrids(hybridizer, images))
@@ -156,7 +166,10 @@ def test_round_trip_bit_for_bit(tmp_path, images, style):
     assert not any(parameter.requires_grad for parameter in again.parameters())
 
 
-@pytest.mark.parametrize("fields", [{}, {"normalized_resampling": True}, {"image_size": 32, "width": 2}])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"network": "leaky-wrn-10-1-normalized"}, {"image_size": 32, "network": "leaky-wrn-10-2"}, {"network": FAST}],
+)
 def test_round_trip_of_samosa_bit_for_bit(tmp_path, fields):
     origin = Origin("bars", "e" * 64, "1" * 16, CLASSES, {"epochs": 3.0}, "samosa")
     hybridizer = build(origin, "samosa", mean=(0.1, 0.2, 0.3), std=(0.3, 0.2, 0.1), **fields)
@@ -170,10 +183,18 @@ def test_round_trip_of_samosa_bit_for_bit(tmp_path, fields):
     assert not any(parameter.requires_grad for parameter in again.parameters())
 
 
-def test_bundled_artefact_still_loads():
-    hybridizer = Hybridizer.from_pretrained(Path(__file__).parent.parent / "assets" / "hybridizers" / "digits-m-scimix")
-    assert hybridizer.origin.method == "scimix"
-    assert hybrids(hybridizer, torch.rand(2, 3, 16, 16)).shape == (2, 3, 16, 16)
+@pytest.mark.parametrize("method", ["scimix", "samosa"])
+def test_bundled_artefacts_are_read(method):
+    """With the weights that they were trained to: their classifiers recognise digits."""
+    folder = Path(__file__).parent.parent / "assets" / "hybridizers" / f"digits-m-{method}"
+    hybridizer = Hybridizer.from_pretrained(folder)
+    assert hybridizer.origin.method == method and hybridizer.autoencoder.architecture.network == "leaky-wrn-10-1"
+    part = load_dataset("digits-m").test
+    images = part.images.gather(torch.arange(100)) / 255
+    with torch.no_grad():
+        right = hybridizer.classify(images).argmax(dim=1) == part.labels[:100]
+        error = (hybridizer(images) - images).square().mean()
+    assert right.float().mean() > 0.7 and error < 0.03
 
 
 def test_reading_draws_nothing(folder_of_either):
@@ -202,7 +223,7 @@ def test_channels_last_makes_the_same_artefact(either, folder_of_either, tmp_pat
 
 def test_description_says_what_it_is(hybridizer, folder):
     config = json.loads((folder / "config.json").read_text())
-    assert config["format"] == "hybridgen-hybridizer" and config["version"] == 1
+    assert config["format"] == "hybridgen-hybridizer" and config["version"] == 2
     assert config["classes"] == list(CLASSES) and config["split_hash"] == "0" * 16
     assert config["architecture"]["image_size"] == 16 and config["training"] == {"epochs": 3.0}
     weights = (folder / "model.safetensors").read_bytes()
@@ -278,7 +299,7 @@ def test_one_flipped_bit_in_the_weights(folder, place):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda c: c.update(version=2), "version 2; this hybridgen reads version 1"),
+        (lambda c: c.update(version=1), "version 1; this hybridgen reads version 2"),
         (lambda c: c.pop("version"), "version None"),
         (lambda c: c.update(format="diffusers"), "not the description of a hybridizer"),
         (lambda c: c.update(method="cutmix"), "method 'cutmix'; this hybridgen reads scimix, samosa"),
@@ -286,7 +307,7 @@ def test_one_flipped_bit_in_the_weights(folder, place):
         (lambda c: c.pop("method"), "method None; this hybridgen reads"),
         (
             lambda c: c.update(method="samosa"),
-            "a samosa hybridizer has no generator_channels, nonsemantic_channels, style",
+            "a samosa hybridizer has no generator_channels, nonsemantic_channels, style, upsampling",
         ),
         (lambda c: c.pop("format"), "not the description of a hybridizer"),
         (lambda c: c.pop("architecture"), "damaged description .*architecture"),
@@ -294,18 +315,19 @@ def test_one_flipped_bit_in_the_weights(folder, place):
         (lambda c: c.pop("fingerprint"), "damaged description .*fingerprint"),
         (lambda c: c.pop("weights_sha256"), "damaged description .*weights_sha256"),
         (lambda c: c["architecture"].update(image_size=40), "damaged description .*image_size: 40"),
-        (lambda c: c["architecture"].update(depth=11), "damaged description .*depth: 11"),
-        (lambda c: c["architecture"].update(width=10**12), "damaged description"),
-        (lambda c: c["architecture"].update(depth=6 * 10**9 + 4), "depth: 6000000004 is above 1000"),
-        (lambda c: c["architecture"].update(width=101), "width: 101 is above 100"),
-        (lambda c: c["architecture"].update(stem=10**6), "stem: 1000000 is above 10000"),
+        (lambda c: c["architecture"].update(network="leaky-wrn-11-1"), "damaged description .*depth: 11"),
+        (lambda c: c["architecture"].update(network=f"leaky-wrn-10-{10**12}"), "width: 10+ of leaky.* is above 100"),
+        (lambda c: c["architecture"].update(network=f"leaky-wrn-{6 * 10**9 + 4}-1"), "depth: 6000000004 of .* above"),
+        (lambda c: c["architecture"].update(network="fast-8-10001"), "filters: 10001 of fast-8-10001 is above 10000"),
+        (lambda c: c["architecture"].update(network="fast" + "-8" * 13), "blocks: 13 of .* is above 12"),
+        (lambda c: c["architecture"].update(network="wrn-10-1"), "network: 'wrn-10-1'; encoders are made from"),
         (lambda c: c["architecture"].update(nonsemantic_channels=10**6), "nonsemantic_channels: 1000000 is above"),
         (lambda c: c["architecture"].update(generator_channels=[8, 10**9]), "generator_channels: 1000000000 is above"),
         (lambda c: c["architecture"].update(image_size=2**40), "image_size: 1099511627776 is above 4096"),
         (lambda c: c["architecture"].update(image_size=16.0), "image_size: 16.0 is not a whole number"),
         (lambda c: c["architecture"].update(image_size="16"), "image_size: '16' is not a whole number"),
-        (lambda c: c["architecture"].update(width=True), "width: True is not a whole number"),
-        (lambda c: c["architecture"].update(depth=[10]), r"depth: \[10\] is not a whole number"),
+        (lambda c: c["architecture"].update(classes=True), "classes: True is not a whole number"),
+        (lambda c: c["architecture"].update(network=[10]), r"network: \[10\] is not a text"),
         (lambda c: c["architecture"].update(mean=[0.5, float("nan"), 0.5]), "mean: .* is not a list of 3 finite"),
         (lambda c: c["architecture"].update(mean=[0.5, float("inf"), 0.5]), "mean: .* is not a list of 3 finite"),
         (lambda c: c["architecture"].update(std=[0.5, -float("inf"), 0.5]), "std: .* is not a list of 3 finite"),
@@ -333,24 +355,38 @@ def test_damaged_description(folder, text):
     refused(folder, "config.json", "damaged JSON|not the description")
 
 
-@pytest.mark.parametrize("fields", [{"width": 2}, {"depth": 16}, {"nonsemantic_channels": 3}, {"style": "nonsemantic"}])
+@pytest.mark.parametrize(
+    "fields",
+    [{"network": name} for name in ("leaky-wrn-10-2", "leaky-wrn-16-1", FAST)]
+    + [{"nonsemantic_channels": 3}, {"style": "nonsemantic"}],
+)
 def test_architecture_that_does_not_fit_the_weights(folder, fields):
     change_config(folder, lambda config: config["architecture"].update(fields))
     refused(folder, "model.safetensors", "does not fit its description")
 
 
-def test_networks_larger_than_their_weights_are_never_built(folder):
+@pytest.mark.parametrize("network", ["leaky-wrn-1000-100", "fast" + 12 * "-10000" + "x100"])
+def test_networks_larger_than_their_weights_are_never_built(folder, network):
     """Their bounds alone would let a description ask for a terabyte."""
-    change_config(folder, lambda config: config["architecture"].update(depth=1000, width=100))
+    change_config(folder, lambda config: config["architecture"].update(network=network))
     began = time.monotonic()
     refused(folder, "model.safetensors", r"does not fit its description.* bytes are needed, there are")
     assert time.monotonic() - began < 60
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_size_of_networks_is_that_of_their_weights(method):
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [
+        ("scimix", {"network": "leaky-wrn-16-3"}),
+        ("scimix", {"network": FAST}),
+        ("samosa", {"network": "leaky-wrn-16-3-normalized"}),
+        ("samosa", {"network": FAST}),
+        ("adain", {"depth": 16, "width": 3, "stem": 5}),
+    ],
+)
+def test_the_size_of_networks_is_that_of_their_weights(method, fields):
     shape, network = METHODS[method]
-    architecture = shape(image_size=32, classes=7, depth=16, width=3, stem=5)
+    architecture = shape(image_size=32, classes=7, **fields)
     state = torch.get_rng_state()
     size = size_of(architecture, network)
     assert torch.equal(torch.get_rng_state(), state)
@@ -370,11 +406,7 @@ def test_description_of_one_method_and_weights_of_the_other(tmp_path):
         refused(ours[method], "model.safetensors", f"does not fit its description, that of a {other} hybridizer")
         architecture = configs[method]["architecture"]
         (ours[method] / "config.json").write_text(json.dumps(configs[other] | {"architecture": architecture}))
-        unknown = (
-            "momentum, normalized_resampling"
-            if method == "samosa"
-            else "generator_channels, nonsemantic_channels, style"
-        )
+        unknown = "momentum" if method == "samosa" else "generator_channels, nonsemantic_channels, style, upsampling"
         refused(ours[method], "config.json", f"architecture: a {other} hybridizer has no {unknown}")
 
 

@@ -20,7 +20,7 @@ from hybridgen.configuration import parse
 from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.sources import InMemory
 from hybridgen.data.splits import Split
-from hybridgen.methods.labelled import TrainingSettings, augmentation, chosen_network, rate_of
+from hybridgen.methods.labelled import TrainingSettings, augmentation, rate_of
 from hybridgen.methods.mixing import TITLES, how, mixed
 from hybridgen.networks.classifiers import Classifier
 from hybridgen.networks.registry import make_network
@@ -161,13 +161,6 @@ def test_imagenets_presets_train_on_a_folder(recipes, network):
 
 
 # --- settings ------------------------------------------------------------------------------------------------
-
-
-def test_only_the_network_that_is_not_asked_for_is_small():
-    assert chosen_network(None, None) == ("cifar-resnet18", 0.125)
-    assert chosen_network("cifar-resnet18", None) == ("cifar-resnet18", 1)
-    assert chosen_network("wrn-10-1", None) == ("wrn-10-1", 1)
-    assert chosen_network(None, 0.5) == ("cifar-resnet18", 0.5)
 
 
 @pytest.mark.parametrize("name", ["recursivemix", "mixing_baselines"])

@@ -50,7 +50,8 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 BOOKKEEPING = {
     "data_root", "download", "split_seed", "out", "resume", "seed", "seeds", "threads", "workers", "channels_last",
     "compiled", "record_every", "evaluate_every", "save_every", "baseline", "method.snapshot_every",
-    "samosa.snapshot_every", "oracle.steps", "oracle.network", "hybrids.baseline", "hybrids.allow_other_split",
+    "samosa.snapshot_every", "oracle.oracle", "oracle.steps", "oracle.network", "hybrids.baseline",
+    "hybrids.allow_other_split", "generator.snapshot_every",
 }  # fmt: skip
 """Fields that change no training: where files lie, how often something is looked at, and what else is run."""
 
@@ -63,6 +64,7 @@ RUN = {
     "split": None,
     "validation": 0,  # A.1.1, A.1.2.1: "no holdout validation set is kept"; RM 4.1 the same
     "sync_batchnorm": False,  # ours: each GPU's own
+    "precision": "fp32",  # no paper speaks of another
 }
 
 SSL_CLASSIFIER = {
@@ -94,6 +96,17 @@ FIXMATCH = SSL_CLASSIFIER | {
     "method.threshold": 0.95,  # τ of Sohn et al. 2020
     "method.cutout": None,  # half the side, 16 pixels: code of FixMatch
     "method.weight_unsupervised": 1.0,  # A.1.2.3, λ_u
+    "method.unsupervised_from": 0.0,  # Sohn et al. 2020: from the start, whole
+    "method.unsupervised_ramp": 0.0,
+    "method.targets": "joint",  # code of FixMatch: one forward, predictions of the network itself
+    "method.weighting": "fixmatch",
+    "method.alignment": "none",  # thesis 2.2.1.2 has none
+    "method.interpolate_logits": False,
+    # Of no effect here
+    "method.alignment_window": 128,  # code of ReMixMatch and AdaMatch
+    "method.statistics_decay": 0.999,  # code of FreeMatch, SoftMatch and AdaMatch
+    "method.weight_fairness": 0.01,  # code of FreeMatch, CIFAR-10
+    "method.gaussian_sigmas": 1.0,  # SoftMatch's equation
 }
 
 MIXMATCH = SSL_CLASSIFIER | {
@@ -124,9 +137,7 @@ SUPERVISED = SSL_CLASSIFIER | {
     "method.unlabelled_batch": 196,
 }
 
-HYBRIDS = {
-    "hybrids.hybridizer": "none",  # the user's own
-    "hybrids.from_hybridizer": False,  # 2.4.2: "from scratch"
+TEACHING = {
     "hybrids.use": "contradict",  # (2.13)
     "hybrids.alpha": 0.9,  # ours: (2.13) says α > 0.5
     "hybrids.copies": 3,  # A.1.2.3: "across three batches of hybrids"
@@ -134,6 +145,11 @@ HYBRIDS = {
     "hybrids.keep_consistent": True,  # 2.4.2: "only keep the generated hybrid if"
     "hybrids.threshold": 0.95,  # of table A.15's pseudo-labels: FixMatch's τ
     "hybrids.weight": 1.0,  # A.1.2.3: "coefficient ... = 1"
+}
+
+HYBRIDS = TEACHING | {
+    "hybrids.hybridizer": "none",  # the user's own
+    "hybrids.from_hybridizer": False,  # 2.4.2: "from scratch"
 }
 
 SAMOSA = {
@@ -147,6 +163,8 @@ SAMOSA = {
 }
 
 SCIMIX = RUN | {
+    "classifier": None,  # A.1.2.2: E_c and C are trained with the generator
+    "method.classifier_rate": None,  # by the same rate
     "method.network": "leaky-wrn-28-2",  # tables A.8, A.9
     "method.guide": "mean-teacher",  # A.1.2.2
     "method.epochs": 300,  # A.1.2.2
@@ -159,6 +177,7 @@ SCIMIX = RUN | {
     "method.ema_decay": 0.999,  # ours; A.1.2.3 has it of classifiers
     "method.nonsemantic_channels": 8,  # table A.9
     "method.generator_channels": (32, 64, 128, 64, 32),  # table A.10
+    "method.upsampling": "bilinear",  # table A.10
     "method.discriminator_width": 1.0,  # table A.11
     "method.style": "semantic",  # table A.10: "style weights z_c"
     "method.backend": "hybridgen",  # ours: the same numbers
@@ -183,6 +202,8 @@ SCIMIX = RUN | {
     "method.weight_logit_distance": 0.01,  # λ_logitdist
     "method.weight_pseudo_label": 1.0,  # λ_u of Sohn et al. 2020, for --guide fixmatch
     "method.weight_gradient_penalty": 0.0,  # none in 2.4.1
+    "method.penalty_every": 1,  # of no effect without it
+    "method.half_size": 0.0,  # A.1.2.2: 32 pixels throughout
     "method.semantic_from": 0,  # A.1.2.2: from the start
     "method.semantic_ramp": 0,
     "method.nonsemantic_from": 50,  # A.1.2.2: "after epoch 50"
@@ -345,6 +366,19 @@ def of_scimix():
     }
 
 
+def of_scimix_pipeline():
+    """Ours: A.1.2.3's FixMatch as the classifier, A.1.2.2's generator guided by it; 2.6 of the thesis asks for such."""
+    fixmatchs = of_the_thesis(RUN, FIXMATCH, TEACHING, window(100, 200), {"rounds": 1}, rates=FIXMATCH_RATES)
+    scimixs = of_scimix()
+    return {
+        name: given | {
+            name.replace("method.", "generator."): each
+            for name, each in scimixs[name].items() if name.startswith("method.")
+        }
+        for name, given in fixmatchs.items()
+    }  # fmt: skip
+
+
 def of_samosa_mean_teacher():
     shared = RUN | MEAN_TEACHER | SAMOSA | {
         "method.rate": 0.2,  # A.1.1
@@ -377,9 +411,11 @@ def of_samosa_mean_teacher():
 
 EXPECTED = {
     "scimix": of_scimix(),
+    "scimix_pipeline": of_scimix_pipeline(),
     "adain": {
         "paper": {  # Huang and Belongie 2017 where nothing else is said; the thesis gives nothing for table 2.5
             "data": "digits-m", "image_size": None, "whole": False, "split": None, "sync_batchnorm": False,  # ours
+            "precision": "fp32",  # the paper speaks of no other
             "labels": 100, "validation": 100,  # ours
             "method.perceptual": "vgg",
             "method.network": "leaky-wrn-10-2",  # of no effect with VGG
@@ -444,19 +480,29 @@ EXPECTED = {
 
 SMOKE = {
     "scimix": {
-        "evaluate_every": 40, "method.epochs": 0.6, "method.semantic_from": 0.1, "method.semantic_ramp": 0.1,
-        "method.nonsemantic_from": 0.2,
+        "precision": "fp32", "evaluate_every": 40, "method.epochs": 0.6, "method.semantic_from": 0.1,
+        "method.semantic_ramp": 0.1, "method.nonsemantic_from": 0.2,
     },
-    "adain": {"evaluate_every": 40, "method.perception_steps": 30, "method.epochs": 0.3},
-    "recursivemix": {"evaluate_every": 20, "training.epochs": 0.5},
-    "mixing_baselines": {"evaluate_every": 20, "training.epochs": 0.5},
+    "scimix_pipeline": {
+        "precision": "fp32", "evaluate_every": 20, "method.epochs": 1, "oracle.steps": 20, **window(0.2, 0.8),
+        "generator.epochs": 0.6, "generator.semantic_from": 0.1, "generator.semantic_ramp": 0.1,
+        "generator.nonsemantic_from": 0.2,
+    },
+    "adain": {"precision": "fp32", "evaluate_every": 40, "method.perception_steps": 30, "method.epochs": 0.3},
+    "recursivemix": {"precision": "fp32", "evaluate_every": 20, "training.epochs": 0.5},
+    "mixing_baselines": {"precision": "fp32", "evaluate_every": 20, "training.epochs": 0.5},
     **{
-        recipe: {"evaluate_every": 20, "method.epochs": 1, "oracle.steps": 20, **window(0.2, 0.8)}
+        recipe: {
+            "precision": "fp32", "evaluate_every": 20, "method.epochs": 1, "oracle.steps": 20, **window(0.2, 0.8)
+        }
         for recipe in ("mean_teacher", "scimix_mean_teacher", "fixmatch", "scimix_fixmatch", "mixmatch",
                        "scimix_mixmatch", "scimix_supervised")
     },
     **{
-        recipe: {"evaluate_every": 20, "method.epochs": 0.5, "oracle.steps": 20, **window(0.1, 0.4, "samosa")}
+        recipe: {
+            "precision": "fp32", "evaluate_every": 20, "method.epochs": 0.5, "oracle.steps": 20,
+            **window(0.1, 0.4, "samosa"),
+        }
         for recipe in ("samosa_mean_teacher", "samosa_fixmatch", "samosa_mixmatch")
     },
 }  # fmt: skip
@@ -529,7 +575,8 @@ def test_bookkeeping_of_a_preset_asks_for_one_whole_run(recipe, preset):
     expected = {
         "resume": False, "seed": 0, "split_seed": 0, "download": False, "compiled": False, "seeds": 1,
         "baseline": True, "hybrids.baseline": True, "hybrids.allow_other_split": False, "out": Path(f"runs/{recipe}"),
-        "oracle.steps": None, "oracle.network": None, "method.snapshot_every": None, "samosa.snapshot_every": None,
+        "oracle.oracle": "trained", "oracle.steps": None, "oracle.network": None, "method.snapshot_every": None,
+        "samosa.snapshot_every": None, "generator.snapshot_every": None,
     }  # fmt: skip
     compare(
         {name: each for name, each in found.items() if name in expected},
@@ -546,7 +593,7 @@ def test_smoke_is_the_defaults_for_seconds(recipe):
 def test_networks_without_a_name_are_resnet18_of_full_width():
     for preset in ("paper-cifar10", "paper-cifar100", "automix-cifar10", "automix-cifar100"):
         training = loaded("mixing_baselines", preset).training
-        assert chosen_network(training.network, training.width) == ("cifar-resnet18", 1.0)
+        assert chosen_network(training.network, training.width, 32) == ("cifar-resnet18", 1.0)
 
 
 # --- Schedules, optimizers and weights of the plans -----------------------------------------------------------------
@@ -565,7 +612,7 @@ def context_of(config):
     count = 3000 if config.labels == 3000 else 1500
     dataset = dataset_of(count)
     split = make_split(dataset, labels=config.labels or count, seed=0, validation=0)
-    return Context(config, make_accelerator(threads=1), dataset, split)
+    return Context(config, make_accelerator(precision="fp32", threads=1), dataset, split)
 
 
 def small(recipe, preset):
@@ -583,6 +630,7 @@ def small(recipe, preset):
 METHOD_OF = {
     "mean_teacher": mean_teacher, "scimix_mean_teacher": mean_teacher, "fixmatch": fixmatch, "mixmatch": mixmatch,
     "scimix_fixmatch": fixmatch, "scimix_mixmatch": mixmatch, "scimix_supervised": supervised,
+    "scimix_pipeline": fixmatch,
 }  # fmt: skip
 
 
@@ -638,7 +686,7 @@ def rates_of(recipe, preset):
             return 300, 1, {"classifier": slow}
         case "scimix_supervised":  # ours
             return 300, 1, {"classifier": cosine(0.1, 350)}
-        case "fixmatch" | "scimix_fixmatch":  # A.1.2.3
+        case "fixmatch" | "scimix_fixmatch" | "scimix_pipeline":  # A.1.2.3
             return 1000, 1, {"classifier": quick}
         case "mixmatch" | "scimix_mixmatch":  # A.1.1
             return 900, 1, {"classifier": constant(0.002)}
@@ -856,6 +904,7 @@ WINDOWS = {
     "fixmatch": (100, 200), "scimix_fixmatch": (100, 200),  # A.1.2.3
     "mixmatch": (150, 450), "scimix_mixmatch": (150, 450),  # ours
     "scimix_supervised": (50, 150),  # ours
+    "scimix_pipeline": (100, 200),  # A.1.2.3
 }  # fmt: skip
 
 
@@ -931,7 +980,11 @@ def test_objectives_have_the_presets_options():
         "criterion_shift": 0, "criterion_noise": 0.0,
     }  # fmt: skip
     taught = plan_of("fixmatch", "paper-svhn-60").tasks["classifier"].objective.base
-    assert taught.threshold == 0.95
+    assert taught.labelling.weighting.threshold == 0.95
+    assert attributes(taught, "targets", "average", "interpolated") == {
+        "targets": "joint", "average": None, "interpolated": False,
+    }  # fmt: skip
+    assert taught.labelling.alignment is None and type(taught.labelling.weighting).__name__ == "FixedThreshold"
     guessing = plan_of("samosa_mixmatch", "paper-cifar10-250").tasks["classifier"].objective.base
     assert attributes(guessing, "temperature", "alpha") == {"temperature": 0.5, "alpha": 0.75}
     assert guessing.replacement.probability == 0.2

@@ -5,6 +5,7 @@ import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,7 @@ def objectives(plan: Plan) -> tuple[torch.nn.Module, torch.nn.Module]:
 
 
 BASES = {
-    "fixmatch": (["--method.threshold", "0.77"], "threshold", 0.77),
+    "fixmatch": (["--method.threshold", "0.77"], "labelling.weighting.threshold", 0.77),
     "mean_teacher": (["--method.reduction", "sum"], "reduction", "sum"),
     "mixmatch": (["--method.temperature", "0.77"], "temperature", 0.77),
 }
@@ -147,7 +148,7 @@ def test_every_recipe_of_a_classifier_hands_on_its_settings(made, monkeypatch, f
     plans = made(name, *given, "--rate", "0.0123", "--seed", "5", "--oracle.steps", "33", "--data", "svhn")
     assert [settings.steps for settings in judges] == [33] and len(plans) == 2
     for plan in plans:
-        assert getattr(objectives(plan)[1], attribute) == value
+        assert attrgetter(attribute)(objectives(plan)[1]) == value
         assert plan.tasks["classifier"].rate(plan.clock) == pytest.approx(0.0123)
         assert plan.context.dataset.name == "svhn"
     streams = [getattr(plan.stream, "plain", plan.stream) for plan in plans]

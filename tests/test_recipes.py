@@ -423,6 +423,45 @@ def test_a_hybridizer_of_another_split_is_refused_unless_allowed(recipes, toy, s
     assert result(recipes.folder / "other")["allow_other_split"] is True
 
 
+def test_hybrids_are_judged_by_nobody_if_so_asked(recipes, toy, stage_1, stage_2):
+    """Then no oracle is trained; nor is it where one is there, which is refused for other data."""
+    cache = recipes.folder / "cache"
+    (kept,) = (path.parent for path in cache.rglob("oracle.json") if '"steps": 10,' in path.read_text())
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
+    arguments = tiny_stage_2(toy, stage_1 / "hybridizer", "unjudged", "--no-baseline", "--oracle", kept)
+    said = recipes.refuse("scimix_fixmatch.py", *arguments)
+    assert said.startswith("error: --oracle.steps: is for training an oracle, but --oracle ")
+    other = ("--oracle.steps", "None", "--image-size", "32", "--hybridizer", "none", "--baseline")
+    said = recipes.refuse("scimix_fixmatch.py", *arguments, *other)
+    assert said.endswith("an oracle of other data: image_size is 16, here 32")
+    recipes.succeed("scimix_fixmatch.py", *arguments, "--oracle", "none", "--epochs", "1.2")
+    assert result(recipes.folder / "unjudged")["transfer"] is None
+    assert "hybrids: not judged (--oracle none); unjudged/grid.png" in recipes.stdout()
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
+
+
+# --- classifier first, then generator ------------------------------------------------------------------------
+
+
+def test_stage_1_starts_from_a_finished_classifier_of_its_own_split(recipes, toy, stage_2):
+    classifier = stage_2 / "fixmatch-seed0"
+    given = tiny(toy, "guided", "--epochs", "0.5", "--classifier", classifier)
+    for change, words in {
+        ("--split-seed", "1"): (result(stage_2)["split_hash"], "would leak"),
+        ("--classifier", stage_2): (f"give one of {classifier}, {stage_2 / 'scimix-seed0'}",),
+    }.items():
+        said = recipes.refuse("scimix.py", *given, *change)
+        assert said.startswith("error: classifier: ") and all(word in said for word in words), said
+        assert not (recipes.folder / "guided").exists()
+    recipes.succeed("scimix.py", *given)
+    folder = recipes.folder / "guided"
+    saved = load_file(folder / "hybridizer" / "model.safetensors")
+    for name, tensor in load_file(classifier / "network.safetensors").items():
+        assert torch.equal(saved[f"classifier.{name.replace('head.', 'heads.predictions.')}"], tensor), name
+    terms = {term for row in metrics(folder) for term in row}
+    assert "generator/reconstruction" in terms and not terms & {"generator/supervised", "generator/pseudo_label"}
+
+
 # --- other classifiers ---------------------------------------------------------------------------------------
 
 
@@ -712,6 +751,7 @@ BAD_STAGE_1 = {
     "one block": (["--method.generator-channels", "8"], ["generator_channels"]),
 }
 BAD_STAGE_2 = {
+    "no oracle there": (["--oracle", "/nowhere/oracle", "--oracle.steps", "None"], ["/nowhere/oracle", "oracle.json"]),
     "oracle of no depth that there is": (["--oracle.network", "leaky-wrn-11-1"], ["depth: 11"]),
     "oracle that cannot learn": (["--oracle.steps", "5"], ["--oracle.steps: 5"]),
     "no seeds": (["--seeds", "0"], ["--seeds: 0"]),

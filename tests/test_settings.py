@@ -31,6 +31,7 @@ from hybridgen.settings import (
     flags,
     merged,
     plain,
+    prefixed,
     settings,
     unchecked,
 )
@@ -263,6 +264,31 @@ def test_flags_are_flat_where_the_field_says_so():
     }  # fmt: skip
 
 
+def test_a_prefixed_group_stands_beside_another_of_the_same_fields(capsys):
+    """Its flags bear its name, and all else is the group's: ranges, defaults, words of help."""
+    Second = prefixed(Method)
+
+    @settings
+    class Both:
+        """Of two."""
+
+        method: Method = Method()
+        second: Second = Second(rate=0.7)
+
+    assert flags(Both) == {place: flag for place, flag in flags(Run).items() if place.startswith("method.")} | {
+        f"second.{field.name}": f"--second.{field.name}" for field in fields(Method)
+    }
+    assert issubclass(Second, Method) and plain(Second()) == plain(Method())
+    made = parse(Both, {"a": {"second": {"rate": 0.3}}}, ["--preset", "a", "--rate", "0.5", "--second.epochs", "9"])
+    assert (made.method.rate, made.second.rate, made.second.epochs) == (0.5, 0.3, 9) and made.method.epochs != 9
+    assert "rate: -1" in refused(lambda: Second(rate=-1))
+    assert "--second.rate: -1" in refused(lambda: parse(Both, {}, ["--second.rate", "-1"]))
+    with pytest.raises(SystemExit):
+        parse(Both, {}, ["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("Learning rate at the start. (default: 0.1)") == 1 == said.count("at the start. (default: 0.7)")
+
+
 def test_plain_values_merge_group_by_group():
     values = plain(Run(hybrids=Hybrids(path=Path("a"), channels=(1, 2))))
     assert values["out"] == "runs" and values["hybrids"] == {
@@ -327,18 +353,27 @@ ZERO_HAS_NO_MEANING = {
         "epochs", "rate", "rate_epochs", "clip", "labelled_batch", "unlabelled_batch", "cutout", "guesses",
         "temperature", "alpha", "batch", "momentum", "perception_steps", "perception_batch", "perception_rate",
         "discriminator_rate", "nonsemantic_channels", "generator_channels", "discriminator_width", "snapshot_every",
+        "alignment_window", "gaussian_sigmas",
+        "penalty_every",
     )),
     *(f"training.{field}" for field in ("width", "epochs", "batch", "rate", "clip", "crop")),
     *(f"samosa.{field}" for field in (
         "rate", "rate_epochs", "clip", "cycles", "hybrids_per_image", "snapshot_every",
     )),
-    "hybrids.alpha", "hybrids.copies", "oracle.steps",
+    *(f"generator.{field}" for field in (
+        "epochs", "rate", "rate_epochs", "clip", "labelled_batch", "unlabelled_batch", "discriminator_rate",
+        "nonsemantic_channels", "generator_channels", "discriminator_width", "snapshot_every", "penalty_every",
+    )),
+    "hybrids.alpha", "hybrids.copies", "oracle.steps", "rounds",
 }  # fmt: skip
 """Places of the numbers that have to be above 0."""
 
 EPOCHS = {
     "hybrids.start", "hybrids.stop", "samosa.start", "samosa.stop", "training.warmup", "training.decay_at",
-    "method.semantic_from", "method.semantic_ramp", "method.nonsemantic_from",
+    *(f"{group}.{field}" for group in ("method", "generator") for field in (
+        "semantic_from", "semantic_ramp", "nonsemantic_from",
+    )),
+    "method.unsupervised_from", "method.unsupervised_ramp",
 }  # fmt: skip
 """Places of those that may be infinite."""
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +13,20 @@ from accelerate import Accelerator
 
 from hybridgen.configuration import parse
 from hybridgen.hybridizer import Hybridizer, Origin
-from hybridgen.methods import fixmatch, hybrids, mean_teacher, mixing, mixmatch, recursivemix, samosa, supervised
+from hybridgen.methods import (
+    fixmatch,
+    hybrids,
+    mean_teacher,
+    mixing,
+    mixmatch,
+    recursivemix,
+    samosa,
+    scimix,
+    supervised,
+)
 from hybridgen.methods.hybrids import WithHybrids
 from hybridgen.networks.autoencoder import Architecture, SamosaArchitecture, SamosaAutoencoder, SemanticAutoencoder
+from hybridgen.tables.compare import Comparison
 from hybridgen.tables.cost import noise
 from hybridgen.training.context import Context
 from hybridgen.training.schedules import value
@@ -36,7 +48,7 @@ def load(name: str):
 def of(method: str, data: str = "other") -> Hybridizer:
     """One whose classifier has distinct weights, trained on these data."""
     torch.manual_seed(11)
-    shape = dict(image_size=16, classes=3, depth=10, width=1, mean=(0.5,) * 3, std=(0.25,) * 3)
+    shape = dict(image_size=16, classes=3, network="leaky-wrn-10-1", mean=(0.5,) * 3, std=(0.25,) * 3)
     if method == "scimix":
         made = SemanticAutoencoder(Architecture(**shape, nonsemantic_channels=2, generator_channels=(4, 4)))
     else:
@@ -47,7 +59,15 @@ def of(method: str, data: str = "other") -> Hybridizer:
 class Ran:
     """The recipe's runs, which are not trained: plan, folder and seed by variant."""
 
-    def __init__(self, name: str, tmp_path: Path, monkeypatch, *arguments: str, hybridizer: Hybridizer | None = None):
+    def __init__(
+        self,
+        name: str,
+        tmp_path: Path,
+        monkeypatch,
+        *arguments: str,
+        hybridizer: Hybridizer | None = None,
+        **others: Callable[["Ran"], Callable],
+    ):
         self.module, self.runs, self.parts = load(name), {}, []
         presets = getattr(self.module, "PRESETS", {})
         self.config = parse(self.module.Config, presets, [*arguments, "--out", str(tmp_path / "out")])
@@ -56,8 +76,9 @@ class Ran:
         monkeypatch.setattr(Context, "of", classmethod(lambda cls, settings: self.context))
         if hybridizer is not None:
             monkeypatch.setattr(Hybridizer, "from_pretrained", classmethod(lambda cls, source: hybridizer))
-        for replaced, by in (("train", self.train), ("judged", lambda *_: None), ("judge_of", lambda *_: None)):
-            if hasattr(self.module, replaced):
+        given = {name: of(self) for name, of in others.items()}
+        for replaced, by in {"train": self.train, "judge_of": lambda *_: None, **given}.items():
+            if replaced in given or hasattr(self.module, replaced):
                 monkeypatch.setattr(self.module, replaced, by)
         self.result = self.module.main(self.config)
 
@@ -119,8 +140,9 @@ def test_a_classifier_is_trained_alone_and_with_hybrids_from_every_seed_by_the_s
         objective = second.plan.tasks["classifier"].objective
         assert isinstance(objective, WithHybrids) and objective.settings is ran.config.hybrids
         field = own[-2].removeprefix("--method.").replace("-", "_")
-        if hasattr(objective.base, field):
-            assert getattr(objective.base, field) == 0.123
+        owner = objective.base.labelling.weighting if "fixmatch" in name else objective.base
+        if hasattr(owner, field):
+            assert getattr(owner, field) == 0.123
     assert list(ran.result["classifiers"]) == [title, f"{title} + SciMix"]
     assert ran.result["classifiers"][title]["test_accuracy_last"]["mean"] == pytest.approx(0.35)
 
@@ -149,9 +171,13 @@ def test_a_hybridizer_of_another_split_of_the_same_data_is_refused_unless_allowe
     given = (*SMALL, *BATCHES, "--hybridizer", "any/one", "--hybrids.stop", "5")
     with pytest.raises(InputError, match="would leak"):
         Ran("mean_teacher", tmp_path, monkeypatch, *given, hybridizer=of("scimix", "noise"))
-    allowed = Ran(
-        "mean_teacher", tmp_path, monkeypatch, *given, "--allow-other-split", hybridizer=of("scimix", "noise")
-    )
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_hybridizer_of_another_split_is_noted_where_it_is_allowed(name, tmp_path, monkeypatch):
+    more = ("--unlabelled-batch", "4") if "mixmatch" in name else ()
+    given = (*SMALL, *BATCHES, *more, "--hybridizer", "any/one", "--hybrids.stop", "5", "--allow-other-split")
+    allowed = Ran(name, tmp_path, monkeypatch, *given, hybridizer=of("scimix", "noise"))
     assert allowed.result["allow_other_split"] is True and len(allowed.runs) == 2
 
 
@@ -189,9 +215,12 @@ def test_samosa_is_beside_its_base_method_in_as_many_cycles(name, tmp_path, monk
     ran = Ran(name, tmp_path, monkeypatch, *SMALL, *BATCHES, *more, *how, hybridizer=of("samosa"))
     assert list(ran.runs) == [f"{title}-seed3", "samosa-seed3"]
     alone, together = (run.plan for run in ran.runs.values())
-    assert_same_plan(alone, samosa.alone(module.plan(ran.config.method, ran.context, 3), ran.config.samosa))
+    method = ran.config.method
+    if name == "samosa_mixmatch":
+        method = replace(method, network="leaky-wrn-10-1-normalized")
+    assert_same_plan(alone, samosa.alone(module.plan(method, ran.context, 3), ran.config.samosa))
     assert together.clock.steps == alone.clock.steps and together.clock.steps_per_epoch == alone.clock.steps_per_epoch
-    made = samosa.networks(ran.config.method, ran.context, 3, heads=heads)
+    made = samosa.networks(method, ran.context, 3, heads=heads)
     assert torch.equal(weights(together), torch.cat([p.detach().flatten() for p in made.autoencoder.parameters()]))
     assert together.tasks["reconstruction"].rate(together.clock) == 0.43
     objective = together.tasks["classifier"].objective
@@ -205,6 +234,16 @@ def test_samosa_is_beside_its_base_method_in_as_many_cycles(name, tmp_path, monk
         inside = [replacement.window(replace(alone.clock, step=step)) for step in range(2 * cycle)]
         assert inside == [epoch <= step % cycle < 5 * epoch for step in range(2 * cycle)]
         assert alone.tasks["classifier"].objective.replacement is None
+
+
+@pytest.mark.parametrize("name", SAMOSA)
+def test_samosas_hybrids_are_judged_by_those_of_the_first_seed(name, tmp_path, monkeypatch):
+    loaded = []
+    more = (*SAMOSA[name][3], "--samosa.cycles", "1", "--samosa.start", "1", "--samosa.stop", "5", "--seeds", "2")
+    made = of("samosa")
+    monkeypatch.setattr(Hybridizer, "from_pretrained", classmethod(lambda cls, source: loaded.append(source) or made))
+    ran = Ran(name, tmp_path, monkeypatch, *SMALL, *BATCHES, *more)
+    assert loaded == [ran.config.out / "samosa-seed3" / "hybridizer"] and len(ran.runs) == 4
 
 
 def labelled(*more: str) -> tuple[str, ...]:
@@ -251,6 +290,89 @@ def test_scimix_is_trained_once_with_pictures_of_its_averages(tmp_path, monkeypa
             parameter.mul_(3)
     (after,) = run.plan.pictures().values()
     assert not torch.equal(before, after)
+
+
+def finished(guides: list):
+    """In the place of what reads a finished classifier: one of the weights of the third of each call."""
+
+    def of(ran: Ran) -> Callable:
+        def classifier(run: Path, network: str, context: Context):
+            torch.manual_seed(100 + len(guides))
+            guides.append((run.relative_to(ran.config.out.parent).as_posix(), context.classifier(network)))
+            return guides[-1][1]
+
+        return classifier
+
+    return of
+
+
+def test_scimix_starts_from_a_finished_classifier_if_one_is_given(tmp_path, monkeypatch):
+    small = ("--method.generator-channels", "8", "8", "--method.discriminator-width", "0.25", "--rate-epochs", "9")
+    given, guides = (*small, "--classifier", str(tmp_path / "run"), "--method.classifier-rate", "0.5"), []
+    ran = Ran("scimix", tmp_path, monkeypatch, *SMALL, *BATCHES, *given, finished_classifier=finished(guides))
+    ((folder, classifier),), (run,) = guides, ran.runs.values()
+    assert folder == "run"
+    assert_same_plan(run.plan, scimix.plan(ran.config.method, ran.context, 3, classifier=classifier)[0])
+    stem = run.plan.network.classifier.encoder.trunk.stem.weight
+    assert torch.equal(stem, classifier.network.encoder.trunk.stem.weight)
+    assert run.plan.tasks["generator"].optimizer.param_groups[-1]["factor"] == 0.5
+
+
+def test_the_pipeline_goes_from_classifier_to_hybridizer_to_classifier_round_by_round(tmp_path, monkeypatch):
+    hybrid = ("--hybrids.start", "1", "--hybrids.stop", "5", "--hybrids.weight", "1.7", "--method.threshold", "0.123")
+    generator = {
+        "labelled-batch": 4, "unlabelled-batch": 8, "epochs": 5, "generator-channels": "8 8", "rate": 0.0123,
+        "discriminator-width": 0.25,
+    }  # fmt: skip
+    words = [word for name, each in generator.items() for word in (f"--generator.{name}", *str(each).split())]
+    guides, told = [], []
+    made = of("scimix")
+    monkeypatch.setattr(Comparison, "tell_time", lambda self, *about, like: told.append(about))
+    ran = Ran(
+        "scimix_pipeline", tmp_path, monkeypatch, *SMALL, *BATCHES, *hybrid, *words, "--rounds", "2", "--seeds", "2",
+        hybridizer=made, finished_classifier=finished(guides),
+        read_result=lambda ran: lambda folder: {} if folder.name in ran.runs else None,
+    )  # fmt: skip
+    order = ("fixmatch", "hybridizer", "scimix", "hybridizer-round-2", "scimix-round-2")
+    assert list(ran.runs) == [f"{name}-seed{seed}" for seed in (3, 4) for name in order]
+    # Each hybridizer is guided by the classifier before it
+    guided = [f"out/{name}-seed{seed}" for seed in (3, 4) for name in ("fixmatch", "scimix")]
+    assert [folder for folder, _ in guides] == guided
+    classifiers = iter(classifier for _, classifier in guides)
+    for seed in (3, 4):
+        plain = fixmatch.plan(ran.config.method, ran.context, seed)
+        assert_same_plan(ran.runs[f"fixmatch-seed{seed}"].plan, plain)
+        for number in ("", "-round-2"):
+            run, classifier = ran.runs[f"hybridizer{number}-seed{seed}"], next(classifiers)
+            expected, _ = scimix.plan(ran.config.generator, ran.context, seed, classifier=classifier)
+            assert_same_plan(run.plan, expected)
+            assert run.plan.clock.steps == 25 and run.plan.tasks["generator"].rate(run.plan.clock) == 0.0123
+            mine, theirs = run.plan.network.classifier.heads.predictions.weight, classifier.network.head.weight
+            assert run.seed == seed and torch.equal(mine, theirs) and run.plan.pictures().keys() == {"grid"}
+            run = ran.runs[f"scimix{number}-seed{seed}"]
+            objective = run.plan.tasks["classifier"].objective
+            base = fixmatch.plan(ran.config.method, ran.context, seed)
+            assert_same_plan(run.plan, hybrids.with_hybrids(base, made, ran.config.hybrids))
+            assert (
+                objective._others[1] is made
+                and objective.base.labelling.weighting.threshold == 0.123
+                and run.seed == seed
+            )
+    rows = ["FixMatch", "FixMatch + SciMix", "FixMatch + SciMix, round 2"]
+    assert list(ran.result["classifiers"]) == rows
+    ((plans, count, judge),) = told
+    assert plans.keys() == {*rows, "Hybridizer", "Hybridizer, round 2"} and (count, judge) == (2, None)
+    assert plans["Hybridizer"].tasks.keys() == {"generator", "discriminator"}
+    assert isinstance(plans[rows[2]].tasks["classifier"].objective, WithHybrids)
+    assert not isinstance(plans[rows[0]].tasks["classifier"].objective, WithHybrids)
+
+
+def test_a_pipeline_of_two_networks_is_refused_before_there_is_a_folder(tmp_path, monkeypatch):
+    for network in ("leaky-wrn-16-1", "wrn-10-1"):
+        with pytest.raises(InputError, match="one --network for both"):
+            given = ("--generator.labelled-batch", "4", "--generator.unlabelled-batch", "8", "--network", network)
+            Ran("scimix_pipeline", tmp_path, monkeypatch, *SMALL, *BATCHES, *given)
+    assert not (tmp_path / "out").exists()
 
 
 def test_adain_trains_perception_and_then_the_decoder(tmp_path, monkeypatch):

@@ -66,6 +66,7 @@ class Sizes:
     fixmatch_hybrids: tuple[int, int] = (16, 112)
     mean_teacher: tuple[int, int] = (30, 98)
     mixmatch: tuple[int, int] = (64, 64)
+    network: int = 128
     strong: int = 448
     mixing: int = 128
     resnet_width: float = 1.0
@@ -86,6 +87,7 @@ QUICK = Sizes(
     fixmatch_hybrids=(2, 6),
     mean_teacher=(2, 6),
     mixmatch=(4, 4),
+    network=8,
     strong=32,
     mixing=8,
     resnet_width=0.125,
@@ -290,6 +292,26 @@ def samosa(sizes: Sizes, accelerator: Accelerator) -> Case:
     )
 
 
+def fast_network(sizes: Sizes, accelerator: Accelerator) -> Case:
+    """The default above 16 pixels, in bfloat16, against FixMatch's and the thesis's network in single precision."""
+    context, device = _context((sizes.network, 0), accelerator), accelerator.device
+    fast, wide = (context.classifier(name).to(device) for name in ("fast", _leaky(sizes)))
+    images = _pixels(sizes.network).to(device).float() / 255
+
+    def step() -> None:
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            logits = fast(images)
+        _backward(fast, logits.float())
+
+    return Case(
+        f"fast in bfloat16, forward and backward of {sizes.network} images",
+        f"{_leaky(sizes)} in float32",
+        sizes.network,
+        step,
+        lambda: _backward(wide, wide(images)),
+    )
+
+
 def averaging(sizes: Sizes, accelerator: Accelerator) -> Case:
     """The exponential moving average, against the whole training step that it is a part of."""
     step, _, classifier = _fixmatch_step(sizes, sizes.fixmatch_hybrids, accelerator)
@@ -446,6 +468,7 @@ CASES: dict[str, Entry] = {
     "mean-teacher": Entry(mean_teacher, 1.25, 5),
     "mixmatch": Entry(mixmatch, 1.25, 5),
     "samosa": Entry(samosa, 1.25, 5),
+    "fast-network": Entry(fast_network, 1 / 8, 5),
     "ema": Entry(averaging, 0.03, 5),
     "strong-augmentation": Entry(strong_augmentation, 1 / 4, 31),
     # Reusing memory is three times as fast for the grouped form, which has a kernel for every sample to allocate: the
@@ -510,8 +533,7 @@ def _autoencoder(sizes: Sizes) -> SemanticAutoencoder:
     architecture = Architecture(
         image_size=SIZE,
         classes=CLASSES,
-        depth=sizes.depth,
-        width=sizes.width,
+        network=_leaky(sizes),
         generator_channels=sizes.generator_channels,
         **STATISTICS,
     )

@@ -24,7 +24,7 @@ from hybridgen.types import InputError
 def timed(name: str, *, quick: bool = False, rounds: int | None = None, threads: int | None = None) -> dict[str, Any]:
     """Time one case in this process: device, threads, and the case's figures as they stand in the JSON."""
     entry = CASES[name]
-    accelerator = make_accelerator(threads=threads, keep_memory=entry.keep_memory)
+    accelerator = make_accelerator(precision="fp32", threads=threads, keep_memory=entry.keep_memory)
     device = accelerator.device
     torch.manual_seed(0)
     sizes = QUICK if quick else ON_CPU if device.type == "cpu" else ON_GPU

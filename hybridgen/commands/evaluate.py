@@ -25,7 +25,7 @@ class Evaluate(Judged):
         from hybridgen.evaluation.transfer import note, transfer_rates
         from hybridgen.training.engine import make_accelerator
 
-        self._oracle_training()
+        self._check_oracle()
         accelerator = make_accelerator(threads=self.threads)
         hybridizer = load(self.hybridizer, accelerator)
         dataset = self._dataset(hybridizer)

@@ -39,7 +39,7 @@ class MixingStudy(ABC):
 
         (name,) = (name for name, kind in MIXING_STUDIES.items() if type(self) is kind)
         paths = files_of(name, self.out)
-        accelerator = make_accelerator(threads=self.threads)
+        accelerator = make_accelerator(precision="fp32", threads=self.threads)
         if not accelerator.is_main_process:
             return
         finding = self._find(accelerator)
@@ -220,7 +220,8 @@ class StudyCost(MixingStudy):
     """
 
     network: str | None = None
-    """cifar-resnet18, pyramidnet200-240, resnet50, ...; a cifar-resnet18 of an eighth of its width unless given."""
+    """fast, cifar-resnet18, pyramidnet200-240, resnet50, ...; unless given fast, a cifar-resnet18 of an eighth of its
+    width for images of 16 pixels or fewer, and one of --width if that is given."""
     width: Annotated[float, Field(ge=1e-3, le=100), NUMBER] | None = None
     """Multiplies its filters; 1 unless given."""
     methods: tuple[str, ...] = ("mixup", "cutmix", "recursivemix")

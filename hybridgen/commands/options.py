@@ -4,12 +4,12 @@ What a command needs is imported when it runs, so that help and version come at 
 """
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from hybridgen.errors import InputError
+from hybridgen.evaluation.oracle_settings import NONE, OracleSettings
 from hybridgen.settings import NUMBER, Seed, settings
 
 if TYPE_CHECKING:
@@ -43,12 +43,7 @@ class Judged(ABC):
     """Non-semantic parents for every test image."""
     seed: Seed = 0
     """From which they are drawn."""
-    oracle: Path | None = None
-    """Folder of an oracle; unless given, one is trained on all training labels and kept in the user's cache."""
-    oracle_steps: Annotated[int, Field(ge=10, le=10_000_000), NUMBER] | None = None
-    """Training steps of the oracle; by the size of the data set unless given."""
-    oracle_network: str | None = None
-    """leaky-wrn-10-2, leaky-wrn-28-2, ...; by the size of the data set unless given."""
+    oracle: OracleSettings = OracleSettings()
     image_size: Side | None = None
     """Must be the hybridizer's, which it is unless given."""
     data_root: str = "data"
@@ -61,13 +56,11 @@ class Judged(ABC):
     @abstractmethod
     def run(self) -> None: ...
 
-    def _oracle_training(self) -> dict[str, int | str]:
-        """How to train an oracle, as far as it is given. InputError if a trained one is given too."""
-        given = {name: getattr(self, f"oracle_{name}") for name in ("steps", "network")}
-        training = {name: value for name, value in given.items() if value is not None}
-        if self.oracle is not None and training:
-            raise InputError(f"--oracle-{next(iter(training))} is for training an oracle, --oracle gives a trained one")
-        return training
+    def _check_oracle(self) -> None:
+        """InputError for an oracle that cannot be meant, before anything is read."""
+        self.oracle.check()
+        if self.oracle.oracle == NONE:
+            raise InputError("--oracle: none, but this is what an oracle measures; give a folder, or leave it out")
 
     def _dataset(self, hybridizer: "hybridgen.hybridizer.Hybridizer") -> "hybridgen.data.datasets.Dataset":
         if self.image_size not in (None, hybridizer.image_size):
@@ -77,12 +70,9 @@ class Judged(ABC):
     def _oracle(
         self, dataset: "hybridgen.data.datasets.Dataset", accelerator: "accelerate.Accelerator"
     ) -> "hybridgen.networks.classifiers.Classifier":
-        from hybridgen.evaluation.oracle import OracleSettings, load_or_train_oracle, load_oracle, training_for
+        from hybridgen.evaluation.oracle import judge_of, oracle_of
 
-        if self.oracle is not None:
-            return load_oracle(self.oracle, dataset).to(accelerator.device)
-        training = training_for(OracleSettings(**self._oracle_training()), dataset)
-        return load_or_train_oracle(dataset, accelerator, training)[0]
+        return oracle_of(judge_of(self.oracle, dataset), dataset, accelerator)
 
 
 def load(source: str | None, accelerator: "accelerate.Accelerator") -> "hybridgen.hybridizer.Hybridizer":

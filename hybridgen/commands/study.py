@@ -46,7 +46,7 @@ class Study(Judged):
                 given[field] = getattr(self, field)
                 if self.name != name:
                     raise InputError(f"--{field.replace('_', '-')}: is of the study {name}, this is {self.name}")
-        self._oracle_training()
+        self._check_oracle()
         paths = files_of(self.name, self.out)
         accelerator = make_accelerator(threads=self.threads)
         hybridizers, steps = load_hybridizers(self.hybridizer or [bundled()])

@@ -101,6 +101,7 @@ class Stream:
         self._labels = part.labels.to(self._device)
         field = list(sizes)[-1]
         self.steps_per_epoch: int = len(pools[field]) // (sizes[field] // repetitions)
+        self.images_per_step: int = sum(sizes.values())
 
     def drawing(self, part: Part, *, labelled_pool: Sequence[int]) -> "Stream":
         """The same stream over a part that has more images, of which `labelled_pool` are the labelled."""
@@ -131,13 +132,14 @@ class Stream:
             generator = torch.Generator(self._device)
             generator.manual_seed(derive_seed(self._seed, "views", self._rank, number))
             shares = [draws.share * self._repetitions for draws in (self._labelled, self._unlabelled)]
-            labels = self._labels[to_device(indices[: shares[0]], self._device)]
+            places = to_device(indices, self._device)
+            labels = self._labels[places[: shares[0]]]
             images = _as_images(pixels).split([shares[0]] * copies[0] + [shares[1]] * copies[1])
             labelled, unlabelled = (
                 tuple(view(group, generator) for view, group in zip(views, cycle(groups), strict=False))
                 for views, groups in zip(self._views, (images[: copies[0]], images[copies[0] :]), strict=True)
             )
-            yield Batch(labelled, labels, unlabelled)
+            yield Batch(labelled, labels, unlabelled, places[len(places) - shares[1] :])
 
     def _keys(self, step: int, copies: Sequence[int]) -> Iterator["_Key"]:
         for number in count(step):

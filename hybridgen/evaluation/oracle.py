@@ -9,15 +9,14 @@ import os
 import shutil
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -27,72 +26,145 @@ from torch.nn import functional as F
 from hybridgen.data.augment import weak
 from hybridgen.data.datasets import Dataset
 from hybridgen.data.splits import Split
+from hybridgen.evaluation.oracle_settings import NONE, TRAINED, OracleSettings
 from hybridgen.files import write_text, written_aside
 from hybridgen.networks.classifiers import Classifier
 from hybridgen.networks.registry import make_network
-from hybridgen.settings import NUMBER, settings
 from hybridgen.training.context import Context, RunSettings
+from hybridgen.training.ema import EMA
 from hybridgen.training.engine import agree
-from hybridgen.training.objective import Outcome, Task, adam
+from hybridgen.training.estimate import left_of, seconds_of, spoken
+from hybridgen.training.objective import Outcome, Task, adam, sgd
 from hybridgen.training.plan import Plan, by_accuracy
-from hybridgen.training.schedules import Clock, one_cycle
+from hybridgen.training.schedules import Clock, one_cycle, triangular
 from hybridgen.training.scores import accuracy
 from hybridgen.training.train import train
 from hybridgen.types import Batch, InputError
 
 FORMAT = "hybridgen-oracle"
-VERSION = 2
+VERSION = 3
 CONFIG, WEIGHTS = "oracle.json", "oracle.safetensors"
-SMALL_SET = 10_000
-"""Up to this many labelled images of at most 32 pixels, the small network and short training are enough."""
 
+SMALL_SIDE = 16
+"""Pixels up to which digits-m's training does; beyond, `NETWORK` is trained by SGD."""
 
-@settings
-class OracleSettings:
-    """Of the oracle that judges hybrids; by the size of the data set unless given."""
+NETWORK = "fast"
+"""Of larger images."""
 
-    steps: Annotated[int, Field(ge=10, lt=2**31), NUMBER] | None = None
-    """Training steps."""
-    network: str | None = None
-    """leaky-wrn-10-2, leaky-wrn-28-2, or another of --network."""
+PASSES = (2, 75)
+"""Over the labelled images, at least and at most: seeing few of them oftener makes no better oracle."""
+
+PIXELS = 8 * 50_000 * 32 * 32
+"""That an oracle of larger images sees in its training between these bounds: eight passes over CIFAR-10."""
+
+BATCH_PIXELS = 512 * 32 * 32
+"""Of its batches."""
+
+PART = 20
+"""By which a run's time is divided for the oracle's."""
+
+DEARER = 5
+"""A run's work on each image that it draws (two views or more, its hybrids and their criteria, or a generator and its
+critic) is at least that of an oracle's training on so many."""
+
+TOLD = 100
+"""Steps from which on it is said beforehand how long they take."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """How an oracle is trained: AdamW, one cycle of the rate, weak augmentation. Defaults suit digits-m."""
+    """How an oracle is trained, on weakly augmented images. Defaults suit digits-m.
+
+    By AdamW and one cycle of the rate; or, as networks for CIFAR-10 are trained in seconds (airbench, Jordan 2024), by
+    Nesterov's SGD of momentum 0.85, whose rate rises and falls along straight lines, and averaged.
+    """
 
     steps: int = 1500
     batch_size: int = 64
     """Images a step, all processes together."""
     network: str = "leaky-wrn-10-2"
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     seed: int = 0
     rate: float = 4e-3
-    """Highest learning rate of the cycle."""
+    """Highest learning rate."""
     weight_decay: float = 0.02
     label_smoothing: float = 0.05
+    ema_decay: float = 0.0
+    """Of the averaged weights, which are then what judges; 0 for the network itself."""
+    shrinks: bool = field(default=False, compare=False)
+    """Whether the judge of a short run is trained for less."""
 
     def __post_init__(self) -> None:
         if self.steps < 10:
             raise InputError(f"steps: {self.steps} is below 10; an oracle has to learn")
 
+    def within(self, drawn: int) -> "Training":
+        """That of the judge of a run which draws so many images: if it shrinks, of a half, a quarter, ... of the steps,
+        so that it takes a twentieth of the run at most, and runs of about the same length have the same judge."""
+        steps = self.steps
+        while self.shrinks and steps * self.batch_size > drawn * DEARER / PART and steps >= 20:
+            steps //= 2
+        return replace(self, steps=steps)
+
+
+Judge = Training | Classifier | None
+"""One that is to be trained, or is there already; None where hybrids are not judged."""
+
 
 def training_for(settings: OracleSettings, dataset: Dataset) -> Training:
-    """That for the size of the data set (leaky-wrn-10-2 or -28-2), with what the settings give."""
-    small = int((dataset.train.labels >= 0).sum()) <= SMALL_SET and dataset.image_size <= 32
-    training = Training() if small else Training(steps=20_000, batch_size=128, network="leaky-wrn-28-2")
+    """That for the number and the size of the labelled images, with what the settings give."""
+    known, pixels = max(1, int((dataset.train.labels >= 0).sum())), dataset.image_size**2
+    least, most = PASSES
+    if dataset.image_size <= SMALL_SIDE:
+        training = Training(batch_size=min(Training.batch_size, known))
+        steps = min(training.steps, most * known // training.batch_size)
+    else:
+        batch = min(max(32, BATCH_PIXELS // pixels), known)
+        training = Training(
+            batch_size=batch,
+            network=NETWORK,
+            optimizer="sgd",
+            rate=0.6 * batch / 512,
+            weight_decay=1e-3,
+            label_smoothing=0.2,
+            ema_decay=0.98,
+            shrinks=settings.steps is None,
+        )
+        steps = min(max(least * known, PIXELS // pixels), most * known) // batch
     given = {"steps": settings.steps, "network": settings.network}
-    return replace(training, **{field: value for field, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None}
+    return replace(training, **{"steps": max(10, steps)} | given)
 
 
-def judge_of(settings: OracleSettings, dataset: Dataset) -> Training:
-    """How the oracle that judges hybrids is trained; InputError for one that cannot be made, and for too few images to
+def judge_of(settings: OracleSettings, dataset: Dataset) -> Judge:
+    """Who judges hybrids; InputError for an oracle that cannot be made or is of other data, and for too few images to
     judge."""
+    settings.check()
+    if settings.oracle == NONE:
+        return None
     if len(dataset.test) < 3:
         raise InputError(f"{dataset.name}: {len(dataset.test)} test images; transfer rates need three or more")
+    if settings.oracle != TRAINED:
+        return load_oracle(Path(settings.oracle), dataset)
     training = training_for(settings, dataset)
     with torch.random.fork_rng(devices=[]):
         make_network(training.network, len(dataset.classes))
     return training
+
+
+def oracle_of(judge: Training | Classifier, dataset: Dataset, accelerator: Accelerator) -> Classifier:
+    """The oracle, on the device: the one that is there, one of the cache, or a newly trained one."""
+    if isinstance(judge, Training):
+        return load_or_train_oracle(dataset, accelerator, judge)[0]
+    return judge.to(accelerator.device)
+
+
+def oracle_seconds(judge: Judge, dataset: Dataset, accelerator: Accelerator, *, cache: Path | None = None) -> float:
+    """How long it takes to have this judge: no time where it is there already."""
+    if not isinstance(judge, Training) or _kept_in(dataset, judge, cache).exists():
+        return 0.0
+    with torch.random.fork_rng(devices=[]):
+        return seconds_of(plan(judge, dataset, accelerator))
 
 
 class Judging(nn.Module):
@@ -114,7 +186,7 @@ def plan(training: Training, dataset: Dataset, accelerator: Accelerator) -> Plan
         raise InputError(f"{dataset.name}: no training image of known class to train an oracle on")
     world = accelerator.num_processes
     context = Context(
-        RunSettings(data=dataset.name, evaluate_every=training.steps, save_every=500),
+        RunSettings(data=dataset.name, evaluate_every=training.steps, save_every=100),
         accelerator,
         dataset,
         Split(dataset.name, dataset.fingerprint, training.seed, tuple(known), (), ()),
@@ -127,14 +199,20 @@ def plan(training: Training, dataset: Dataset, accelerator: Accelerator) -> Plan
     torch.manual_seed(training.seed)
     oracle = context.classifier(training.network)
     objective = Judging(oracle, smoothing=training.label_smoothing)
-    optimizer = adam(objective, betas=(0.9, 0.999), decay=training.weight_decay)
+    if training.optimizer == "adamw":
+        optimizer = adam(objective, betas=(0.9, 0.999), decay=training.weight_decay)
+        rate = one_cycle(training.rate)
+    else:
+        optimizer = sgd(objective, momentum=0.85, decay=training.weight_decay, decay_all=False)
+        rate = triangular(training.rate, start=0.2, peak=0.23, end=0.07)
     classify = lambda network, images: network(images)
     return Plan(
         context,
         stream,
         Clock(training.steps, stream.steps_per_epoch),
-        {"oracle": Task(objective, {"supervised": 1.0}, optimizer, one_cycle(training.rate))},
+        {"oracle": Task(objective, {"supervised": 1.0}, optimizer, rate)},
         network=oracle,
+        average=EMA(oracle, training.ema_decay, buffers="average").eval() if training.ema_decay else None,
         classify=classify,
         score=by_accuracy(context, classify),
         select=None,
@@ -144,13 +222,23 @@ def plan(training: Training, dataset: Dataset, accelerator: Accelerator) -> Plan
 def train_oracle(dataset: Dataset, accelerator: Accelerator, training: Training, folder: Path) -> Classifier:
     """An oracle in evaluation mode, whose run is kept in a folder until it is done; one that was stopped is continued.
 
-    Processes share each batch, and all end with the same parameters. The global random state stays as it was.
+    How long it takes is said beforehand. Processes share each batch, and all end with the same parameters. The global
+    random state stays as it was.
     """
     with torch.random.fork_rng(devices=[]):
+        if training.steps >= TOLD:
+            seconds = seconds_of(plan(training, dataset, accelerator)) * left_of(folder, training.steps)
+            if accelerator.is_main_process:
+                passes = training.steps * training.batch_size / max(1, int((dataset.train.labels >= 0).sum()))
+                print(
+                    f"oracle: trains on all labels of {dataset.name} to judge the hybrids, {training.steps} steps "
+                    f"({passes:.2g} passes), about {spoken(seconds)}",
+                    file=sys.stderr,
+                )
         made = plan(training, dataset, accelerator)
         settings = replace(made.context.settings, resume=folder.exists())
         train(made, settings, folder, training.seed)
-    oracle = made.network.requires_grad_(False).eval()
+    oracle = made.judged.requires_grad_(False).eval()
     agree(oracle, accelerator)
     return oracle
 
@@ -163,11 +251,7 @@ def load_or_train_oracle(
     It is kept in a folder of `cache` (default: the user's) that is named after the data's fingerprint and the
     settings. A damaged one is never used: it is trained again, which a line on standard error says.
     """
-    description = _description(dataset, training)
-    key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
-    folder = (cache or default_cache()) / f"{dataset.name.partition(':')[0]}-{dataset.image_size}-{key}"
-
-    oracle = None
+    folder, oracle = _kept_in(dataset, training, cache), None
     if accelerator.is_main_process and folder.exists():
         try:
             oracle = load_oracle(folder, dataset)
@@ -205,6 +289,12 @@ def _trained(dataset: Dataset, accelerator: Accelerator, training: Training, fol
     return oracle
 
 
+def _kept_in(dataset: Dataset, training: Training, cache: Path | None) -> Path:
+    """The folder of such an oracle, if there is one."""
+    key = hashlib.sha256(json.dumps(_description(dataset, training), sort_keys=True).encode()).hexdigest()[:16]
+    return (cache or default_cache()) / f"{dataset.name.partition(':')[0]}-{dataset.image_size}-{key}"
+
+
 def default_cache() -> Path:
     """`$XDG_CACHE_HOME/hybridgen/oracles`, or the same below `~/.cache`."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -225,6 +315,7 @@ def load_oracle(folder: Path, dataset: Dataset) -> Classifier:
 
     InputError, naming the file, if it is missing, damaged, changed, or the oracle of other data.
     """
+    folder = folder.parent if folder.name in (CONFIG, WEIGHTS) else folder
     path = folder / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -241,9 +332,9 @@ def load_oracle(folder: Path, dataset: Dataset) -> Classifier:
         digest = config["weights_sha256"]
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged description ({type(error).__name__}: {error})") from error
-    for field, value in _description(dataset, training).items():
-        if config.get(field) != value:
-            raise InputError(f"{path}: an oracle of other data: {field} is {config.get(field)!r}, here {value!r}")
+    for name, value in _description(dataset, training).items():
+        if config.get(name) != value:
+            raise InputError(f"{path}: an oracle of other data: {name} is {config.get(name)!r}, here {value!r}")
 
     path = folder / WEIGHTS
     try:
@@ -272,5 +363,5 @@ def _description(dataset: Dataset, training: Training) -> dict[str, Any]:
         "fingerprint": dataset.fingerprint,
         "image_size": dataset.image_size,
         "classes": len(dataset.classes),
-        "settings": asdict(training),
+        "settings": {name: value for name, value in asdict(training).items() if name != "shrinks"},
     }

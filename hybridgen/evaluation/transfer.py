@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from hybridgen.data.datasets import Dataset, Part
+from hybridgen.data.sources import InMemory
 from hybridgen.data.streams import batches, derive_seed
 from hybridgen.hybridizer import Hybridizer
 from hybridgen.training.scores import accuracy
@@ -18,6 +20,9 @@ from hybridgen.types import Images, InputError, exact
 
 Hybridization = Callable[[Images, Images], Images]
 """From semantic and non-semantic parents, in this order, to hybrids."""
+
+SAMPLE = 64
+"""Semantic parents on which judging is timed, at most."""
 
 HYBRIDIZER, CHANCE = "hybridizer", "unrelated image"
 MIXUP, FDA = "MixUp, dominant label", "FDA"
@@ -232,6 +237,17 @@ def transfer_rates(
         seed=seed,
         fda_beta=fda_beta,
     )
+
+
+def judging_seconds(hybridizer: Hybridizer, dataset: Dataset, accelerator: Accelerator) -> float:
+    """How long `transfer_rates` takes on this machine, by a few test images; the hybridizer's own classifier stands for
+    the oracle."""
+    known, part = known_test_images(dataset), dataset.test
+    few = known[:SAMPLE]
+    sample = replace(dataset, test=Part(InMemory(part.images.gather(few).cpu()), part.labels[few]))
+    began = perf_counter()
+    transfer_rates(hybridizer, sample, hybridizer.classify, accelerator)
+    return (perf_counter() - began) * len(known) / len(few)
 
 
 def hybridizing(hybridizer: Hybridizer) -> Method:

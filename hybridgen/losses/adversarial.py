@@ -5,20 +5,22 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from hybridgen.types import single
+
 
 def fool(logits: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
     """The generator's loss: -log D(x) of its own images."""
-    return F.softplus(-logits).mean()
+    return F.softplus(-single(logits)).mean()
 
 
 def detect_real(logits: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
     """The discriminator's loss on real images: -log D(x)."""
-    return F.softplus(-logits).mean()
+    return F.softplus(-single(logits)).mean()
 
 
 def detect_fake(logits: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
     """The discriminator's loss on generated images: -log(1 - D(x))."""
-    return F.softplus(logits).mean()
+    return F.softplus(single(logits)).mean()
 
 
 def gradient_penalty(
@@ -26,7 +28,8 @@ def gradient_penalty(
 ) -> Float[Tensor, ""]:
     """R1: half the squared norm of the logits' gradient at real images, batch mean (Mescheder et al. 2018).
 
-    `images` require gradient and `logits` were computed from them. Differentiable in the discriminator.
+    `images` require gradient and `logits` were computed from them, in float32 or better: squares of small numbers are
+    of no use in reduced precision. Differentiable in the discriminator.
     """
     (slope,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return 0.5 * slope.square().flatten(1).sum(dim=1).mean()

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hybridgen.losses.classification import cross_entropy
-from hybridgen.types import Losses
+from hybridgen.types import Losses, single
 
 Divergence = Literal["kl", "cross-entropy"]
 """Of a prediction from an earlier one: they differ by the earlier one's entropy, which has no gradient."""
@@ -24,7 +24,7 @@ def mean_squared(
     reduction: Reduction = "mean",
 ) -> Float[Tensor, ""]:
     """Squared distance of two vectors of class probabilities, averaged over the batch; gradient to `prediction`."""
-    squared = F.mse_loss(prediction, target.detach(), reduction="none")
+    squared = F.mse_loss(single(prediction), single(target.detach()), reduction="none")
     return (squared.mean(dim=-1) if reduction == "mean" else squared.sum(dim=-1)).mean()
 
 
@@ -38,7 +38,7 @@ def teacher_consistency(
 
     Gradient reaches the student and never the teacher.
     """
-    return mean_squared(student.softmax(dim=-1), teacher.softmax(dim=-1), reduction=reduction)
+    return mean_squared(single(student).softmax(dim=-1), single(teacher).softmax(dim=-1), reduction=reduction)
 
 
 def historical_consistency(
@@ -49,6 +49,7 @@ def historical_consistency(
 ) -> Float[Tensor, ""]:
     """KL(then ‖ prediction) of class probabilities, from logits, or their cross-entropy; batch mean (RecursiveMix,
     equation 5). Rows in which `then` is not finite count as zero. Gradient to `prediction` only."""
+    prediction = single(prediction)
     then = then.detach().to(prediction.dtype)
     whole = then.isfinite().all(dim=1)
     log_then = torch.where(whole.unsqueeze(1), then, 0.0).log_softmax(dim=1)
@@ -60,7 +61,7 @@ def historical_consistency(
 
 def logit_distance(first: Float[Tensor, "batch classes"], second: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
     """Mean squared distance between the logits of two heads; gradient to both (thesis A.1.2.2)."""
-    return F.mse_loss(first, second)
+    return F.mse_loss(single(first), single(second))
 
 
 def mean_teacher(
@@ -97,6 +98,6 @@ def jensen_shannon(
 
     The mixture's probabilities are clamped to [1e-7, 1], as in the paper's code.
     """
-    logs = torch.stack([clean, first, second]).log_softmax(dim=-1)
+    logs = single(torch.stack([clean, first, second])).log_softmax(dim=-1)
     mixture = logs.exp().mean(dim=0).clamp(1e-7, 1).log()
     return (logs.exp() * (logs - mixture)).sum(dim=-1).mean()

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hybridgen.losses.reconstruction import Distance, distance
+from hybridgen.types import single
 
 SemanticDistance = Literal["norm", "squared", "cross-entropy"]
 """Between logits: ‖·‖₂ (the thesis) or its square; or cross-entropy between class probabilities."""
@@ -25,7 +26,7 @@ def semantic_attraction(
     """L+_hyb,class (2.11): the hybrid's class logits come close to those of its semantic parent. Batch mean."""
     parent = parent.detach()
     if kind == "cross-entropy":
-        return F.cross_entropy(hybrid, parent.softmax(dim=-1))
+        return F.cross_entropy(single(hybrid), single(parent).softmax(dim=-1))
     return distance(hybrid, parent, kind).mean()
 
 
@@ -42,7 +43,7 @@ def semantic_repulsion(
     """
     parent = parent.detach()
     if kind == "cross-entropy":
-        agreement = (hybrid.softmax(dim=-1) * parent.softmax(dim=-1)).sum(dim=-1)
+        agreement = (single(hybrid).softmax(dim=-1) * single(parent).softmax(dim=-1)).sum(dim=-1)
         return -(1 - agreement).clamp_min(1e-6).log().mean()
     return -distance(hybrid, parent, kind).mean()
 

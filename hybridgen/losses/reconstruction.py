@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from hybridgen.types import single
+
 Distance = Literal["norm", "squared"]
 """Of one sample: ‖·‖₂ as the thesis writes it, or its square."""
 
@@ -18,7 +20,7 @@ def distance(
     first: Float[Tensor, "batch *shape"], second: Float[Tensor, "batch *shape"], kind: Distance = "norm"
 ) -> Float[Tensor, " batch"]:
     """Euclidean distance of each pair of samples, all dimensions but the batch taken together."""
-    norm = torch.linalg.vector_norm((first - second).flatten(1), dim=1)
+    norm = torch.linalg.vector_norm((single(first) - single(second)).flatten(1), dim=1)
     return norm if kind == "norm" else norm.square()
 
 
@@ -40,6 +42,7 @@ def squared_error(
     Source: thesis 2.3.3. Its weights (0.25; 0.1 to 0.5) come from HybridNet, whose code takes the mean over a sample's
     dimensions too. Gradient reaches both sides; who must not learn is detached by the caller.
     """
+    output, target = single(output), single(target)
     if reduction == "mean":
         return F.mse_loss(output, target)
     return F.mse_loss(output, target, reduction="sum") / len(output)

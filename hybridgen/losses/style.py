@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from hybridgen.types import single
+
 
 def content(
     output: Float[Tensor, "batch channels rows columns"], target: Float[Tensor, "batch channels rows columns"]
@@ -14,7 +16,7 @@ def content(
 
     The paper writes a norm; the mean of squares is what its authors' code takes.
     """
-    return F.mse_loss(output, target.detach())
+    return F.mse_loss(single(output), single(target.detach()))
 
 
 def style(
@@ -25,4 +27,4 @@ def style(
     `_moments` are the means of a layer's channels, then their deviations; the mean is taken over batch and channels
     (as with `content`).
     """
-    return sum(2 * F.mse_loss(o, w.detach()) for o, w in zip(output, wanted, strict=True))
+    return sum(2 * F.mse_loss(single(o), single(w.detach())) for o, w in zip(output, wanted, strict=True))

@@ -29,7 +29,7 @@ from hybridgen.training.ema import EMA
 from hybridgen.training.objective import Outcome, Task, adam
 from hybridgen.training.plan import Plan, by_accuracy
 from hybridgen.training.schedules import Clock, cosine
-from hybridgen.types import Batch
+from hybridgen.types import Batch, InputError
 
 
 @settings
@@ -107,15 +107,19 @@ def network(settings: Settings, context: Context, seed: int) -> AdaINAutoencoder
     """A new one, VGG with its weights. InputError for weights that are missing and not to be downloaded, and for a
     network of another family."""
     dataset = context.dataset
-    depth, width, _ = leaky_wrn(settings.network)
+    sizes = leaky_wrn(settings.network)
+    if sizes is None:
+        raise InputError(
+            f"network: {settings.network!r}; perceptual features are of leaky-wrn-DEPTH-WIDTH, such as leaky-wrn-28-2"
+        )
     architecture = AdaINArchitecture(
         image_size=dataset.image_size,
         classes=len(dataset.classes),
         mean=dataset.mean,
         std=dataset.std,
         perceptual="vgg" if settings.perceptual == "vgg" else "wide-resnet",
-        depth=depth,
-        width=width,
+        depth=sizes.depth,
+        width=sizes.width,
     )
     torch.manual_seed(seed)
     autoencoder = context.laid_out(AdaINAutoencoder(architecture))
@@ -182,13 +186,13 @@ def plan(settings: Settings, context: Context, autoencoder: AdaINAutoencoder, se
         average=average,
         score=by_accuracy(context, lambda network, images: network.classifier(images)[1]),
         select=None,
-        finish=lambda folder: hybridizer.save_by_first(folder / "hybridizer", context.accelerator),
+        finish=lambda folder, _: hybridizer.save_by_first(folder / "hybridizer", context.accelerator),
     )
     return made, hybridizer
 
 
 PRESETS: dict[str, Mapping[str, Any]] = {
-    "smoke": dict(evaluate_every=40, method=dict(perception_steps=30, epochs=0.3)),
-    "paper": dict(method=dict(perceptual="vgg", rate=1e-4, batch=8)),
+    "smoke": dict(precision="fp32", evaluate_every=40, method=dict(perception_steps=30, epochs=0.3)),
+    "paper": dict(precision="fp32", method=dict(perceptual="vgg", rate=1e-4, batch=8)),
 }
 """The paper's: its perceptual features, rate and batch."""

@@ -1,12 +1,16 @@
-"""What the semi-supervised classifiers have in common: settings of their training, and a plan that averages them."""
+"""What the semi-supervised classifiers have in common: settings of their training, a plan that averages them, and the
+file that they leave, from which others start."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from hybridgen.networks.classifiers import FILE, Classifier, about_classifier, load_classifier, save_classifier
 from hybridgen.settings import NUMBER, Count, Decay, Flat, Positive, Weight, settings
 from hybridgen.training.context import Context
 from hybridgen.training.ema import EMA
@@ -14,16 +18,17 @@ from hybridgen.training.objective import Task
 from hybridgen.training.plan import Batches, Plan, by_accuracy
 from hybridgen.training.schedules import Clock
 from hybridgen.training.scores import Classify
-from hybridgen.types import Images
+from hybridgen.types import Images, InputError
 
 
 @settings
 class ClassifierSettings:
     """Abstract: how a classifier of labelled and unlabelled images trains."""
 
-    network: Flat[str] = "leaky-wrn-10-1"
-    """leaky-wrn-DEPTH-WIDTH (of FixMatch and the thesis), wrn-28-10, cifar-resnet18, preact-resnet18,
-    pyramidnet200-240, ..., or one of timm's, with its pretrained weights if a tag names them (resnet18.a1_in1k)."""
+    network: Flat[str | None] = None
+    """fast or fast-WIDTH-WIDTH-..., leaky-wrn-DEPTH-WIDTH (of FixMatch and the thesis), wrn-28-10, cifar-resnet18, ...,
+    or one of timm's, with its pretrained weights if a tag names them (resnet18.a1_in1k); unless given fast, and
+    leaky-wrn-10-1 for images of 16 pixels or fewer."""
     momentum: Annotated[float, Field(gt=0, le=1), NUMBER] | None = 0.05
     """Batch-norm's share of the newest batch in its running statistics; none: the network's own."""
     epochs: Flat[Positive] = 14
@@ -51,6 +56,12 @@ def predicted(network: nn.Module, images: Images) -> Float[Tensor, "batch classe
     return network(images)
 
 
+def unrecorded(network: nn.Module, images: Images) -> Float[Tensor, "batch classes"]:
+    """The network's logits; batch-norm's running statistics stay as they are. Gradient reaches the parameters."""
+    buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    return functional_call(network, buffers, (images,))
+
+
 def classifier_plan(
     settings: ClassifierSettings,
     context: Context,
@@ -59,18 +70,66 @@ def classifier_plan(
     task: Task,
     *,
     classify: Classify = predicted,
+    average: EMA | None = None,
     **more: Any,
 ) -> Plan:
-    """The plan of one classifier that one task trains, and whose average is evaluated by its accuracy. `more` are other
-    parts of the plan."""
+    """The plan of one classifier that one task trains, and whose average is evaluated by its accuracy: `average` if one
+    is given, else a new one, which carries batch-norm statistics along. Leaves the selected average in the run's
+    folder. `more` are other parts of the plan."""
+
+    def finish(folder: Path, chosen: nn.Module) -> None:
+        if context.accelerator.is_main_process:
+            save_classifier(
+                chosen,
+                folder / FILE,
+                name=context.network(settings.network),
+                classes=context.dataset.classes,
+                image_size=context.dataset.image_size,
+                split_hash=context.split.hash,
+            )
+
     return Plan(
         context,
         stream,
         Clock.lasting(settings.epochs, stream.steps_per_epoch),
         {"classifier": replace(task, clip=settings.clip)},
         network=classifier,
-        average=EMA(classifier, settings.ema_decay, linear_start=False, buffers="copy").eval(),
+        average=average or EMA(classifier, settings.ema_decay, linear_start=False, buffers="copy").eval(),
         classify=classify,
         score=by_accuracy(context, classify),
+        finish=finish,
         **more,
     )
+
+
+def finished_classifier(run: Path, network: str, context: Context) -> Classifier:
+    """The classifier that a finished run left, on the CPU, for whoever starts from it on the same split.
+
+    InputError, naming what differs and what would be right, for a folder without one, and for one of other classes,
+    another image size, another network than `network`, or another split: its labels would leak.
+    """
+    dataset, split, path = context.dataset, context.split, run / FILE
+    if not path.is_file():
+        inside = ", ".join(sorted(str(each.parent) for each in run.glob(f"*/{FILE}")))
+        there = f"; give one of {inside}" if inside else ""
+        raise InputError(
+            f"classifier: no finished run of fixmatch.py, mean_teacher.py or mixmatch.py in {run}, with a {FILE}{there}"
+        )
+    about = about_classifier(path)
+    if about.classes != dataset.classes:
+        theirs, ours = (f"{len(names)} ({', '.join(names)[:60]})" for names in (about.classes, dataset.classes))
+        raise InputError(f"classifier: {run} has {theirs} classes, {dataset.name} {ours}; give a run on these data")
+    if about.image_size != dataset.image_size:
+        raise InputError(
+            f"classifier: {run} is for images of {about.image_size}×{about.image_size}, these have "
+            f"{dataset.image_size}×{dataset.image_size}; --image-size {about.image_size} makes them alike"
+        )
+    if (about.network, about.width) != (network, 1):
+        theirs = about.network if about.width == 1 else f"{about.network} of width {about.width:g}"
+        raise InputError(f"classifier: {run} has a {theirs}, the encoders are {network}; one --network for both")
+    if about.split_hash != split.hash:
+        raise InputError(
+            f"classifier: {run} was trained on split {about.split_hash or 'unknown'}, this is {split.hash}: its labels "
+            "would leak; give a run on this split, or that one's --labels, --validation and --split-seed, or --split"
+        )
+    return load_classifier(path)[0]

@@ -23,7 +23,7 @@ from hybridgen.training.context import Context
 from hybridgen.training.objective import Outcome
 from hybridgen.training.plan import Plan
 from hybridgen.training.schedules import Clock, within
-from hybridgen.types import Batch, Images, InputError
+from hybridgen.types import Batch, Images, InputError, single
 
 TITLES = {"scimix": "SciMix", "samosa": "SAMOSA", "adain": "AdaIN", "mixup": "MixUp", "cutmix": "CutMix"}
 """Of the methods that hybrids come from."""
@@ -33,19 +33,9 @@ Use = Literal["contradict", "consistency", "pseudo-label", "labelled"]
 
 
 @settings
-class Settings:
-    """On whose hybrids a classifier trains, how and when (thesis 2.4.2). The defaults suit digits-m."""
+class Teaching:
+    """How and when hybrids teach a classifier (thesis 2.4.2). The defaults suit digits-m."""
 
-    hybridizer: Flat[str] = "bundled"
-    """Folder or hub id of a hybridizer; bundled for the repository's own, none to train without hybrids. With mixup or
-    cutmix (table 2.6) the classifier learns in their place from images of the batch mixed with others, whose share of
-    the target, drawn for each, stands for --hybrids.alpha; no classifier says which to leave out."""
-    baseline: Flat[bool] = True
-    """Train the classifier without hybrids too."""
-    from_hybridizer: Flat[bool] = False
-    """Start the classifier with hybrids from the one that guided the hybridizer's training (table 2.3)."""
-    allow_other_split: Flat[bool] = False
-    """Accept a hybridizer trained on another split of the same data, whose labels then leak."""
     use: Use = "contradict"
     """How hybrids teach (table A.15)."""
     alpha: Annotated[float, Field(gt=0.5, le=1), NUMBER] = 0.9
@@ -69,6 +59,22 @@ class Settings:
     def active(self, clock: Clock) -> bool:
         """Whether hybrids are used at this time."""
         return within(clock, self.start, self.stop)
+
+
+@settings
+class Settings(Teaching):
+    """On whose hybrids a classifier trains, how and when."""
+
+    hybridizer: Flat[str] = "bundled"
+    """Folder or hub id of a hybridizer; bundled for the repository's own, none to train without hybrids. With mixup or
+    cutmix (table 2.6) the classifier learns in their place from images of the batch mixed with others, whose share of
+    the target, drawn for each, stands for --hybrids.alpha; no classifier says which to leave out."""
+    baseline: Flat[bool] = True
+    """Train the classifier without hybrids too."""
+    from_hybridizer: Flat[bool] = False
+    """Start the classifier with hybrids from the one that guided the hybridizer's training (table 2.3)."""
+    allow_other_split: Flat[bool] = False
+    """Accept a hybridizer trained on another split of the same data, whose labels then leak."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,7 @@ def hybrid_loss(
     labels: Int64[Tensor, " labelled"],
     partner: Int64[Tensor, " hybrids"],
     kept: Bool[Tensor, " hybrids"],
-    how: Settings,
+    how: Teaching,
     share: Float[Tensor, " hybrids"] | None = None,
 ) -> Float[Tensor, ""]:
     """What is lost on hybrids, averaged over all of them; those not kept count as zero.
@@ -156,7 +162,7 @@ def hybrid_loss(
     - pseudo-label: cross-entropy with the class of target(x_c), where that is confident
     - labelled: cross-entropy with the label of x_c, where it has one
     """
-    targets = targets.detach()
+    logits, targets = single(logits), targets.detach()
     copies = len(logits) // len(targets)
     semantic = targets.repeat(copies, 1)
     if how.use in ("contradict", "consistency"):
@@ -192,7 +198,7 @@ class WithHybrids(nn.Module):
         base: nn.Module,
         classify: Callable[[Images], Float[Tensor, "hybrids classes"]],
         hybridizer: HybridSource,
-        settings: Settings,
+        settings: Teaching,
     ) -> None:
         super().__init__()
         self.base, self.settings = base, settings
@@ -213,7 +219,7 @@ class WithHybrids(nn.Module):
         return outcome._replace(losses=outcome.losses | {"hybrids": loss}, rates=outcome.rates | {"hybrids_kept": kept})
 
 
-def with_hybrids(plan: Plan, hybridizer: HybridSource, settings: Settings) -> Plan:
+def with_hybrids(plan: Plan, hybridizer: HybridSource, settings: Teaching) -> Plan:
     """The plan of any classifier, with the loss on hybrids added to those of its task. InputError for a window that has
     no part of its epochs."""
     epochs = plan.clock.steps / plan.clock.steps_per_epoch
@@ -305,14 +311,23 @@ def start_from(classifier: Classifier, hybridizer: Hybridizer) -> Classifier:
 
 
 PAPER: dict[str, Any] = dict(
-    hybridizer="none", use="contradict", copies=3, reduction="mean", threshold=0.95, keep_consistent=True, weight=1.0
+    use="contradict", copies=3, reduction="mean", threshold=0.95, keep_consistent=True, weight=1.0
 )
 """Thesis 2.4.2 and A.1.2.3; what windows have the methods' files."""
 
 
-def presets(of_method: Mapping[str, Mapping[str, Any]], window: tuple[float, float]) -> dict[str, Mapping[str, Any]]:
+USERS: Mapping[str, Any] = dict(hybridizer="none")
+"""Whose hybrids the papers' presets take: none, but the user's own if they are given."""
+
+
+def presets(
+    of_method: Mapping[str, Mapping[str, Any]], window: tuple[float, float], *, source: Mapping[str, Any] = USERS
+) -> dict[str, Mapping[str, Any]]:
     """The presets of a method's recipe, with hybrids in this window of epochs; `smoke` takes seconds."""
-    smoke = dict(evaluate_every=20, oracle=dict(steps=20), method=dict(epochs=1), hybrids=dict(start=0.2, stop=0.8))
+    smoke = dict(
+        precision="fp32", evaluate_every=20, oracle=dict(steps=20), method=dict(epochs=1),
+        hybrids=dict(start=0.2, stop=0.8),
+    )  # fmt: skip
     start, stop = window
-    hybrids = dict(hybrids=PAPER | dict(start=start, stop=stop))
+    hybrids = dict(hybrids=PAPER | source | dict(start=start, stop=stop))
     return {"smoke": smoke} | {name: merged(preset, hybrids) for name, preset in of_method.items()}

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from hybridgen.data import augment
 from hybridgen.data.sources import holds_photographs
 from hybridgen.data.streams import View
-from hybridgen.networks.classifiers import Classifier, save_classifier
+from hybridgen.networks.classifiers import FILE, Classifier, save_classifier
+from hybridgen.networks.registry import default_network
 from hybridgen.settings import NUMBER, Count, Decay, Epoch, Flat, Positive, Share, Weight, settings
 from hybridgen.training.context import Context
 from hybridgen.training.ema import EMA
@@ -29,8 +30,9 @@ class TrainingSettings:
     """How a classifier trains on labels. The defaults suit digits-m."""
 
     network: Flat[str | None] = None
-    """cifar-resnet18, cifar-densenet121, pyramidnet200-240, wrn-28-10, ..., or one of timm's, with its pretrained
-    weights if a tag names them; a cifar-resnet18 with an eighth of its filters unless given."""
+    """fast or fast-WIDTH-WIDTH-..., cifar-resnet18, cifar-densenet121, pyramidnet200-240, wrn-28-10, ..., or one of
+    timm's, with its pretrained weights if a tag names them; unless given fast, a cifar-resnet18 with an eighth of its
+    filters for images of 16 pixels or fewer, and one of --width if that is given."""
     width: Flat[Annotated[float, Field(gt=0, le=8), NUMBER] | None] = None
     """Multiplies the filters of a network that comes in any width; 1 unless given."""
     epochs: Flat[Positive] = 20
@@ -67,7 +69,7 @@ class TrainingSettings:
 
 
 CIFAR: dict[str, Any] = dict(
-    validation=0, record_every=100, evaluate_every=390, save_every=390,
+    precision="fp32", validation=0, record_every=100, evaluate_every=390, save_every=390,
     training=dict(
         width=1.0, epochs=200, batch=128, rate=0.1, warmup=5, weight_decay=5e-4, nesterov=False, padding="zeros"
     ),
@@ -84,14 +86,17 @@ class Made(NamedTuple):
     """Parts of the objective whose state is each process's own."""
 
 
-def chosen_network(network: str | None, width: float | None) -> tuple[str, float]:
+def chosen_network(network: str | None, width: float | None, image_size: int) -> tuple[str, float]:
     """Name and width, for settings that may leave out either."""
-    return network or "cifar-resnet18", width if width is not None else 1 if network else 0.125
+    if network is None and width is None:
+        name = default_network(image_size, small="cifar-resnet18")
+        return name, 0.125 if name == "cifar-resnet18" else 1
+    return "cifar-resnet18" if network is None else network, 1 if width is None else width
 
 
 def classifier_of(settings: TrainingSettings, context: Context) -> Classifier:
     """A new one of this network; InputError for one that cannot be made."""
-    name, width = chosen_network(settings.network, settings.width)
+    name, width = chosen_network(settings.network, settings.width, context.dataset.image_size)
     return context.classifier(name, width=width)
 
 
@@ -168,19 +173,20 @@ def labelled_plan(
         classify=classify,
         score=by_accuracy(context, classify),
         local=local,
-        finish=lambda folder: save_network(folder, deployed, settings, context),
+        finish=lambda folder, _: save_network(folder, deployed, settings, context),
     )
 
 
 def save_network(folder: Path, classifier: Classifier, settings: TrainingSettings, context: Context) -> None:
-    """Write the deployed network to `network.safetensors`, which `load_classifier` reads."""
+    """Write the deployed network to the run's folder, as the file that `load_classifier` reads."""
     if context.accelerator.is_main_process:
-        name, width = chosen_network(settings.network, settings.width)
+        name, width = chosen_network(settings.network, settings.width, context.dataset.image_size)
         save_classifier(
             classifier,
-            folder / "network.safetensors",
+            folder / FILE,
             name=name,
             width=width,
             classes=context.dataset.classes,
             image_size=settings.crop or context.dataset.image_size,
+            split_hash=context.split.hash,
         )

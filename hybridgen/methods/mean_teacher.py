@@ -16,7 +16,7 @@ from hybridgen.training.ema import EMA
 from hybridgen.training.objective import Outcome, Task, Taught, sgd
 from hybridgen.training.plan import Plan
 from hybridgen.training.schedules import Clock, cosine
-from hybridgen.types import Batch, Images
+from hybridgen.types import Batch, Images, single
 
 
 @settings
@@ -60,7 +60,7 @@ class MeanTeacher(nn.Module):
             taught, _ = self.teacher(torch.cat([labelled_again, unlabelled_again]))
         return Outcome(
             mean_teacher(predictions, consistency, taught, batch.labels, reduction=self.reduction),
-            taught=lambda: Taught(images, predictions.detach().softmax(dim=1), batch.labels),
+            taught=lambda: Taught(images, single(predictions.detach()).softmax(dim=1), batch.labels),
         )
 
     def follow(self) -> None:
@@ -105,7 +105,7 @@ def plan(settings: Settings, context: Context, seed: int, *, classifier: nn.Modu
 
 
 PAPER: dict[str, Any] = dict(
-    validation=0, record_every=100, evaluate_every=2550, save_every=2550,
+    precision="fp32", validation=0, record_every=100, evaluate_every=2550, save_every=2550,
     method=dict(
         epochs=300, rate_epochs=350, labelled_batch=60, unlabelled_batch=196, ema_decay=0.999, teacher_decay=0.97,
         network="leaky-wrn-28-2", momentum=0.1, weight_decay=5e-4, weight_supervised=1.0, weight_consistency=300.0,

@@ -218,7 +218,7 @@ AUTOMIX: dict[str, Any] = merged(
 """AutoMix, A.1 to A.2, table 14 at 200 epochs; its text gives neither batch nor rate: those of its code."""
 
 PRESETS: dict[str, Mapping[str, Any]] = {
-    "smoke": dict(evaluate_every=20, training=dict(epochs=0.5)),
+    "smoke": dict(precision="fp32", evaluate_every=20, training=dict(epochs=0.5)),
     **{f"paper-{data}": merged(CIFAR, dict(data=data)) for data in ("cifar10", "cifar100")},
     **{f"automix-{data}": merged(AUTOMIX, dict(data=data)) for data in ("cifar10", "cifar100")},
     **{

@@ -9,11 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from hybridgen.losses.classification import sharpen, soft_cross_entropy
 from hybridgen.losses.consistency import mean_squared
-from hybridgen.methods.classifiers import ClassifierSettings, classifier_plan
+from hybridgen.methods.classifiers import ClassifierSettings, classifier_plan, unrecorded
 from hybridgen.mixing import masks
 from hybridgen.mixing.mixing import Mixing
 from hybridgen.settings import NUMBER, Few, Positive, Weight, Whole, merged, settings
@@ -21,7 +20,7 @@ from hybridgen.training.context import Context
 from hybridgen.training.objective import Outcome, Task, Taught, adam
 from hybridgen.training.plan import Plan
 from hybridgen.training.schedules import Clock, cosine, step_ramp
-from hybridgen.types import Batch, Images, InputError
+from hybridgen.types import Batch, Images, InputError, single
 
 
 @settings
@@ -109,18 +108,18 @@ class MixMatch(nn.Module):
         # Predictions
         order = interleaving(1 + len(views), size).to(images.device, non_blocking=True)
         first, *others = mixed[order].split(size)
-        logits = [self.classifier(first), *(_unrecorded(self.classifier, other) for other in others)]
+        logits = [self.classifier(first), *(unrecorded(self.classifier, other) for other in others)]
         logits = torch.cat(logits)[order]
 
         losses = {
             "supervised": soft_cross_entropy(logits[:size], mixed_targets[:size]),
-            "unsupervised": mean_squared(logits[size:].softmax(dim=1), mixed_targets[size:]),
+            "unsupervised": mean_squared(single(logits[size:]).softmax(dim=1), mixed_targets[size:]),
         }
         return Outcome(losses, rates, taught=lambda: Taught(images[: 2 * size], targets[: 2 * size], batch.labels))
 
     @torch.no_grad()
     def _guess(self, views: tuple[Images, ...]) -> Float[Tensor, "batch classes"]:
-        probabilities = [_unrecorded(self.classifier, view).softmax(dim=1) for view in views]
+        probabilities = [single(unrecorded(self.classifier, view)).softmax(dim=1) for view in views]
         return sharpen(torch.stack(probabilities).mean(dim=0), self.temperature)
 
     @torch.no_grad()
@@ -153,12 +152,6 @@ def interleaving(groups: int, size: int) -> Int64[Tensor, " rows"]:
     group[0] = part
     group[part, rows] = 0
     return (group * size + rows).flatten()
-
-
-def _unrecorded(classifier: nn.Module, images: Images) -> Float[Tensor, "batch classes"]:
-    """The classifier's logits; batch-norm's running statistics stay as they are. Gradient reaches the parameters."""
-    buffers = {name: buffer.clone() for name, buffer in classifier.named_buffers()}
-    return functional_call(classifier, buffers, (images,))
 
 
 def plan(
@@ -199,7 +192,7 @@ def plan(
 
 
 PAPER: dict[str, Any] = dict(
-    data="cifar10", validation=0, record_every=100, evaluate_every=1950, save_every=1950,
+    data="cifar10", precision="fp32", validation=0, record_every=100, evaluate_every=1950, save_every=1950,
     method=dict(
         epochs=900, rate=0.002, weight_decay=0.02, weight_unsupervised=37.5, ramp_steps=16_384, ema_decay=0.999,
         network="leaky-wrn-28-2-normalized", momentum=0.1, clip=1.0, guesses=2, temperature=0.5, alpha=0.75,

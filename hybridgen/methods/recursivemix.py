@@ -20,7 +20,7 @@ from hybridgen.training.context import Context
 from hybridgen.training.objective import Outcome
 from hybridgen.training.plan import Plan
 from hybridgen.training.schedules import Clock
-from hybridgen.types import Batch, InputError
+from hybridgen.types import Batch, InputError, single
 
 
 @settings
@@ -175,7 +175,7 @@ class RecursiveMix(nn.Module):
 def align(features: Float[Tensor, "batch channels rows columns"], box: Box) -> Float[Tensor, "batch channels 1 1"]:
     """1×1 RoIAlign of the box, in single precision or better: the mean of the map inside it, sampled between its
     places."""
-    features = features.to(torch.promote_types(features.dtype, torch.float32))
+    features = single(features)
     down, right = (places / length for places, length in zip(features.shape[2:], box.size, strict=True))
     corners = (box.left * right, box.top * down, (box.left + box.width) * right, (box.top + box.height) * down)
     boxes = torch.tensor(corners, dtype=features.dtype).to(features.device, non_blocking=True)
@@ -222,8 +222,8 @@ CUTMIX = merged(
 """300 epochs: the hyper-parameters of CutMix's code."""
 
 IMAGENET: dict[str, Any] = dict(
-    data="folder:data/imagenet", image_size=224, whole=True, validation=0, workers=8, record_every=100,
-    evaluate_every=2502, save_every=2502, method=dict(weight_consistency=0.5),
+    data="folder:data/imagenet", image_size=224, whole=True, precision="fp32", validation=0, workers=8,
+    record_every=100, evaluate_every=2502, save_every=2502, method=dict(weight_consistency=0.5),
     training=dict(width=1.0, epochs=300, batch=512, warmup=5, nesterov=False),
 )  # fmt: skip
 """Section 4.2; eight GPUs with 64 images each."""
@@ -233,7 +233,9 @@ PAPER: dict[str, Any] = dict(alpha=0.5, weight_consistency=0.1, interpolation="n
 
 NETWORKS = ("resnet18", "resnet34", "densenet121", "densenet161")
 
-PRESETS: dict[str, Mapping[str, Any]] = {"smoke": dict(evaluate_every=20, training=dict(epochs=0.5))} | {
+SMOKE: dict[str, Any] = dict(precision="fp32", evaluate_every=20, training=dict(epochs=0.5))
+
+PRESETS: dict[str, Mapping[str, Any]] = {"smoke": SMOKE} | {
     name: merged(dict(method=PAPER), preset)
     for name, preset in {
         **{

@@ -22,7 +22,6 @@ from hybridgen.methods.classifiers import ClassifierSettings
 from hybridgen.networks.autoencoder import SamosaArchitecture, SamosaAutoencoder, SamosaClassifier, SamosaFeatures
 from hybridgen.networks.decoder import SamosaDecoder
 from hybridgen.networks.frozen import frozen
-from hybridgen.networks.registry import leaky_wrn
 from hybridgen.networks.wide_resnet import Normalize
 from hybridgen.settings import Count, Epoch, Few, Positive, Weight, settings
 from hybridgen.training.context import Context
@@ -283,16 +282,13 @@ def networks(classifier: ClassifierSettings, context: Context, seed: int, *, hea
     """New ones, whose E_c and C are the classifier's network. InputError for another family, and for an image size that
     the decoder cannot make."""
     dataset = context.dataset
-    depth, width, normalized = leaky_wrn(classifier.network)
     architecture = SamosaArchitecture(
         image_size=dataset.image_size,
         classes=len(dataset.classes),
         mean=dataset.mean,
         std=dataset.std,
-        depth=depth,
-        width=width,
+        network=context.network(classifier.network),
         momentum=0.1 if classifier.momentum is None else classifier.momentum,
-        normalized_resampling=normalized,
     )
     torch.manual_seed(seed)
     autoencoder = context.laid_out(SamosaAutoencoder(architecture), compiled=False)
@@ -384,7 +380,7 @@ def with_samosa(
         score=by_accuracy(context, classify),
         modules={"hybrids": hybrids},
         after_step=after_step,
-        finish=lambda folder: hybridizer.save_by_first(folder / "hybridizer", context.accelerator),
+        finish=lambda folder, _: hybridizer.save_by_first(folder / "hybridizer", context.accelerator),
     )
 
 
@@ -401,6 +397,10 @@ class Cycles:
     @property
     def steps_per_epoch(self) -> int:
         return self.plain.steps_per_epoch
+
+    @property
+    def images_per_step(self) -> int:
+        return self.plain.images_per_step
 
     def from_step(self, step: int) -> Iterator[Batch]:
         """Batches of the steps `step`, `step` + 1, … without end."""
@@ -428,7 +428,11 @@ def stretch(settings: Settings, step: int, steps_per_epoch: int, cycle_steps: in
 
 
 SMOKE: dict[str, Any] = dict(
-    evaluate_every=20, oracle=dict(steps=20), method=dict(epochs=0.5), samosa=dict(start=0.1, stop=0.4)
+    precision="fp32",
+    evaluate_every=20,
+    oracle=dict(steps=20),
+    method=dict(epochs=0.5),
+    samosa=dict(start=0.1, stop=0.4),
 )
 
 

@@ -1,6 +1,7 @@
 """SciMix, stage 1: the hybridizing auto-encoder and its discriminator (thesis 2.4.1 and A.1.2.2)."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,18 +16,18 @@ from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.losses import adversarial, classification, consistency, hybridization
 from hybridgen.losses.reconstruction import Distance, reconstruction
 from hybridgen.networks.autoencoder import Architecture, Codes, SemanticAutoencoder
+from hybridgen.networks.classifiers import Classifier
 from hybridgen.networks.discriminator import Discriminator
 from hybridgen.networks.frozen import frozen
-from hybridgen.networks.registry import leaky_wrn
 from hybridgen.networks.wide_resnet import Normalize
 from hybridgen.settings import NUMBER, Count, Decay, Epoch, Few, Flat, Positive, Share, Weight, Whole, merged, settings
 from hybridgen.training.context import Context
 from hybridgen.training.ema import EMA
-from hybridgen.training.objective import Outcome, Task, adam, sgd
+from hybridgen.training.objective import Outcome, Task, adam, sgd, slowed
 from hybridgen.training.plan import Plan, by_accuracy
 from hybridgen.training.schedules import Clock, cosine, window
 from hybridgen.training.schedules import Weight as LossWeight
-from hybridgen.types import Batch, Images, InputError, Losses
+from hybridgen.types import Batch, Images, InputError, Losses, full_precision
 
 Guide = Literal["mean-teacher", "fixmatch", "supervised"]
 """What makes z_c semantic: L_S on E_c and C (footnote 1 of 2.4.1; A.4.1)."""
@@ -37,8 +38,9 @@ class Settings:
     """How SciMix trains two encoders, a classifier that guides them, and a StyleGAN2 generator. The defaults suit
     digits-m."""
 
-    network: Flat[str] = "leaky-wrn-10-1"
-    """Of both encoders: leaky-wrn-DEPTH-WIDTH."""
+    network: Flat[str | None] = None
+    """Of both encoders: fast, fast-WIDTH-WIDTH-..., or leaky-wrn-DEPTH-WIDTH; unless given fast, and leaky-wrn-10-1 for
+    images of 16 pixels or fewer."""
     guide: Flat[Guide] = "fixmatch"
     """L_S: what trains the classifier E_c, C."""
     epochs: Flat[Positive] = 36
@@ -49,6 +51,11 @@ class Settings:
     """Learning rate of the generator's side at the start."""
     discriminator_rate: Positive = 1e-3
     """Learning rate of the discriminator at the start."""
+    classifier_rate: Share | None = None
+    """Factor on the rate of E_c and C. At 0 they stay as they are, batch-norm's statistics too, and neither the losses
+    of the guide nor strong views are computed. Unless given it is 1, but 0 for a finished classifier: its rate was
+    annealed, and what would move it on are losses that it has learnt from and a reconstruction that it was not made
+    for."""
     optimizer: Literal["sgd", "adam"] = "adam"
     """Nesterov SGD as in the thesis, or Adam."""
     weight_decay: Flat[Weight] = 0.01
@@ -64,8 +71,12 @@ class Settings:
 
     nonsemantic_channels: Few = 4
     """Channels of z_r."""
-    generator_channels: tuple[Few, ...] = (48, 96, 48, 24)
-    """Filters of the generator's blocks."""
+    generator_channels: tuple[Few, ...] | None = None
+    """Filters of the generator's blocks; unless given 48, 96, 48, 24, and with subpixel 64, 96, 48."""
+    upsampling: Literal["bilinear", "subpixel"] | None = None
+    """How the generator doubles the size of its maps twice: in its last two blocks, as table A.10 has it, or in the
+    last one and then by sub-pixels, which takes less than half the time. Unless given subpixel for images above 16
+    pixels, and bilinear up to there."""
     discriminator_width: Annotated[float, Field(gt=0, le=16), NUMBER] = 0.5
     """Factor on the discriminator's filters."""
     style: Literal["semantic", "nonsemantic"] = "semantic"
@@ -117,6 +128,12 @@ class Settings:
     """λ_u of FixMatch."""
     weight_gradient_penalty: Weight = 0.03
     """R1 on real images: without it the discriminator wins, and hybrids show coloured fringes. The thesis has none."""
+    penalty_every: Count | None = None
+    """Steps from one R1 to the next, which counts for all of them (StyleGAN2's lazy regularization); unless given 16
+    for images above 16 pixels, and 1 up to there."""
+    half_size: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.0
+    """Part of the run, from its start, in which E_r, the generator and the discriminator learn on images of half the
+    size; E_c and C never do."""
     semantic_from: Epoch = 1.0
     """Epoch from which the semantic hybridization losses count."""
     semantic_ramp: Epoch = 1.5
@@ -139,7 +156,9 @@ class SciMixGenerator(nn.Module):
 
     Gradient of the hybridization losses reaches the codes and G through the hybrid's pixels; what judges a hybrid
     (E_c, C, E_r, the discriminator) is frozen unless `freeze_criteria` is off (table A.14). Batches carry two views:
-    weak and weak for Mean Teacher, weak and strong of the unlabelled images for FixMatch.
+    weak and weak for Mean Teacher, weak and strong of the unlabelled images for FixMatch. Without a guide E_c and C are
+    finished: they stay as they are, in evaluation mode, and the first views are all that is looked at. In the first
+    `half_size` of the run all but E_c and C know images at half the size, of which E_c sees the hybrids enlarged.
     """
 
     def __init__(
@@ -147,7 +166,7 @@ class SciMixGenerator(nn.Module):
         autoencoder: SemanticAutoencoder,
         discriminator: Discriminator,
         *,
-        guide: Guide,
+        guide: Guide | None,
         teacher_decay: float,
         threshold: float,
         semantic_distance: hybridization.SemanticDistance,
@@ -157,9 +176,10 @@ class SciMixGenerator(nn.Module):
         freeze_criteria: bool,
         criterion_shift: int,
         criterion_noise: float,
+        half_size: float,
     ) -> None:
         super().__init__()
-        self.autoencoder = autoencoder
+        self.autoencoder, self.half_size = autoencoder, half_size
         self.guide, self.threshold = guide, threshold
         self.semantic_distance, self.nonsemantic_distance = semantic_distance, nonsemantic_distance
         self.reconstruction_distance, self.consistency_reduction = (
@@ -170,14 +190,18 @@ class SciMixGenerator(nn.Module):
         self.normalize = Normalize(autoencoder.architecture.mean, autoencoder.architecture.std)
         self.judge = frozen(discriminator)
         self.freeze_criteria = freeze_criteria
-        if guide == "mean-teacher":
+        if guide is None:
+            autoencoder.classifier.requires_grad_(False).eval()
+        elif guide == "mean-teacher":
             self.teacher = EMA(autoencoder.classifier, teacher_decay, buffers="own")
         else:
             autoencoder.classifier.heads.consistency.requires_grad_(False)
 
     def forward(self, batch: Batch, clock: Clock) -> Outcome:
-        images = torch.cat([batch.labelled[0], batch.unlabelled[0]])
-        codes, strong = self._encode(images, batch)
+        whole = torch.cat([batch.labelled[0], batch.unlabelled[0]])
+        halved = clock.progress < self.half_size
+        images = nn.functional.avg_pool2d(whole, 2) if halved else whole
+        codes, strong = self._encode(whole, images, batch)
 
         # Reconstructions, and hybrids with another image's non-semantic content
         partner = torch.randperm(len(images), device=images.device)
@@ -190,7 +214,8 @@ class SciMixGenerator(nn.Module):
 
         # What the criteria see in the hybrids
         criterion = frozen(self.autoencoder) if self.freeze_criteria else self.autoencoder
-        seen: Codes = criterion(self._disturbed(hybrids))
+        disturbed = self._disturbed(hybrids)
+        seen: Codes = criterion(doubled(disturbed) if halved else disturbed, disturbed)
 
         losses = {
             "reconstruction": reconstruction(
@@ -222,22 +247,29 @@ class SciMixGenerator(nn.Module):
         """Mean Teacher's teacher moves towards the student: after each step of the optimizer."""
         self.teacher.update(self.autoencoder.classifier)
 
-    def _encode(self, images: Images, batch: Batch) -> tuple[Codes, Float[Tensor, "unlabelled classes"] | None]:
-        """The codes of the images; and for FixMatch the logits of the batch's strong views.
+    def _encode(
+        self,
+        whole: Float[Tensor, "batch 3 height width"],
+        images: Float[Tensor, "batch 3 its_height its_width"],
+        batch: Batch,
+    ) -> tuple[Codes, Float[Tensor, "unlabelled classes"] | None]:
+        """The codes of the images, of which E_c sees the whole; and for FixMatch the logits of the strong views.
 
         E_c sees both in one batch: in FixMatch batch-norm's statistics are over all views.
         """
         if self.guide != "fixmatch":
-            return self.autoencoder(images), None
+            return self.autoencoder(whole, images), None
         strong = batch.unlabelled[1]
-        encoded = self.autoencoder.classifier(torch.cat([images, strong]))
+        encoded = self.autoencoder.classifier(torch.cat([whole, strong]))
         (semantic, _), (predictions, of_strong), (consistent, _) = (
-            part.split([len(images), len(strong)]) for part in encoded
+            part.split([len(whole), len(strong)]) for part in encoded
         )
         return Codes(semantic, self.autoencoder.nonsemantic_encoder(images), predictions, consistent), of_strong
 
     def _guided(self, batch: Batch, codes: Codes, strong: Float[Tensor, "unlabelled classes"] | None) -> Losses:
         """L_S: the losses that make z_c semantic."""
+        if self.guide is None:
+            return {}
         count = len(batch.labels)
         labelled, unlabelled = codes.predictions[:count], codes.predictions[count:]
         if self.guide == "supervised":
@@ -265,17 +297,24 @@ class SciMixGenerator(nn.Module):
         return hybrids
 
 
+def doubled(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 2*height 2*width"]:
+    """Twice the size, bilinearly."""
+    return nn.functional.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
+
+
 class SciMixDiscriminator(nn.Module):
     """The critic's side of L_adv,r and L_adv,h: real images against reconstructions and against hybrids.
 
-    Losses: `real`, `reconstruction`, `hybrid`, and with `penalize` R1's `gradient_penalty` (ours: the thesis's
-    discriminator is unregularised). Gradient reaches the discriminator only.
+    Losses: `real`, `reconstruction`, `hybrid`, and unless `penalty_every` is None R1's `gradient_penalty` (ours: the
+    thesis's discriminator is unregularised). This is computed in so many steps once, in float32 or better, and counts
+    for all of them (Karras et al. 2020, appendix B: lazy regularization); in the others it is zero. Gradient reaches
+    the discriminator only.
     """
 
-    def __init__(self, discriminator: Discriminator, *, penalize: bool) -> None:
+    def __init__(self, discriminator: Discriminator, *, penalty_every: int | None) -> None:
         super().__init__()
         self.discriminator = discriminator
-        self.penalize = penalize
+        self.penalty_every = penalty_every
 
     def forward(
         self,
@@ -285,15 +324,18 @@ class SciMixDiscriminator(nn.Module):
         reconstructions: Float[Tensor, "batch 3 height width"],
         hybrids: Float[Tensor, "batch 3 height width"],
     ) -> Outcome:
-        images = images.detach().requires_grad_(self.penalize)
-        real, *fakes = self.discriminator(torch.cat([images, reconstructions, hybrids])).chunk(3)
-        losses = {
-            "real": adversarial.detect_real(real),
-            "reconstruction": adversarial.detect_fake(fakes[0]),
-            "hybrid": adversarial.detect_fake(fakes[1]),
-        }
-        if self.penalize:
-            losses["gradient_penalty"] = adversarial.gradient_penalty(real, images)
+        due = self.penalty_every is not None and clock.step % self.penalty_every == 0
+        images = images.detach().requires_grad_(due)
+        with full_precision(images.device) if due else nullcontext():
+            real, *fakes = self.discriminator(torch.cat([images, reconstructions, hybrids])).chunk(3)
+            losses = {
+                "real": adversarial.detect_real(real),
+                "reconstruction": adversarial.detect_fake(fakes[0]),
+                "hybrid": adversarial.detect_fake(fakes[1]),
+            }
+            if self.penalty_every is not None:
+                penalty = adversarial.gradient_penalty(real, images) if due else images.new_zeros(())
+                losses["gradient_penalty"] = self.penalty_every * penalty
         rates = {
             "accuracy_real": (real > 0).float().mean(),
             "accuracy_reconstruction": (fakes[0] < 0).float().mean(),
@@ -310,25 +352,34 @@ GUIDES: dict[Guide, tuple[str, ...]] = {
 """The losses that each adds."""
 
 
+SMALL = 16
+"""Pixels a side up to which images are small: what is chosen by their size is chosen as for digits-m."""
+GENERATORS = {"bilinear": (48, 96, 48, 24), "subpixel": (64, 96, 48)}
+"""Filters of the generator's blocks, if none are given."""
+
+
 def networks(settings: Settings, context: Context) -> tuple[SemanticAutoencoder, Discriminator]:
     """New ones. InputError for an image size that the generator cannot make, and for a network of another family."""
     dataset = context.dataset
-    depth, width, normalized = leaky_wrn(settings.network)
-    if normalized:
-        raise InputError(f"network: {settings.network}; SciMix's encoders have no -normalized form")
     if settings.criterion_shift >= dataset.image_size:
         raise InputError(
             f"criterion_shift: {settings.criterion_shift} pixels of images of {dataset.image_size}; less are needed"
         )
+    if settings.half_size and settings.style != "semantic":
+        raise InputError(
+            f"half_size: {settings.half_size:g} beside style {settings.style!r}: the generator would start from z_c, "
+            "which is of the whole size"
+        )
+    upsampling = settings.upsampling or ("bilinear" if dataset.image_size <= SMALL else "subpixel")
     architecture = Architecture(
         image_size=dataset.image_size,
         classes=len(dataset.classes),
         mean=dataset.mean,
         std=dataset.std,
-        depth=depth,
-        width=width,
+        network=context.network(settings.network),
         nonsemantic_channels=settings.nonsemantic_channels,
-        generator_channels=settings.generator_channels,
+        generator_channels=settings.generator_channels or GENERATORS[upsampling],
+        upsampling=upsampling,
         style=settings.style,
     )
     autoencoder = SemanticAutoencoder(architecture, backend=settings.backend)
@@ -340,9 +391,11 @@ def networks(settings: Settings, context: Context) -> tuple[SemanticAutoencoder,
     return context.laid_out(autoencoder), context.laid_out(discriminator, compiled=compiled)
 
 
-def weights_of(settings: Settings) -> tuple[dict[str, LossWeight], dict[str, LossWeight]]:
-    """Of the losses of the generator's side, and of the critic's."""
-    plain = ("reconstruction", "adversarial_reconstruction", "adversarial_hybrid", *GUIDES[settings.guide])
+def weights_of(settings: Settings, *, guided: bool = True) -> tuple[dict[str, LossWeight], dict[str, LossWeight]]:
+    """Of the losses of the generator's side, those of the guide among them unless E_c and C are finished, and of the
+    critic's."""
+    plain = ("reconstruction", "adversarial_reconstruction", "adversarial_hybrid")
+    plain += GUIDES[settings.guide] if guided else ()
     weights: dict[str, LossWeight] = {name: getattr(settings, f"weight_{name}") for name in plain}
     for name in ("semantic_attraction", "semantic_repulsion"):
         weights[name] = window(getattr(settings, f"weight_{name}"), settings.semantic_from, ramp=settings.semantic_ramp)
@@ -358,27 +411,40 @@ def weights_of(settings: Settings) -> tuple[dict[str, LossWeight], dict[str, Los
     return weights, critic
 
 
-def plan(settings: Settings, context: Context, seed: int) -> tuple[Plan, Hybridizer]:
+def plan(
+    settings: Settings, context: Context, seed: int, *, classifier: Classifier | None = None
+) -> tuple[Plan, Hybridizer]:
     """SciMix on this split from this seed, and the hybridizer that it leaves in the run's folder: the averages of its
-    networks."""
+    networks. E_c and C start from a finished classifier of the same network, if one is given.
+
+    InputError for a classifier of another network, and for E_c and C that would stay as they were drawn.
+    """
+    factor = settings.classifier_rate
+    if factor is None:
+        factor = 1.0 if classifier is None else 0.0
+    if not factor and classifier is None:
+        raise InputError("classifier_rate: 0, but E_c and C are new; a finished classifier is needed (--classifier)")
+    guide = settings.guide if factor else None
     size, flip = context.dataset.image_size, context.dataset.flip
     weakly, strongly = context.weak(), partial(strong, flip=flip, shift=size // 8, cutout=size // 2)
     stream = context.stream(
         seed,
         labelled=settings.labelled_batch,
-        labelled_views=(weakly, weakly),
+        labelled_views=(weakly, weakly) if guide else (weakly,),
         unlabelled=settings.unlabelled_batch,
-        unlabelled_views=(weakly, strongly if settings.guide == "fixmatch" else weakly),
+        unlabelled_views=(weakly, strongly if guide == "fixmatch" else weakly) if guide else (weakly,),
     )
     clock = Clock.lasting(settings.epochs, stream.steps_per_epoch)
     torch.manual_seed(seed)
 
     # Networks and objectives
     autoencoder, discriminator = networks(settings, context)
+    if classifier is not None:
+        autoencoder.classifier.start_from(classifier.network)
     generating = SciMixGenerator(
         autoencoder,
         discriminator,
-        guide=settings.guide,
+        guide=guide,
         teacher_decay=settings.teacher_decay,
         threshold=settings.threshold,
         semantic_distance=settings.semantic_distance,
@@ -388,8 +454,10 @@ def plan(settings: Settings, context: Context, seed: int) -> tuple[Plan, Hybridi
         freeze_criteria=settings.freeze_criteria,
         criterion_shift=settings.criterion_shift,
         criterion_noise=settings.criterion_noise,
+        half_size=settings.half_size,
     )
-    criticising = SciMixDiscriminator(discriminator, penalize=bool(settings.weight_gradient_penalty))
+    every = settings.penalty_every or (1 if size <= SMALL else 16)
+    criticising = SciMixDiscriminator(discriminator, penalty_every=every if settings.weight_gradient_penalty else None)
     optimizer = {"sgd": sgd, "adam": adam}[settings.optimizer]
     tasks = {
         name: Task(
@@ -404,17 +472,19 @@ def plan(settings: Settings, context: Context, seed: int) -> tuple[Plan, Hybridi
                 ("generator", generating, settings.rate),
                 ("discriminator", criticising, settings.discriminator_rate),
             ),
-            weights_of(settings),
+            weights_of(settings, guided=guide is not None),
             strict=True,
         )
     }
+    if 0 < factor < 1:
+        slowed(tasks["generator"].optimizer, autoencoder.classifier, factor)
 
     # The artefact
     average = EMA(autoencoder, settings.ema_decay, buffers="average").eval()
     hybridizer = Hybridizer(average.network, Origin.of(context, "scimix"))
 
     def after_step(folder: Path) -> dict[str, float]:
-        if settings.guide == "mean-teacher":
+        if guide == "mean-teacher":
             generating.follow()
         if settings.snapshot_every and clock.every(settings.snapshot_every):
             hybridizer.save_by_first(folder / "snapshots" / f"step-{clock.step}", context.accelerator)
@@ -430,23 +500,25 @@ def plan(settings: Settings, context: Context, seed: int) -> tuple[Plan, Hybridi
         score=by_accuracy(context, lambda network, images: network.classifier(images)[1]),
         select=None,
         after_step=after_step,
-        finish=lambda folder: hybridizer.save_by_first(folder / "hybridizer", context.accelerator),
+        finish=lambda folder, _: hybridizer.save_by_first(folder / "hybridizer", context.accelerator),
     )
     return made, hybridizer
 
 
 PAPER: dict[str, Any] = dict(
-    validation=0, evaluate_every=2550, save_every=2550,
+    precision="fp32", validation=0, evaluate_every=2550, save_every=2550,
     method=dict(
         epochs=300, rate_epochs=350, optimizer="sgd", weight_decay=5e-4, labelled_batch=60, unlabelled_batch=196,
         network="leaky-wrn-28-2", nonsemantic_channels=8, generator_channels=(32, 64, 128, 64, 32),
-        discriminator_width=1.0, style="semantic", guide="mean-teacher", teacher_decay=0.97, reduction="mean",
-        ema_decay=0.999, semantic_distance="norm", nonsemantic_distance="norm", reconstruction_distance="norm",
-        freeze_criteria=True, criterion_shift=0, criterion_noise=0.0, threshold=0.95, weight_reconstruction=1.0,
+        upsampling="bilinear", discriminator_width=1.0, style="semantic", guide="mean-teacher", teacher_decay=0.97,
+        reduction="mean", ema_decay=0.999, semantic_distance="norm", nonsemantic_distance="norm",
+        reconstruction_distance="norm", freeze_criteria=True, criterion_shift=0, criterion_noise=0.0, threshold=0.95,
+        weight_reconstruction=1.0,
         weight_adversarial_reconstruction=0.5, weight_adversarial_hybrid=0.5, weight_semantic_attraction=0.5,
         weight_semantic_repulsion=0.05, weight_nonsemantic_attraction=0.5, weight_nonsemantic_repulsion=0.05,
         weight_supervised=1.0, weight_pseudo_label=1.0, weight_consistency=300.0, weight_logit_distance=0.01,
-        weight_gradient_penalty=0.0, semantic_from=0.0, semantic_ramp=0.0, nonsemantic_from=50.0,
+        weight_gradient_penalty=0.0, penalty_every=1, half_size=0.0, semantic_from=0.0, semantic_ramp=0.0,
+        nonsemantic_from=50.0,
     ),
 )  # fmt: skip
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -461,7 +533,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """What those of table A.14 leave out."""
 PRESETS: dict[str, Mapping[str, Any]] = {
     "smoke": dict(
-        evaluate_every=40, method=dict(epochs=0.6, semantic_from=0.1, semantic_ramp=0.1, nonsemantic_from=0.2)
+        precision="fp32",
+        evaluate_every=40,
+        method=dict(epochs=0.6, semantic_from=0.1, semantic_ramp=0.1, nonsemantic_from=0.2),
     ),
     **{
         f"paper-{data}-{labels}": merged(

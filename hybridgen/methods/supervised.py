@@ -13,7 +13,7 @@ from hybridgen.training.context import Context
 from hybridgen.training.objective import Outcome, Task, Taught, sgd
 from hybridgen.training.plan import Plan
 from hybridgen.training.schedules import Clock, cosine
-from hybridgen.types import Batch
+from hybridgen.types import Batch, single
 
 
 @settings
@@ -42,7 +42,7 @@ class Supervised(nn.Module):
         def taught() -> Taught:
             with torch.no_grad():
                 others = self.classifier(unlabelled)
-            targets = torch.cat([logits.detach(), others]).softmax(dim=1)
+            targets = single(torch.cat([logits.detach(), others])).softmax(dim=1)
             return Taught(torch.cat([labelled, unlabelled]), targets, batch.labels)
 
         return Outcome({"supervised": cross_entropy(logits, batch.labels)}, taught=taught)
@@ -71,8 +71,8 @@ def plan(settings: Settings, context: Context, seed: int, *, classifier: nn.Modu
 
 PRESETS: dict[str, Mapping[str, Any]] = {
     f"paper-cub-{size}": dict(
-        data="folder:data/CUB_200", image_size=size, labels=3000, validation=0, record_every=15, evaluate_every=150,
-        save_every=150,
+        data="folder:data/CUB_200", image_size=size, labels=3000, precision="fp32", validation=0, record_every=15,
+        evaluate_every=150, save_every=150,
         method=dict(
             epochs=300, rate=0.1, rate_epochs=350, labelled_batch=60, unlabelled_batch=196, ema_decay=0.999,
             network="leaky-wrn-28-2", momentum=0.1, weight_decay=5e-4,

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hybridgen.mixing.mixing import check_shares
+from hybridgen.types import full_precision
 
 Ratio = Float[Tensor, " n"]
 Mask = Float[Tensor, "n 1 height width"]
@@ -129,7 +130,7 @@ def cow(
     sigma = (low + (high - low) * uniform).exp()
     (rows, passed), (columns, passed_too) = (_waves(side, sigma, math.exp(low)) for side in (height, width))
     noise = torch.randn(len(ratio), len(rows), len(columns), generator=generator, device=ratio.device)
-    with _full_precision(ratio.device):
+    with full_precision(ratio.device):
         smooth = rows.mT @ (noise * passed.unsqueeze(2) * passed_too.unsqueeze(1)) @ columns
     return highest(smooth.unsqueeze(1), ratio)
 
@@ -198,7 +199,7 @@ def saliency(images: Float[Tensor, "batch channels height width"]) -> Float[Tens
     shares = (9798 / 2**15, 19235 / 2**15, 3735 / 2**15)
     channels = images.shape[1]
     weights = levels.new_tensor([shares] if channels == 3 else [[1 / channels] * channels])
-    with _full_precision(images.device):
+    with full_precision(images.device):
         grey = (weights @ levels).add_(0.5).floor_().unflatten(2, (height, width)).squeeze(1)
         smoothing = {side: _smoothing(side, images.device) for side in {height, width}}
         for _ in range(2):
@@ -229,11 +230,6 @@ def _smoothing(length: int, device: torch.device) -> Float[Tensor, "length lengt
     inside = [(last - (last - each.abs()).abs()).clamp(max=length - 1) for each in (place - 1, place, place + 1)]
     weights = [each.unsqueeze(1) == place for each in inside]
     return (weights[0] + 2.0 * weights[1] + weights[2]) / 4
-
-
-def _full_precision(device: torch.device) -> torch.autocast:
-    """Matrix products in float32, whatever the surroundings."""
-    return torch.autocast("cpu" if device.type == "meta" else device.type, enabled=False)
 
 
 def _around(length: int, before: int, after: int, device: torch.device) -> Float[Tensor, "length length"]:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hybridgen.networks.wide_resnet import Normalize, WideResNetClassifier
-from hybridgen.types import Images, InputError
+from hybridgen.types import Images, InputError, single
 
 EPSILON = 1e-5
 """Added to variances before the root is taken."""
@@ -21,7 +21,7 @@ EPSILON = 1e-5
 
 def moments(maps: Float[Tensor, "batch channels rows columns"], eps: float = EPSILON) -> Float[Tensor, "batch moments"]:
     """μ of every map and then σ of every map, over its places: the style (Huang and Belongie, equations 5 and 6)."""
-    variance, mean = torch.var_mean(maps, dim=(2, 3), correction=0)
+    variance, mean = torch.var_mean(single(maps), dim=(2, 3), correction=0)
     return torch.cat([mean, (variance + eps).sqrt()], dim=1)
 
 
@@ -180,7 +180,7 @@ class AdaINDecoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, maps: Float[Tensor, "batch channels rows columns"]) -> Images:
-        return torch.sigmoid(self.layers(maps))
+        return torch.sigmoid(single(self.layers(maps)))
 
 
 class AdaINAutoencoder(nn.Module):

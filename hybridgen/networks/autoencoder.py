@@ -12,14 +12,10 @@ from torch.overrides import TorchFunctionMode
 
 from hybridgen.networks.adain import AdaINArchitecture, AdaINAutoencoder
 from hybridgen.networks.decoder import SamosaDecoder
+from hybridgen.networks.fast import FastEncoder
+from hybridgen.networks.registry import make_encoder, make_trunk, set_batch_norm_momentum
 from hybridgen.networks.stylegan2 import StyleGAN2Generator
-from hybridgen.networks.wide_resnet import (
-    ClassifierHeads,
-    GatingEncoder,
-    NonSemanticEncoder,
-    Normalize,
-    SemanticEncoder,
-)
+from hybridgen.networks.wide_resnet import ClassifierHeads, GatingEncoder, NonSemanticEncoder, Normalize
 from hybridgen.types import Images, InputError
 
 
@@ -32,14 +28,16 @@ class Architecture:
     classes: int = 10
     mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
     std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616)
-    depth: int = 28
-    """Of both wide residual networks: 6n + 4."""
-    width: int = 2
-    stem: int = 16
+    network: str = "leaky-wrn-28-2"
+    """What both encoders are made from: a name of `networks.registry.make_encoder`."""
     nonsemantic_channels: int = 8
     """Channels of z_r."""
     generator_channels: tuple[int, ...] = (32, 64, 128, 64, 32)
-    """Filters of G's blocks; the last two double the size."""
+    """Filters of G's blocks."""
+    upsampling: Literal["bilinear", "subpixel"] = "bilinear"
+    """How G comes from a quarter of the images' size to the whole: its last two blocks double it before their
+    convolutions (table A.10); or, in less than half the time, the last one does between them, and the last convolution
+    makes four pixels of every place."""
     style: Literal["semantic", "nonsemantic"] = "semantic"
     """Which code is the generator's style vector; the other is the map it starts from (table A.14)."""
 
@@ -67,24 +65,18 @@ class SamosaArchitecture:
     classes: int = 10
     mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
     std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616)
-    depth: int = 28
-    """Of both wide residual networks: 6n + 4."""
-    width: int = 2
-    """Of both wide residual networks and of the decoder; there are 32·width gates."""
-    stem: int = 16
+    network: str = "leaky-wrn-28-2"
+    """What both encoders are made from: a name of `networks.registry.make_encoder`. z_c has the channels of its map of
+    a quarter of the image's sides, and there are half as many gates. The -normalized form has batch-norms behind the
+    convolutions that double the size in the decoder too, as in the MixMatch experiments (A.1.1)."""
     momentum: float = 0.1
     """Of batch-norm in E_c and C, in torch's sense (the base method's: 0.001 in FixMatch); E_r and D keep 0.1."""
-    normalized_resampling: bool = False
-    """Whether a batch-norm follows the convolutions that change the number of channels on a shortcut or double the
-    size in the decoder, as in the MixMatch experiments (A.1.1)."""
 
     def __post_init__(self) -> None:
         if self.image_size % 4 or self.image_size < 4:
             raise InputError(f"image_size: {self.image_size} is a size the decoder cannot make; take a multiple of 4")
         if not 0 < self.momentum <= 1:
             raise InputError(f"momentum: {self.momentum} is outside (0, 1]")
-        if not isinstance(self.normalized_resampling, bool):
-            raise InputError(f"normalized_resampling: {self.normalized_resampling!r} is neither true nor false")
         _at_least_one(self, "classes")
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,9 +108,9 @@ class SemanticClassifier(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         a = architecture
-        self.encoder = SemanticEncoder(a.depth, a.width, mean=a.mean, std=a.std, stem=a.stem)
-        self.heads = ClassifierHeads(self.encoder.channels, a.classes)
         self.pooled = a.style == "semantic"
+        self.encoder = make_encoder(a.network, mean=a.mean, std=a.std, quarter=not self.pooled)
+        self.heads = ClassifierHeads(self.encoder.channels, a.classes)
 
     def forward(
         self, images: Images
@@ -130,40 +122,66 @@ class SemanticClassifier(nn.Module):
         semantic = self.encoder.features(images)
         return semantic, *self.heads(semantic.mean((2, 3)))
 
+    def start_from(self, network: nn.Module) -> None:
+        """Take the weights and statistics of a classification network that computes the same, both heads those of its
+        one. The standardisation stays. InputError for another network."""
+        own = {name: buffer for name, buffer in self.encoder.state_dict().items() if ".normalize." in name}
+        state = network.state_dict()
+        of = lambda part: {name.removeprefix(part): value for name, value in state.items() if name.startswith(part)}
+        try:
+            if getattr(network.encoder, "slope", None) != getattr(self.encoder, "slope", None):  # no weight tells it
+                raise RuntimeError
+            self.encoder.load_state_dict(of("encoder.") | own)
+            for head in (self.heads.predictions, self.heads.consistency):
+                head.load_state_dict(of("head."))
+        except (AttributeError, RuntimeError) as error:
+            raise InputError(
+                f"classifier: a {type(network).__name__} that is not the encoders' network; one --network for both"
+            ) from error
+
 
 class SemanticAutoencoder(nn.Module):
     """Encodes images into z_c and z_r, and decodes any pair of codes into an image in [0, 1].
 
-    With `style="semantic"` (SciMix) z_c is `[b, 64·width]` and z_r `[b, nonsemantic_channels, h/4, w/4]`; with
-    "nonsemantic" (the variant "structural z_c" of table A.14) z_c is the map and z_r the vector.
+    With `style="semantic"` (SciMix) z_c is a vector and z_r `[b, nonsemantic_channels, h/4, w/4]`; with "nonsemantic"
+    (the variant "structural z_c" of table A.14) z_c is a map of that size and z_r a vector. `InputError` for a network
+    that encoders are not made from, and for a -normalized one, which is SAMOSA's.
     """
 
     def __init__(self, architecture: Architecture, *, backend: str = "hybridgen") -> None:
         super().__init__()
         a = self.architecture = architecture
+        if a.network.endswith("-normalized"):
+            raise InputError(f"network: {a.network}; SciMix's encoders have no -normalized form")
         self.classifier = SemanticClassifier(a)
-        features = self.classifier.encoder.channels
         if a.style == "semantic":
-            self.nonsemantic_encoder = NonSemanticEncoder(
-                a.depth, a.width, a.nonsemantic_channels, mean=a.mean, std=a.std, stem=a.stem
-            )
-            structure = a.nonsemantic_channels
+            trunk = make_trunk(a.network, mean=a.mean, std=a.std)
+            self.nonsemantic_encoder = NonSemanticEncoder(trunk, a.nonsemantic_channels)
+            structure, style = self.nonsemantic_encoder.channels, self.classifier.encoder.channels
         else:
-            self.nonsemantic_encoder = SemanticEncoder(a.depth, a.width, mean=a.mean, std=a.std, stem=a.stem)
-            structure = features
-        blocks = len(a.generator_channels)
+            self.nonsemantic_encoder = make_encoder(a.network, mean=a.mean, std=a.std)
+            structure, style = self.classifier.encoder.channels, self.nonsemantic_encoder.channels
+        blocks, subpixel = len(a.generator_channels), a.upsampling == "subpixel"
+        doubling = 1 if subpixel else 2
         self.generator = StyleGAN2Generator(
             structure,
-            features,
+            style,
             channels=a.generator_channels,
-            upsample=tuple(block >= blocks - 2 for block in range(blocks)),
+            upsample=tuple(block >= blocks - doubling for block in range(blocks)),
+            between=subpixel,
+            subpixels=2 if subpixel else 1,
             backend=backend,
         )
 
-    def forward(self, images: Images) -> Codes:
-        """Encode."""
+    def forward(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        seen_by_nonsemantic: Float[Tensor, "batch 3 its_height its_width"] | None = None,
+    ) -> Codes:
+        """Encode; E_r sees the same images in another size, if it is given them."""
         semantic, predictions, consistency = self.classifier(images)
-        return Codes(semantic, self.nonsemantic_encoder(images), predictions, consistency)
+        nonsemantic = self.nonsemantic_encoder(images if seen_by_nonsemantic is None else seen_by_nonsemantic)
+        return Codes(semantic, nonsemantic, predictions, consistency)
 
     def decode(
         self, semantic: Float[Tensor, "batch *semantic"], nonsemantic: Float[Tensor, "batch *nonsemantic"]
@@ -178,7 +196,7 @@ class SamosaFeatures(NamedTuple):
     """What SAMOSA's classifier sees in a batch of images."""
 
     semantic: Float[Tensor, "batch channels rows columns"]
-    """z_c, `[b, 64·width, h/4, w/4]`."""
+    """z_c."""
     predictions: Float[Tensor, "batch classes"]
     """Logits of C's primary head."""
     consistency: Float[Tensor, "batch classes"]
@@ -190,35 +208,32 @@ class SamosaFeatures(NamedTuple):
 class SamosaClassifier(nn.Module):
     """E_c (table A.1) followed by C (table A.4): `SemanticClassifier`, weight for weight, cut elsewhere.
 
-    E_c is `encoder.trunk`; C is `encoder.norm`, the activation, the average and `heads`. The initialisation is that of
-    the other classifiers too, for they are compared; A.1.1 has torch's.
+    Of a wide residual network E_c is `encoder.trunk`; C is `encoder.norm`, the activation, the average and `heads`. Of
+    a fast network E_c ends with the second block's last convolution, and C has its batch-norm and the other blocks. The
+    initialisation is that of the other classifiers too, for they are compared; A.1.1 has torch's. `InputError` for a
+    fast network of one convolution a block: SAMOSA takes the outputs of E_c's last two, which are of one shape.
     """
 
     def __init__(self, architecture: SamosaArchitecture) -> None:
         super().__init__()
         a = architecture
-        self.encoder = SemanticEncoder(
-            a.depth,
-            a.width,
-            mean=a.mean,
-            std=a.std,
-            stem=a.stem,
-            momentum=a.momentum,
-            normalized_resampling=a.normalized_resampling,
-        )
+        encoder = make_encoder(a.network, mean=a.mean, std=a.std)
+        if isinstance(encoder, FastEncoder) and encoder.trunk.convolutions < 2:
+            raise InputError(f"network: {a.network}; SAMOSA's encoders need two convolutions a block or more")
+        self.encoder = set_batch_norm_momentum(encoder, a.momentum)
         self.heads = ClassifierHeads(self.encoder.channels, a.classes)
 
     def forward(self, images: Images) -> SamosaFeatures:
         before, semantic = self.encoder.trunk.last_two(images)
-        return SamosaFeatures(semantic, *self.heads(self.encoder.activated(semantic).mean((2, 3))), before)
+        return SamosaFeatures(semantic, *self.heads(self.encoder.pooled(semantic)), before)
 
 
 class SamosaAutoencoder(nn.Module):
     """Encodes images into z_c and z_r, and decodes any pair of codes into an image in [0, 1].
 
-    z_c is the map `[b, 64·width, h/4, w/4]`, z_r the gates `[b, 32·width]`. For width 2 and 10 classes of 32×32 images
-    the tables give 1,468,900 parameters for E_c and C, 1,990,416 for E_r (524,352 of them in its linear layer) and
-    786,755 for D; A.4.1 speaks of 1.5M, 1.5M and 2M. `backend` is there for the protocol: `InputError` for another.
+    z_c is a map `[b, channels, h/4, w/4]`, z_r the gates `[b, channels/2]`, 128 and 64 in the tables. For 10 classes of
+    32×32 images these give 1,468,900 parameters for E_c and C, 1,990,416 for E_r (524,352 of them in its linear layer)
+    and 786,755 for D; A.4.1 speaks of 1.5M, 1.5M and 2M. `backend` is there for the protocol: `InputError` for another.
     """
 
     def __init__(self, architecture: SamosaArchitecture, *, backend: str = "hybridgen") -> None:
@@ -227,16 +242,9 @@ class SamosaAutoencoder(nn.Module):
             raise InputError(f"backend: {backend!r} is a choice for SciMix's generator; SAMOSA has 'hybridgen' alone")
         a = self.architecture = architecture
         self.classifier = SamosaClassifier(a)
-        self.nonsemantic_encoder = GatingEncoder(
-            a.image_size,
-            a.depth,
-            a.width,
-            mean=a.mean,
-            std=a.std,
-            stem=a.stem,
-            normalized_resampling=a.normalized_resampling,
-        )
-        self.decoder = SamosaDecoder(a.width, normalized_resampling=a.normalized_resampling)
+        trunk = make_trunk(a.network, mean=a.mean, std=a.std)
+        self.nonsemantic_encoder = GatingEncoder(trunk, a.image_size)
+        self.decoder = SamosaDecoder(trunk.channels, normalized_resampling=a.network.endswith("-normalized"))
 
     @property
     def normalize(self) -> Normalize:

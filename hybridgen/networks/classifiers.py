@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,9 @@ from hybridgen.networks.wide_resnet import Normalize, linear
 from hybridgen.types import Images, InputError
 
 Logits = Float[Tensor, "batch classes"]
+
+FILE = "network.safetensors"
+"""Of the classifier that a run leaves, in its folder."""
 
 
 class Classifier(nn.Module):
@@ -180,12 +183,13 @@ def save_classifier(
     width: float = 1,
     classes: Sequence[str],
     image_size: int,
+    split_hash: str | None = None,
 ) -> None:
     """Write the deployed network, a plain state dict in safetensors' format, whole or not at all.
 
     The class of that name of torchvision or timm loads it. `name` and `width` are `make_network`'s; they, the names of
-    the classes, mean and standard deviation of the images and their side are the file's metadata. The head of
-    consistency, which predicts nothing, is left out.
+    the classes, mean and standard deviation of the images, their side and the split that it was trained on are the
+    file's metadata. The head of consistency, which predicts nothing, is left out.
     """
     from hybridgen.files import written_aside  # with torchvision, which takes its time
 
@@ -196,10 +200,30 @@ def save_classifier(
         "classes": json.dumps(list(classes)),
         "image_size": str(image_size),
         **{key: json.dumps(getattr(classifier.normalize, key).flatten().tolist()) for key in ("mean", "std")},
+        **({} if split_hash is None else {"split_hash": split_hash}),
         "weights_sha256": _digest(weights),
     }
     with written_aside(path) as aside:
         save_file(weights, aside, metadata=about)
+
+
+class About(NamedTuple):
+    """What a file of `save_classifier` says of itself."""
+
+    network: str
+    width: float
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int
+    """Side of the images."""
+    split_hash: str | None
+    """Of the split that it was trained on, where that is known."""
+
+
+def about_classifier(path: str | Path) -> About:
+    """What the file says of its network, without the weights. InputError as by `load_classifier`."""
+    return _about(path, _opened(path)[0])
 
 
 def load_classifier(path: str | Path) -> tuple[Classifier, tuple[str, ...], int]:
@@ -208,35 +232,49 @@ def load_classifier(path: str | Path) -> tuple[Classifier, tuple[str, ...], int]
     Executes nothing that it reads. InputError, naming the file, for one that is missing, damaged, changed or not of
     `save_classifier`.
     """
+    metadata, weights = _opened(path, whole=True)
+    about = _about(path, metadata)
+    if _digest(weights) != metadata["weights_sha256"]:
+        raise InputError(f"{path}: changed: the SHA-256 of its weights is not the one that its metadata record")
+    with _fitting(path):
+        with torch.random.fork_rng(devices=[]):  # the first values are drawn in vain
+            network = make_network(about.network, len(about.classes), width=about.width, pretrained=False)
+        network.load_state_dict(weights)
+        classifier = Classifier(network, mean=about.mean, std=about.std).eval()
+    return classifier, about.classes, about.image_size
+
+
+def _opened(path: str | Path, *, whole: bool = False) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The file's metadata, and with `whole` its weights."""
     try:
         with open(path, "rb"):
             pass
         with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            return file.metadata() or {}, {key: file.get_tensor(key) for key in (file.keys() if whole else ())}
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
     except SafetensorError as error:
         raise InputError(f"{path}: damaged, or not a safetensors file ({error})") from error
-    missing = [
-        key
-        for key in ("network", "width", "classes", "image_size", "mean", "std", "weights_sha256")
-        if key not in about
-    ]
-    if missing:
+
+
+def _about(path: str | Path, metadata: Mapping[str, str]) -> About:
+    needed = ("network", "width", "classes", "image_size", "mean", "std", "weights_sha256")
+    if missing := [key for key in needed if key not in metadata]:
         raise InputError(
-            f"{path}: its metadata lack {', '.join(missing)}; the network.safetensors of a run of supervised training "
-            "is needed"
+            f"{path}: its metadata lack {', '.join(missing)}; the {FILE} of a run that trained a classifier is needed"
         )
-    if _digest(weights) != about["weights_sha256"]:
-        raise InputError(f"{path}: changed: the SHA-256 of its weights is not the one that its metadata record")
+    with _fitting(path):
+        classes, mean, std = (tuple(json.loads(metadata[key])) for key in ("classes", "mean", "std"))
+        width, image_size = float(metadata["width"]), int(metadata["image_size"])
+        return About(metadata["network"], width, classes, mean, std, image_size, metadata.get("split_hash"))
+
+
+@contextmanager
+def _fitting(path: str | Path) -> Iterator[None]:
+    """What goes wrong with metadata, or with weights of other names or sizes (RuntimeError), as InputError."""
     try:
-        classes, mean, std = (tuple(json.loads(about[key])) for key in ("classes", "mean", "std"))
-        with torch.random.fork_rng(devices=[]):  # the first values are drawn in vain
-            network = make_network(about["network"], len(classes), width=float(about["width"]), pretrained=False)
-        network.load_state_dict(weights)
-        return Classifier(network, mean=mean, std=std).eval(), classes, int(about["image_size"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # RuntimeError: weights of other names or sizes
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: does not fit its own metadata ({' '.join(str(error).split())[:200]})") from error
 
 

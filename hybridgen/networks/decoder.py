@@ -36,27 +36,27 @@ class DeconvBlock(nn.Module):
 
 
 class SamosaDecoder(nn.Module):
-    """D, table A.3: z_c `[b, 64·width, h, w]` and gates z_r `[b, 32·width]` to a standardised image `[b, 3, 4h, 4w]`.
+    """D, table A.3: z_c `[b, channels, h, w]` and gates z_r `[b, channels/2]` to a standardised image `[b, 3, 4h, 4w]`.
 
-    D_pre makes one map for each gate, h `[b, 32·width, 4h, 4w]`; D_post makes the image of h' = z_r ⊙ h. D^(0) of
+    D_pre makes one map for each gate, h `[b, channels/2, 4h, 4w]`; D_post makes the image of h' = z_r ⊙ h. D^(0) of
     thesis 2.3.3 is `first`, which z_r does not touch; its output has the shape of z_c. With `normalized_resampling` a
     batch-norm follows the two convolutions that double the size ("stabilized [...] in MixMatch experiments", A.1.1).
 
     The table leaves open whether convolutions have a bias and how they are initialised: both are torch's defaults,
-    which A.1.1 takes where it says nothing else. The rows of the table then have 786,755 parameters for width 2;
-    A.4.1 speaks of 2M. Raises `InputError` for a width below 1.
+    which A.1.1 takes where it says nothing else. The rows of the table then have 786,755 parameters for 128 channels;
+    A.4.1 speaks of 2M. Raises `InputError` for a number of channels that is no multiple of 8.
     """
 
     def __init__(
-        self, width: int = 2, *, normalized_resampling: bool = False, slope: float = 0.1, momentum: float = 0.1
+        self, channels: int = 128, *, normalized_resampling: bool = False, slope: float = 0.1, momentum: float = 0.1
     ):
         super().__init__()
-        if width < 1:
-            raise InputError(f"width: {width} is below 1")
-        wide, gates, narrow = 64 * width, 32 * width, 8 * width
+        if channels < 8 or channels % 8:
+            raise InputError(f"channels: {channels} of z_c; SAMOSA's decoder needs a multiple of 8")
+        wide, gates, narrow = channels, channels // 2, channels // 8
         pre = [(wide, 1)] * 3 + [(gates, 2)] + [(gates, 1)] * 3 + [(gates, 2)]
         post = [(gates, 1)] * 3 + [(narrow, 1)]
-        blocks, channels = [], wide
+        blocks = []
         for filters, stride in pre + post:
             normalized = normalized_resampling and stride > 1
             blocks.append(DeconvBlock(channels, filters, stride, normalized=normalized, slope=slope, momentum=momentum))

@@ -15,7 +15,8 @@ class DownResBlock(nn.Module):
     """A residual block that halves the map, as in StyleGAN2's discriminator (Karras et al. 2020, figure 7).
 
     Two 3×3 convolutions, the second with stride 2, a LeakyReLU of slope 0.2 after each; the mean of 2×2
-    pixels and a 1×1 convolution as shortcut; the sum divided by √2.
+    pixels and a 1×1 convolution as shortcut; the sum divided by √2. Told not to `halve`, it leaves the size as it is,
+    with the same weights.
     """
 
     def __init__(self, in_channels: int, out_channels: int):
@@ -25,11 +26,12 @@ class DownResBlock(nn.Module):
         self.shortcut = nn.Conv2d(in_channels, out_channels, 1, bias=False)
 
     def forward(
-        self, x: Float[Tensor, "batch in_channels height width"]
-    ) -> Float[Tensor, "batch out_channels height//2 width//2"]:
+        self, x: Float[Tensor, "batch in_channels height width"], *, halve: bool = True
+    ) -> Float[Tensor, "batch out_channels out_height out_width"]:
         y = F.leaky_relu(self.conv1(x), 0.2, inplace=True)
-        y = F.leaky_relu(self.conv2(y), 0.2, inplace=True)
-        return (self.shortcut(F.avg_pool2d(x, 2)) + y) * 0.5**0.5
+        y = self.conv2(y) if halve else F.conv2d(y, self.conv2.weight, self.conv2.bias, padding=1)
+        y = F.leaky_relu(y, 0.2, inplace=True)
+        return (self.shortcut(F.avg_pool2d(x, 2) if halve else x) + y) * 0.5**0.5
 
 
 class Discriminator(nn.Module):
@@ -39,7 +41,8 @@ class Discriminator(nn.Module):
     3 for 96): two blocks at size 16, three at 32 (the table), four at 64 and 96. `channels` are the filters
     of the convolution and of each block: cut short where there are fewer blocks, its last value repeated
     where there are more. A linear layer of as many units as the last block has filters, a LeakyReLU and a
-    linear layer of one unit follow. `width` multiplies all filters. The "32 filters" in the table's last
+    linear layer of one unit follow. `width` multiplies all filters. Images of half the size are judged with the same
+    weights: the last block leaves the size as it is. The "32 filters" in the table's last
     block are a misprint for 256. Raises `InputError` for an image size that is not a multiple of 16.
     """
 
@@ -81,10 +84,14 @@ class Discriminator(nn.Module):
         self.logit = nn.Linear(filters[-1], 1)
 
     def forward(self, images: Images) -> Float[Tensor, " batch"]:
-        if images.shape[2:] != (self.image_size, self.image_size):
+        size, half = self.image_size, images.shape[2:] == (self.image_size // 2,) * 2
+        if not half and images.shape[2:] != (size, size):
             raise InputError(
-                f"images: {images.shape[2]}×{images.shape[3]} for a discriminator of size {self.image_size}"
+                f"images: {images.shape[2]}×{images.shape[3]} for a discriminator of size {size}, or half of it"
             )
         x = F.leaky_relu(self.stem(self.normalize(images)), 0.2, inplace=True)
-        x = F.leaky_relu(self.hidden(self.blocks(x).flatten(1)), 0.2, inplace=True)
+        *blocks, last = self.blocks
+        for block in blocks:
+            x = block(x)
+        x = F.leaky_relu(self.hidden(last(x, halve=not half).flatten(1)), 0.2, inplace=True)
         return self.logit(x).squeeze(1)

@@ -6,16 +6,19 @@ All follow timm's convention: `forward_features` gives the last feature map befo
 """
 
 import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
+from typing import NamedTuple
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hybridgen.networks.cifar import cifar_densenet, cifar_resnet
+from hybridgen.networks.fast import CONVOLUTIONS, WIDTHS, FastClassifier, FastEncoder, FastTrunk
 from hybridgen.networks.preact_resnet import PreActResNet18
 from hybridgen.networks.pyramidnet import PyramidNet
-from hybridgen.networks.wide_resnet import WideResNetClassifier
+from hybridgen.networks.wide_resnet import SemanticEncoder, WideResNet, WideResNetClassifier
 from hybridgen.types import InputError
 
 NETWORKS = {
@@ -30,8 +33,18 @@ NETWORKS = {
 
 SIZED = re.compile(r"(?P<family>wrn-|leaky-wrn-|pyramidnet)(?P<depth>[0-9]{1,99})-(?P<size>[0-9]{1,99})(?P<rest>.*)")
 
-LIMITS = {"depth": 1000, "width": 100, "alpha": 1000}
+FAST = re.compile(r"fast(-(?P<widths>[0-9]{1,99}(-[0-9]{1,99}){0,99})(x(?P<convolutions>[0-9]{1,99}))?)?")
+
+LIMITS = {"depth": 1000, "width": 100, "alpha": 1000, "filters": 10_000, "blocks": 12, "convolutions": 100}
 """The largest that are built: far beyond every published network, and a slip of the keyboard does not fill memory."""
+
+SMALL = 16
+"""Pixels of the side up to which images are small: recipes then have the networks of old, by default."""
+
+
+def default_network(image_size: int, small: str = "leaky-wrn-10-1") -> str:
+    """The name of the network where none is given: `small` for small images, `fast` for larger ones."""
+    return small if image_size <= SMALL else "fast"
 
 
 def make_network(name: str, classes: int, *, width: float = 1, pretrained: bool = True) -> nn.Module:
@@ -43,6 +56,8 @@ def make_network(name: str, classes: int, *, width: float = 1, pretrained: bool 
     - `wrn-DEPTH-WIDTH`, such as wrn-28-10: ReLUs as Zagoruyko and Komodakis have them, FixMatch's initialisation;
     - `leaky-wrn-DEPTH-WIDTH`, such as leaky-wrn-28-2: LeakyReLUs of slope 0.1, FixMatch's and the thesis's, and with
       `-normalized` after it a batch-norm behind every 1×1 convolution (table A.5, for MixMatch);
+    - `fast`, for small images, and `fast-WIDTH-WIDTH-...xCONVOLUTIONS`: a block for each width, of two convolutions
+      unless given; fast is fast-32-64-128x2. Its stem has to `whiten` images before it sees any;
     - `pyramidnetDEPTH-ALPHA`, such as pyramidnet200-240;
     - `pvt_v2_b1_li`: PVTv2-B1 with linear (pooled) attention, RecursiveMix's;
     - a model of timm (resnet50, pvt_v2_b1), as `timm.create_model` makes and initialises it;
@@ -71,7 +86,9 @@ def make_network(name: str, classes: int, *, width: float = 1, pretrained: bool 
 
 
 def _sized(name: str) -> partial[nn.Module] | None:
-    """Of a name that holds depth and width: what makes it from a number of classes."""
+    """Of a name that holds its sizes: what makes it from a number of classes."""
+    if fast := _fast(name):
+        return partial(FastClassifier, widths=fast.widths, convolutions=fast.convolutions)
     parts = SIZED.fullmatch(name)
     if not parts or parts["rest"] not in ("", "-normalized"):
         return None
@@ -86,19 +103,80 @@ def _sized(name: str) -> partial[nn.Module] | None:
     return partial(bare, slope=0.0) if parts["family"] == "wrn-" else partial(bare, normalized_resampling=normalized)
 
 
-def leaky_wrn(name: str) -> tuple[int, int, bool]:
-    """Depth, width and whether it is normalized, of a leaky-wrn-DEPTH-WIDTH(-normalized): the family that encoders and
-    their classifiers are built from. InputError for another name."""
+class _Fast(NamedTuple):
+    """The sizes of a fast network."""
+
+    widths: tuple[int, ...]
+    convolutions: int
+
+
+def _fast(name: str) -> _Fast | None:
+    """Of fast(-WIDTH-WIDTH-...xCONVOLUTIONS). None for another name, InputError beyond `LIMITS`."""
+    parts = FAST.fullmatch(name)
+    if not parts:
+        return None
+    widths = tuple(map(int, parts["widths"].split("-"))) if parts["widths"] else WIDTHS
+    convolutions = int(parts["convolutions"] or CONVOLUTIONS)
+    for field, value in (("blocks", len(widths)), ("filters", max(widths)), ("convolutions", convolutions)):
+        _check_limit(field, value, name)
+    return _Fast(widths, convolutions)
+
+
+class _WideResNet(NamedTuple):
+    """The sizes of a wide residual network."""
+
+    depth: int
+    width: int
+    normalized_resampling: bool
+
+
+def leaky_wrn(name: str) -> _WideResNet | None:
+    """The sizes of leaky-wrn-DEPTH-WIDTH(-normalized). None for another name, InputError beyond `LIMITS`."""
     parts = SIZED.fullmatch(name)
     if not parts or parts["family"] != "leaky-wrn-" or parts["rest"] not in ("", "-normalized"):
-        raise InputError(
-            f"network: {name!r}; encoders are made from leaky-wrn-DEPTH-WIDTH, such as leaky-wrn-28-2, and its "
-            "-normalized form"
-        )
+        return None
     depth, width = int(parts["depth"]), int(parts["size"])
     _check_limit("depth", depth, name)
     _check_limit("width", width, name)
-    return depth, width, bool(parts["rest"])
+    return _WideResNet(depth, width, bool(parts["rest"]))
+
+
+def _of_encoders(name: str) -> _Fast | _WideResNet:
+    """The sizes of a network that encoders are made from; InputError for another."""
+    sizes = _fast(name) or leaky_wrn(name)
+    if sizes is None:
+        raise InputError(
+            f"network: {name!r}; encoders are made from fast, fast-WIDTH-WIDTH-..., leaky-wrn-DEPTH-WIDTH, such as "
+            "leaky-wrn-28-2, and its -normalized form"
+        )
+    if isinstance(sizes, _Fast) and len(sizes.widths) < 2:
+        raise InputError(f"network: {name!r}; encoders need two blocks, for a map of a quarter of the image's sides")
+    return sizes
+
+
+def make_encoder(
+    name: str, *, mean: Sequence[float], std: Sequence[float], quarter: bool = False
+) -> SemanticEncoder | FastEncoder:
+    """An encoder of images in [0, 1], to a vector `[b, channels]`, by the name of the network that it is the body of:
+    leaky-wrn-DEPTH-WIDTH(-normalized), fast or fast-WIDTH-WIDTH-... of two blocks or more.
+
+    Where its `features` are asked for as a map of a `quarter` of the image's sides, a fast one ends with its second
+    block. InputError for another network.
+    """
+    sizes = _of_encoders(name)
+    if isinstance(sizes, _Fast):
+        widths = sizes.widths[:2] if quarter else sizes.widths
+        return FastEncoder(widths, sizes.convolutions, mean=mean, std=std)
+    return SemanticEncoder(**sizes._asdict(), mean=mean, std=std)
+
+
+def make_trunk(name: str, *, mean: Sequence[float], std: Sequence[float]) -> WideResNet | FastTrunk:
+    """What makes of images in [0, 1] a map `[b, channels, h/4, w/4]`, by the same names: a wide residual network before
+    its last batch-norm, or the first two blocks of a fast one."""
+    sizes = _of_encoders(name)
+    if isinstance(sizes, _Fast):
+        return FastTrunk(sizes.widths[:2], sizes.convolutions, mean=mean, std=std)
+    return WideResNet(**sizes._asdict(), mean=mean, std=std)
 
 
 def _check_limit(field: str, value: float, name: str) -> None:
@@ -136,11 +214,12 @@ def _create(name: str, classes: int, *, pretrained: bool = False, **options: boo
 def _unknown(name: str) -> str:
     import timm
 
-    known = [*NETWORKS, "pvt_v2_b1_li", *(timm.list_pretrained() if "." in name else timm.list_models())]
+    known = [*NETWORKS, "fast", "pvt_v2_b1_li", *(timm.list_pretrained() if "." in name else timm.list_models())]
     nearest = ", ".join(get_close_matches(name, known)) or "none"
     return (
-        f"network: {name!r} is unknown; there are {', '.join(NETWORKS)}, wrn-DEPTH-WIDTH, leaky-wrn-DEPTH-WIDTH (and "
-        f"-normalized), pyramidnetDEPTH-ALPHA, pvt_v2_b1_li and timm's models; nearest: {nearest}"
+        f"network: {name!r} is unknown; there are {', '.join(NETWORKS)}, fast, fast-WIDTH-WIDTH-...xCONVOLUTIONS, "
+        "wrn-DEPTH-WIDTH, leaky-wrn-DEPTH-WIDTH (and -normalized), pyramidnetDEPTH-ALPHA, pvt_v2_b1_li and timm's "
+        f"models; nearest: {nearest}"
     )
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hybridgen.types import Images, InputError
+from hybridgen.types import Images, InputError, full_precision, single
 
 Backend = Literal["hybridgen", "stylegan2-pytorch"]
 """Whose modulated convolutions the generator takes. Both compute the same from the same parameters."""
@@ -41,7 +41,7 @@ class ModulatedConv2d(nn.Module):
         style: Float[Tensor, "batch in_channels"],
     ) -> Float[Tensor, "batch out_channels height width"]:
         # Mixed precision stops at the convolution: the sum of squares below wants the weight's precision.
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             scale = style.to(self.weight.dtype) + 1
             if self.demodulate:
                 power = scale.square() @ self.weight.square().sum((2, 3)).T
@@ -94,10 +94,10 @@ def _convolution(backend: str) -> type[nn.Module]:
 class StyleResBlock(nn.Module):
     """A residual block of two modulated 3×3 convolutions, the generator's unit in table A.10.
 
-    Bilinear ×2 upsampling where asked for; twice a modulated convolution with an affine map of the style of
-    its own, a bias and a LeakyReLU of slope 0.2; a 1×1 convolution as shortcut where the number of channels
-    changes; the sum divided by √2 (Karras et al. 2020, figures 2 and 7). No noise: an autoencoder
-    reconstructs.
+    Bilinear ×2 upsampling where asked for, before the convolutions or between them; twice a modulated
+    convolution with an affine map of the style of its own, a bias and a LeakyReLU of slope 0.2; a 1×1
+    convolution as shortcut where the number of channels changes; the sum divided by √2 (Karras et al. 2020,
+    figures 2 and 7). No noise: an autoencoder reconstructs.
     """
 
     def __init__(
@@ -107,11 +107,12 @@ class StyleResBlock(nn.Module):
         style_features: int,
         *,
         upsample: bool = False,
+        between: bool = False,
         backend: str = "hybridgen",
     ):
         super().__init__()
         convolution = _convolution(backend)
-        self.upsample = upsample
+        self.upsample, self.between = upsample, between
         self.style1 = nn.Linear(style_features, in_channels)
         self.conv1 = convolution(in_channels, out_channels, 3)
         self.bias1 = nn.Parameter(torch.zeros(out_channels, 1, 1))
@@ -125,11 +126,18 @@ class StyleResBlock(nn.Module):
         x: Float[Tensor, "batch in_channels height width"],
         style: Float[Tensor, "batch style_features"],
     ) -> Float[Tensor, "batch out_channels out_height out_width"]:
-        if self.upsample:
-            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        if self.upsample and not self.between:
+            x = _doubled(x)
         y = F.leaky_relu(self.conv1(x, self.style1(style)) + self.bias1, 0.2, inplace=True)
+        x = self.shortcut(x)
+        if self.upsample and self.between:
+            x, y = _doubled(x), _doubled(y)
         y = F.leaky_relu(self.conv2(y, self.style2(style)) + self.bias2, 0.2, inplace=True)
-        return (self.shortcut(x) + y) * 0.5**0.5
+        return (x + y) * 0.5**0.5
+
+
+def _doubled(x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels 2*height 2*width"]:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 class StyleGAN2Generator(nn.Module):
@@ -140,6 +148,9 @@ class StyleGAN2Generator(nn.Module):
     a sigmoid images in [0, 1] (the thesis names no output activation). With the default `upsample`, images
     are `[b, 3, 4h, 4w]`. SciMix passes z_r as structure and z_c as style; "structural z_c" (table A.14) is
     the other way round.
+
+    With `between` blocks double the size between their convolutions. With `subpixels` above 1 the last convolution
+    makes as many pixels a side of every place (Shi et al. 2016), at first equal ones (ICNR, Aitken et al. 2017).
 
     `backend="stylegan2-pytorch"` takes the modulated convolutions of that package; state dicts fit both
     ways. Raises `InputError` for an unknown backend, where the package is missing, and where `channels` and
@@ -153,6 +164,8 @@ class StyleGAN2Generator(nn.Module):
         *,
         channels: Sequence[int] = (32, 64, 128, 64, 32),
         upsample: Sequence[bool] = (False, False, False, True, True),
+        between: bool = False,
+        subpixels: int = 1,
         backend: str = "hybridgen",
     ):
         super().__init__()
@@ -161,10 +174,15 @@ class StyleGAN2Generator(nn.Module):
                 f"upsample: {len(upsample)} entries for {len(channels)} blocks of channels; one for each is needed"
             )
         self.blocks = nn.ModuleList(
-            StyleResBlock(before, after, style_features, upsample=up, backend=backend)
+            StyleResBlock(before, after, style_features, upsample=up, between=between, backend=backend)
             for before, after, up in zip((structure_channels, *channels), channels, upsample, strict=False)
         )
-        self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
+        self.subpixels = subpixels
+        self.to_rgb = nn.Conv2d(channels[-1], 3 * subpixels**2, 3, padding=1)
+        if subpixels > 1:
+            with torch.no_grad():
+                for parameter in self.to_rgb.parameters():
+                    parameter.copy_(parameter[:: subpixels**2].repeat_interleave(subpixels**2, dim=0))
 
     def forward(
         self,
@@ -174,4 +192,5 @@ class StyleGAN2Generator(nn.Module):
         x = structure
         for block in self.blocks:
             x = block(x, style)
-        return torch.sigmoid(self.to_rgb(x))
+        x = self.to_rgb(x)
+        return torch.sigmoid(single(F.pixel_shuffle(x, self.subpixels) if self.subpixels > 1 else x))

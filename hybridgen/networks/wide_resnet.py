@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hybridgen.types import Images, InputError
+from hybridgen.types import Images, InputError, single
 
 
 class Normalize(nn.Module):
@@ -211,30 +211,22 @@ class SemanticEncoder(nn.Module):
     def forward(self, images: Images) -> Float[Tensor, "batch channels"]:
         return self.features(images).mean((2, 3))
 
+    def pooled(self, semantic: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch channels"]:
+        """The vector, from the second of `trunk.last_two`."""
+        return self.activated(semantic).mean((2, 3))
+
 
 class NonSemanticEncoder(nn.Module):
     """E_r, table A.9: trunk and 1×1 convolution: images to z_r `[b, channels, h/4, w/4]`.
 
-    Raises `InputError` for images whose height or width is not a multiple of 4: the generator could not
-    make them.
+    The trunk makes maps of a quarter of the image's sides and says how many `channels` they have. Raises `InputError`
+    for images whose height or width is not a multiple of 4: the generator could not make them.
     """
 
-    def __init__(
-        self,
-        depth: int = 28,
-        width: int = 2,
-        channels: int = 8,
-        *,
-        mean: Sequence[float],
-        std: Sequence[float],
-        stem: int = 16,
-        slope: float = 0.1,
-        momentum: float = 0.1,
-    ):
+    def __init__(self, trunk: nn.Module, channels: int = 8):
         super().__init__()
-        self.trunk = WideResNet(depth, width, mean=mean, std=std, stem=stem, slope=slope, momentum=momentum)
-        self.channels = channels
-        self.projection = nn.Conv2d(self.trunk.channels, channels, 1)
+        self.trunk, self.channels = trunk, channels
+        self.projection = nn.Conv2d(trunk.channels, channels, 1)
 
     def forward(self, images: Images) -> Float[Tensor, "batch channels rows columns"]:
         height, width = images.shape[2:]
@@ -246,38 +238,17 @@ class NonSemanticEncoder(nn.Module):
 
 
 class GatingEncoder(nn.Module):
-    """SAMOSA's E_r, table A.2: trunk, linear layer and softmax: images to gates `[b, 32·width]`, positive, of sum 1.
+    """SAMOSA's E_r, table A.2: trunk, linear layer and softmax: images to gates `[b, gates]`, positive, of sum 1.
 
-    The linear layer sees all places of the map, so it is made for images of one size: `InputError` for another. It
-    has torch's initialisation.
+    The trunk makes maps of a quarter of the image's sides and says how many `channels` they have; there is a
+    gate for every two of them. The linear layer sees all places of the map, so it is made for images of one size:
+    `InputError` for another. It has torch's initialisation.
     """
 
-    def __init__(
-        self,
-        image_size: int,
-        depth: int = 28,
-        width: int = 2,
-        *,
-        mean: Sequence[float],
-        std: Sequence[float],
-        stem: int = 16,
-        slope: float = 0.1,
-        momentum: float = 0.1,
-        normalized_resampling: bool = False,
-    ):
+    def __init__(self, trunk: nn.Module, image_size: int):
         super().__init__()
-        self.image_size, self.gates = image_size, 32 * width
-        self.trunk = WideResNet(
-            depth,
-            width,
-            mean=mean,
-            std=std,
-            stem=stem,
-            slope=slope,
-            momentum=momentum,
-            normalized_resampling=normalized_resampling,
-        )
-        self.linear = nn.Linear(self.trunk.channels * (-(-image_size // 4)) ** 2, self.gates)
+        self.trunk, self.image_size, self.gates = trunk, image_size, trunk.channels // 2
+        self.linear = nn.Linear(trunk.channels * (-(-image_size // 4)) ** 2, self.gates)
 
     def forward(self, images: Images) -> Float[Tensor, "batch gates"]:
         if tuple(images.shape[2:]) != (self.image_size, self.image_size):
@@ -285,7 +256,7 @@ class GatingEncoder(nn.Module):
                 f"image size: {images.shape[2]}×{images.shape[3]}; "
                 f"this encoder takes {self.image_size}×{self.image_size}"
             )
-        return self.linear(self.trunk(images).flatten(1)).softmax(dim=1)
+        return single(self.linear(self.trunk(images).flatten(1))).softmax(dim=1)
 
 
 def linear(features: int, classes: int) -> nn.Linear:

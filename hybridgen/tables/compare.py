@@ -1,18 +1,22 @@
 """Variants of a training over seeds, set side by side in one folder and one table."""
 
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from hybridgen.evaluation import oracle
 from hybridgen.evaluation.grid import sample_grid
-from hybridgen.evaluation.transfer import transfer_rates
+from hybridgen.evaluation.oracle import Judge, Training, oracle_of, oracle_seconds
+from hybridgen.evaluation.transfer import judging_seconds, transfer_rates
 from hybridgen.files import save_picture
 from hybridgen.hybridizer import Hybridizer
+from hybridgen.methods.hybrids import HybridSource
+from hybridgen.networks.classifiers import Classifier
 from hybridgen.settings import Few, settings
 from hybridgen.training.context import Context, RunSettings
+from hybridgen.training.estimate import spoken, whole_time
 from hybridgen.training.plan import Plan
 from hybridgen.training.record import claim, read_result, write_result
 from hybridgen.training.train import Result
@@ -51,15 +55,19 @@ class Comparison:
     """
 
     def __init__(self, settings: CompareSettings, context: Context, variants: Variants) -> None:
-        for make in variants.values():
-            make(settings.seed)
+        plans = [make(settings.seed) for make in variants.values()]
+        self.drawn = settings.seeds * sum(plan.clock.steps * plan.stream.images_per_step for plan in plans)
         claim(settings.out, settings, context.accelerator, resume=settings.resume)
         self.settings, self.context = settings, context
         self.results: dict[str, list[Result]] = {name: [] for name in variants}
+        self.beside: tuple[str, ...] = ()
+        """Parts that have no accuracies to compare: what hybrids come from."""
+        self._oracle: Classifier | None = None
+        self._unjudged = False
 
     def unfinished(self) -> Iterator[Todo]:
         """The runs that are to be trained, whose results go to `add`."""
-        for seed in range(self.settings.seed, self.settings.seed + self.settings.seeds):
+        for seed in self._seeds:
             for variant in self.results:
                 folder = self.folder(variant, seed)
                 done = read_result(folder, FIGURES) if self.settings.resume else None
@@ -76,29 +84,75 @@ class Comparison:
         """The result of an unfinished run."""
         self.results[run.variant].append(result)
 
-    def conclude(self, *, transfer: dict[str, Any] | None = None, **more: Any) -> Result:
-        """Print the table of all variants, and the transfer rates of hybrids if there are any; write `result.json`,
-        with `more` in it."""
+    def tell_time(self, plans: Mapping[str, Plan], hybridizers: int, judge: Judge, *, like: Hybridizer) -> None:
+        """Say how long it takes to train what is left of all these parts from every seed, variants and others, and to
+        judge so many hybridizers of each seed, like this one. The plans are used up."""
+        dataset, accelerator, settings = self.context.dataset, self.context.accelerator, self.settings
+        self.beside = tuple(name for name in plans if name not in self.results)
+        seconds = whole_time({self.folder(name, seed): plan for name, plan in plans.items() for seed in self._seeds})
+        if judge is not None:
+            seconds += oracle_seconds(self._sized(judge), dataset, accelerator)
+            seconds += hybridizers * settings.seeds * judging_seconds(like, dataset, accelerator)
+        judging = "" if judge is None else " and of judging"
+        count = len(plans) * settings.seeds
+        accelerator.print(f"what is left of {count} trainings{judging} takes about {spoken(seconds)}")
+
+    def judged(self, hybridizer: HybridSource | None, judge: Judge) -> dict[str, Any] | None:
+        """What the hybrids of a hybridizer inherit, by an oracle that is there or trains for a twentieth of the
+        comparison at most; None where there is no judge or no hybridizer. Leaves a picture of the hybrids."""
+        if not isinstance(hybridizer, Hybridizer):
+            return None
+        accelerator, dataset = self.context.accelerator, self.context.dataset
+        if accelerator.is_main_process:
+            save_picture(self.settings.out / PICTURE, sample_grid(hybridizer, dataset.test, self.settings.seed))
+        if judge is None:
+            self._unjudged = True
+            return None
+        if self._oracle is None:
+            self._oracle = oracle_of(self._sized(judge), dataset, accelerator)
+        return transfer_rates(hybridizer, dataset, self._oracle, accelerator).to_dict()
+
+    def _sized(self, judge: Training | Classifier) -> Training | Classifier:
+        return judge.within(self.drawn) if isinstance(judge, Training) else judge
+
+    def conclude(
+        self,
+        *,
+        transfer: Mapping[str, Any] | None = None,
+        earlier: Mapping[str, Mapping[str, Any] | None] | None = None,
+        **more: Any,
+    ) -> Result:
+        """Print the table of all variants, of several seeds with the gains over the first, and the transfer rates of
+        hybrids if there are any, after those of `earlier` variants; write `result.json`, with `more` in it."""
+        first, *_ = self.results.values()
         summary = {
             name: {key: summarize([result[key] for result in done]) for key in FIGURES[:3]}
+            | ({"gain": gain(first, done)} if done is not first and len(done) > 1 else {})
             for name, done in self.results.items()
         }
         accelerator, split, settings = self.context.accelerator, self.context.split, self.settings
+        beside = {
+            name: {"seconds": summarize([read_result(self.folder(name, seed))["seconds"] for seed in self._seeds])}
+            for name in self.beside
+        }
         width = max(18, *map(len, summary))
+        gains = any("gain" in row for row in summary.values())
         lines = [
             f"\n{self.context.dataset.name}, {len(split.labelled)} labels, "
             f"{self._steps} steps, {settings.seeds} seed(s)",
-            f"{'test accuracy, %':{width}}{'last':>16}{'selected':>16}{'seconds':>10}",
+            f"{'test accuracy, %':{width}}{'last':>16}{'selected':>16}{'seconds':>10}"
+            + ("   gain of the last, 95 % by Student's t" if gains else ""),
         ]
         for name, row in summary.items():
             last, chosen = (shown(row[key]) for key in ("test_accuracy_last", "test_accuracy_selected"))
-            lines.append(f"{name:{width}}{last:>16}{chosen:>16}{row['seconds']['mean']:>10.0f}")
+            more_of_it = f"   {spoken_gain(row['gain'])}" if "gain" in row else ""
+            lines.append(f"{name:{width}}{last:>16}{chosen:>16}{row['seconds']['mean']:>10.0f}{more_of_it}")
+        lines += [f"{name:{width + 32}}{row['seconds']['mean']:>10.0f}" for name, row in beside.items()]
+        lines += [f"hybrids of {name}: {spoken_rates(rates)}" for name, rates in (earlier or {}).items() if rates]
         if transfer is not None:
-            lines.append(
-                f"hybrids: semantic transfer {transfer['semantic_transfer']:.3f}, non-semantic preservation "
-                f"{transfer['nonsemantic_preservation']:.3f} (oracle's own accuracy {transfer['oracle_accuracy']:.3f})"
-                f"; {settings.out / PICTURE}"
-            )
+            lines.append(f"hybrids: {spoken_rates(transfer)}; {settings.out / PICTURE}")
+        elif self._unjudged:
+            lines.append(f"hybrids: not judged (--oracle none); {settings.out / PICTURE}")
         accelerator.print("\n".join(lines))
         best = list(summary.values())[-1]
         return write_result(
@@ -109,28 +163,71 @@ class Comparison:
             seed=settings.seed,
             seeds=settings.seeds,
             steps=self._steps,
-            seconds=sum(row["seconds"]["mean"] for row in summary.values()) * settings.seeds,
+            seconds=sum(row["seconds"]["mean"] for row in (summary | beside).values()) * settings.seeds,
             split_hash=split.hash,
             classifiers=summary,
             transfer=transfer,
+            **{name: of for name, of in (("beside", beside), ("earlier", earlier)) if of},
             **more,
         )
+
+    @property
+    def _seeds(self) -> range:
+        return range(self.settings.seed, self.settings.seed + self.settings.seeds)
 
     @property
     def _steps(self) -> int:
         return next(iter(self.results.values()))[0]["steps"]
 
 
-def judged(
-    hybridizer: Hybridizer, settings: CompareSettings, context: Context, judge: oracle.Training
-) -> dict[str, Any]:
-    """What the hybrids inherit, by an oracle; leaves a picture of them in the comparison's folder."""
-    accelerator, dataset = context.accelerator, context.dataset
-    trained, _ = oracle.load_or_train_oracle(dataset, accelerator, judge)
-    rates = transfer_rates(hybridizer, dataset, trained, accelerator).to_dict()
-    if accelerator.is_main_process:
-        save_picture(settings.out / PICTURE, sample_grid(hybridizer, dataset.test, settings.seed))
-    return rates
+RATES = ("semantic_transfer", "nonsemantic_preservation", "background_inheritance", "oracle_accuracy")
+"""Of hybrids, as an oracle sees them."""
+
+
+def mean_rates(rates: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+    """Transfer rates of several hybridizers: their means, and deviations under `<name>_std`; of one its own, with their
+    intervals. None where they are not known."""
+    known = [each for each in rates if each is not None]
+    if len(known) < 2:
+        return dict(known[0]) if known else None
+    of = {name: [each[name] for each in known] for name in RATES}
+    means = {name: None if None in values else summarize(values) for name, values in of.items()}
+    return {name: value and value["mean"] for name, value in means.items()} | {
+        f"{name}_std": value["std"] for name, value in means.items() if value
+    }
+
+
+def spoken_rates(rates: Mapping[str, Any]) -> str:
+    """Transfer rates in one line, with their intervals, or with the deviations of several hybridizers."""
+
+    def told(name: str) -> str:
+        if f"{name}_std" in rates:
+            return f"{rates[name]:.3f} ± {rates[f'{name}_std']:.3f}"
+        low, high = rates[f"{name}_interval"]
+        return f"{rates[name]:.3f} [{low:.3f}, {high:.3f}]"
+
+    return (
+        f"semantic transfer {told('semantic_transfer')}, non-semantic preservation {told('nonsemantic_preservation')} "
+        f"(oracle's own accuracy {rates['oracle_accuracy']:.3f})"
+    )
+
+
+def gain(first: Sequence[Result], others: Sequence[Result]) -> dict[str, float]:
+    """Of the test accuracy of the last epoch, seed by seed, of two seeds or more: mean, and bounds of the 95 % interval
+    of Student's t."""
+    from scipy.stats import t  # which takes its time
+
+    of = "test_accuracy_last"
+    differences = [each[of] - before[of] for before, each in zip(first, others, strict=True)]
+    count, middle = len(differences), mean(differences)
+    spread = float(t.ppf(0.975, count - 1)) * stdev(differences) / math.sqrt(count)
+    return {"mean": middle, "low": middle - spread, "high": middle + spread}
+
+
+def spoken_gain(of: Mapping[str, float]) -> str:
+    """In points, with its interval; within chance where that holds 0."""
+    told = f"{100 * of['mean']:+.1f} [{100 * of['low']:+.1f}, {100 * of['high']:+.1f}]"
+    return told + (", within chance" if of["low"] <= 0 <= of["high"] else "")
 
 
 def slug(name: str) -> str:

@@ -198,7 +198,7 @@ def _finding(
     rounds: int,
     steps: int,
 ) -> Finding:
-    network, width = chosen_network(settings.network, settings.width)
+    network, width = chosen_network(settings.network, settings.width, image_size)
     columns = (
         ("memory, MiB", "peak_bytes", 2**20, 1),
         ("multiply-adds, M", "flops", 2e6, 1),

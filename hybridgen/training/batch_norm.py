@@ -1,7 +1,9 @@
 """Batch-norm with the statistics of all processes."""
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
+
+from hybridgen.training.processes import number_of_processes, sum_over_processes
 
 
 def synchronize_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
@@ -22,14 +24,14 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not distributed.is_initialized() or distributed.get_world_size() == 1:
+        if not self.training or number_of_processes() == 1:
             return super().forward(x)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         count = wide.new_tensor([x.numel() / x.shape[1]])
-        total = _SumOverProcesses.apply(torch.cat([wide.sum((0, 2, 3)), count]))
+        total = sum_over_processes(torch.cat([wide.sum((0, 2, 3)), count]))
         mean, count = total[:-1] / total[-1], total[-1].detach()
         centred = wide - mean[:, None, None]
-        variance = _SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
+        variance = sum_over_processes(centred.square().sum((0, 2, 3))) / count
         if self.track_running_stats:
             self.num_batches_tracked.add_(1)
             share = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
@@ -39,17 +41,3 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
         if self.affine:
             y = y * self.weight[:, None, None] + self.bias[:, None, None]
         return y.to(x.dtype)
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """Every process gets the sum, and so has a share in the loss of each."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        total = x.clone()
-        distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        return _SumOverProcesses.apply(gradient)

@@ -2,23 +2,31 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 from accelerate import Accelerator
+from jaxtyping import Float
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from hybridgen.data.augment import weak
 from hybridgen.data.datasets import Dataset, load_dataset
 from hybridgen.data.splits import Split, make_split
 from hybridgen.data.streams import Stream, View
 from hybridgen.networks.classifiers import Classifier
-from hybridgen.networks.registry import make_network, set_batch_norm_momentum
+from hybridgen.networks.fast import Whitening, patch_covariance
+from hybridgen.networks.registry import default_network, make_network, set_batch_norm_momentum
 from hybridgen.settings import NUMBER, Count, Few, Seed, Whole, settings
-from hybridgen.training.engine import laid_out, make_accelerator
+from hybridgen.training.engine import Precision, laid_out, make_accelerator
 from hybridgen.types import InputError
+
+WHITENED = 2**20
+"""Pixels of the training images whose patches the stems of fast networks whiten: 1,024 images of 32×32."""
+FEWEST = 64
+"""Images that these are at least; all where there are fewer."""
 
 
 @settings
@@ -54,6 +62,9 @@ class RunSettings:
     """CPU threads a process; all cores divided among the processes unless given."""
     workers: Annotated[int, Field(ge=0, le=256), NUMBER] = 2
     """Processes that decode images of folders too large for memory."""
+    precision: Precision = "auto"
+    """Of convolutions and matrix products while training. auto: bf16 where the processor computes in it, else fp32, or
+    what accelerate launch asks for. A run is continued in the precision that it took."""
     channels_last: bool = True
     """Memory layout of the convolutions; faster on CPUs and with bf16 on GPUs."""
     compiled: bool = False
@@ -81,7 +92,7 @@ class Context:
     def of(cls, settings: RunSettings) -> "Context":
         """The data set and its split, of the file or drawn, on this process's device. InputError for what is wrong with
         them."""
-        accelerator = make_accelerator(threads=settings.threads)
+        accelerator = make_accelerator(precision=settings.precision, threads=settings.threads)
         dataset = load_dataset(
             settings.data,
             image_size=settings.image_size,
@@ -120,17 +131,36 @@ class Context:
         )
 
     def classifier(
-        self, network: str, *, width: float = 1, heads: Literal[1, 2] = 1, momentum: float | None = None
+        self, network: str | None, *, width: float = 1, heads: Literal[1, 2] = 1, momentum: float | None = None
     ) -> Classifier:
-        """A new classifier of these images, by the network's name; batch-norm's momentum is the network's own unless
-        given."""
-        made = make_network(network, len(self.dataset.classes), width=width)
+        """A new classifier of these images, by the network's name, that for their size unless given; batch-norm's
+        momentum is the network's own unless given."""
+        made = make_network(self.network(network), len(self.dataset.classes), width=width)
         if momentum is not None:
             set_batch_norm_momentum(made, momentum)
         return self.laid_out(Classifier(made, mean=self.dataset.mean, std=self.dataset.std, heads=heads))
 
+    def network(self, name: str | None, small: str = "leaky-wrn-10-1") -> str:
+        """A network's name: the one that is given, or `default_network` for these images."""
+        return default_network(self.dataset.image_size, small) if name is None else name
+
+    @cached_property
+    def patches(self) -> Float[Tensor, "patch patch"]:
+        """Covariance of the 2×2 patches of standardised training images, evenly chosen among all: equal in all
+        processes and for all seeds."""
+        images = self.dataset.train.images
+        count = min(len(images), max(FEWEST, WHITENED // images.image_size**2))
+        covariance = patch_covariance(images.gather(torch.arange(count, device="cpu") * len(images) // count))
+        deviation = 255 * torch.tensor(self.dataset.std, dtype=torch.float64, device="cpu")
+        scale = deviation.repeat_interleave(len(covariance) // len(deviation))
+        return covariance / scale.outer(scale)
+
     def laid_out(self, network: nn.Module, *, compiled: bool | None = None) -> nn.Module:
-        """The network as the settings want it: memory layout, synchronised batch-norm, compiled."""
+        """A new network as these images and the settings want it: whitening, memory layout, synchronised batch-norm,
+        compiled."""
+        for part in network.modules():
+            if isinstance(part, Whitening):
+                part.whiten(self.patches)
         return laid_out(
             network,
             self.accelerator,

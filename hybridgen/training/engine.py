@@ -3,23 +3,88 @@
 import ctypes
 import os
 import sys
+from typing import Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, is_bf16_available
 from torch import nn
 
 from hybridgen.training.batch_norm import synchronize_batch_norm
+from hybridgen.types import InputError
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+"""Of convolutions and matrix products while an objective computes. Parameters, optimizers and averages are float32, and
+so are softmax, norms, losses and what differentiates twice; networks are evaluated in float32."""
+
+ACCELERATES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+"""What accelerate calls them."""
 
 
-def make_accelerator(*, threads: int | None = None, keep_memory: bool = True) -> Accelerator:
-    """One CPU, one GPU or many processes, with the precision that `accelerate launch` was asked for.
+class Taken(NamedTuple):
+    """A precision, and why it is this one."""
+
+    precision: Precision
+    why: str
+
+
+def taken_precision(asked: Precision) -> Taken:
+    """What a run takes that asks for this. `auto`: what `accelerate launch --mixed_precision` asks for; without, bf16
+    where the processor computes in it, else fp32.
+
+    InputError for what the processor lacks, and where `accelerate launch` asks for another one. (Its own default, no
+    mixed precision, asks for nothing.)
+    """
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched != "no" and asked not in ("auto", launched):
+        raise InputError(
+            f"precision: {asked}, but accelerate launch has --mixed_precision {launched}; leave out one of them"
+        )
+    processor, unit = look_for_bf16()
+    if asked == "auto" and launched == "no":
+        return Taken("bf16", f"{processor} has {unit}") if unit else Taken("fp32", f"{processor} has {LACKING}")
+    taken = launched if asked == "auto" else asked
+    if taken == "bf16" and not unit:
+        raise InputError(f"precision: bf16, but {processor} has {LACKING}; there is fp32, which auto takes here")
+    if taken == "fp16" and processor == CPU:
+        raise InputError(f"precision: fp16 is of GPUs; {CPU} has fp32{' and bf16' if unit else ''}")
+    if taken not in ACCELERATES:
+        raise InputError(f"precision: {taken}, of accelerate launch, is none of {', '.join(ACCELERATES)}")
+    return Taken(taken, "accelerate launch asks for it" if asked == "auto" else "--precision asks for it")
+
+
+CPU = "this CPU"
+LACKING = "no bf16 (of CPUs: amx_bf16, avx512_bf16)"
+
+
+def look_for_bf16() -> tuple[str, str]:
+    """What this process trains on, and its unit that computes in bfloat16: empty where there is none, or none that is
+    faster than float32's."""
+    device = torch.accelerator.current_accelerator(check_available=True)
+    if device is None:
+        there = torch.cpu.get_capabilities()
+        return CPU, next((unit for unit in ("amx_bf16", "avx512_bf16") if there.get(unit)), "")
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(), "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else ""
+    return f"this {device.type} device", "bf16" if is_bf16_available(ignore_tpu=True) else ""
+
+
+def precision_of(accelerator: Accelerator) -> Precision:
+    """What was taken."""
+    return {name: ours for ours, name in ACCELERATES.items()}[accelerator.mixed_precision]
+
+
+def make_accelerator(
+    *, precision: Precision = "auto", threads: int | None = None, keep_memory: bool = True
+) -> Accelerator:
+    """One CPU, one GPU or many processes; what is trained with it takes this precision (`taken_precision`).
 
     On CPUs the cores are divided among this machine's processes, `threads` each if given: `accelerate launch` alone
     would leave one thread to a single process. With `keep_memory`, freed memory is reused (`keep_freed_memory`).
     """
     # Without `cpu`, the processes of torchrun on a machine without GPUs would each take themselves for the only one.
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    taken = ACCELERATES[taken_precision(precision).precision]
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=taken)
     if accelerator.device.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))

@@ -65,7 +65,7 @@ def fit(
             # Step
             rate = task.rate(clock)
             for group in task.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("factor", 1.0)
             task.optimizer.step()
 
             # What happened

@@ -48,7 +48,7 @@ class Task:
     weights: Mapping[str, Weight]
     optimizer: torch.optim.Optimizer
     rate: Schedule
-    """Learning rate over time."""
+    """Learning rate over time, but for the groups of `slowed` parameters."""
     clip: float | None = None
     """Largest norm of the gradient; None leaves it alone."""
     parameters: list[nn.Parameter] = field(init=False)
@@ -91,6 +91,18 @@ def adam(
     own betas, 0.9 and 0.999, and decay 0.02).
     """
     return torch.optim.AdamW(_groups(module, decay, decay_all), lr=0.0, betas=betas, foreach=True)
+
+
+def slowed(optimizer: torch.optim.Optimizer, module: nn.Module, factor: float) -> torch.optim.Optimizer:
+    """The new optimizer, with this factor on the rate of the module's parameters: in groups of their own, which `fit`
+    reads it from."""
+    own = {id(parameter) for parameter in module.parameters()}
+    for group in list(optimizer.param_groups):
+        slow = [parameter for parameter in group["params"] if id(parameter) in own]
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
+        if slow:
+            optimizer.add_param_group({**group, "params": slow, "factor": factor})
+    return optimizer
 
 
 def _groups(module: nn.Module, decay: float, decay_all: bool) -> list[dict[str, Any]]:

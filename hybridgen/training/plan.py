@@ -28,6 +28,11 @@ class Batches(Protocol):
     @property
     def steps_per_epoch(self) -> int: ...
 
+    @property
+    def images_per_step(self) -> int:
+        """Of all processes together, an image counted once whatever its views."""
+        ...
+
 
 Score = Callable[[nn.Module, Part, Sequence[int]], dict[str, float]]
 """From a network in evaluation mode and images of a part, by their indices, to named figures."""
@@ -62,8 +67,9 @@ class Plan:
     """What checkpoints hold beside objectives, average and selected network."""
     local: dict[str, nn.Module] = field(default_factory=dict)
     """Parts of these whose state is each process's own."""
-    finish: Callable[[Path], None] = lambda folder: None
-    """Writes the artefact into the run's folder, before the result."""
+    finish: Callable[[Path, nn.Module], None] = lambda folder, chosen: None
+    """Writes the artefact into the run's folder, before the result; given the network that was selected, else the last
+    that was evaluated."""
 
     @property
     def judged(self) -> nn.Module:

@@ -29,6 +29,8 @@ from hybridgen.files import (
 )
 from hybridgen.settings import plain
 from hybridgen.training.checkpoint import Checkpoints, differences
+from hybridgen.training.context import RunSettings
+from hybridgen.training.engine import precision_of, taken_precision
 from hybridgen.training.fit import Diverged
 from hybridgen.training.schedules import Clock
 from hybridgen.types import InputError, exact
@@ -47,9 +49,13 @@ def claim(folder: Path, config: Any, accelerator: Accelerator, *, resume: bool, 
 
     Raises InputError for a folder that holds something and `resume` is off; for one that is not there, holds something
     else or a run of another configuration, and `resume` is on; for one that another process writes into; and for one
-    that cannot be written. The first process does all this, and all raise what it meets.
+    that cannot be written. The first process does all this, and all raise what it meets. It says what precision was
+    taken where that was left open, of a part of a larger run no more.
     """
-    by_first(accelerator, lambda: _claim(folder, config, resume=resume, fresh_ok=fresh_ok))
+    taken = with_precision(config, accelerator)
+    by_first(accelerator, lambda: _claim(folder, taken, resume=resume, fresh_ok=fresh_ok))
+    if taken != config and not fresh_ok:
+        accelerator.print(f"precision: {taken.precision}, for {taken_precision('auto').why}")
 
 
 def _claim(folder: Path, config: Any, *, resume: bool, fresh_ok: bool) -> None:
@@ -101,6 +107,11 @@ def by_first(accelerator: Accelerator, act: Callable[[], T]) -> T:
     return found[0]
 
 
+def with_precision(config: Any, accelerator: Accelerator) -> Any:
+    """The settings of a run with the precision that its accelerator took; others as they are."""
+    return replace(config, precision=precision_of(accelerator)) if isinstance(config, RunSettings) else config
+
+
 def identity(config: Any) -> dict[str, Any]:
     """The fields that two halves of one run have in common."""
     return {k: v for k, v in plain(config).items() if k not in UNIDENTIFIED}
@@ -144,7 +155,7 @@ class Run:
             folder / "checkpoints",
             {**modules, "means": self._means},
             optimizers,
-            identity(config) | {"split_hash": split_hash},
+            identity(with_precision(config, accelerator)) | {"split_hash": split_hash},
             local=local,
             process=accelerator.process_index,
             keep=keep,

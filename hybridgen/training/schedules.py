@@ -104,6 +104,18 @@ def one_cycle(rate: float) -> Schedule:
     return schedule
 
 
+def triangular(rate: float, *, start: float, peak: float, end: float) -> Schedule:
+    """Along straight lines from the part `start` of `rate` up to it after the part `peak` of the run, and down to the
+    part `end` at its end (Jordan 2024, airbench: 0.2, 0.23, 0.07)."""
+
+    def schedule(clock: Clock) -> float:
+        if clock.progress < peak:
+            return rate * (start + (1 - start) * clock.progress / peak)
+        return rate * (1 + (end - 1) * (clock.progress - peak) / (1 - peak))
+
+    return schedule
+
+
 def stepped(rate: float, at: Sequence[float], factor: float = 0.1) -> Schedule:
     """`rate`, times `factor` at each of these epochs."""
     return lambda clock: rate * factor ** sum(clock.epoch >= epoch for epoch in at)

@@ -79,8 +79,8 @@ def train(
             for which, network in chosen.items()
             for name, value in scored(plan, network, dataset.test, range(len(dataset.test))).items()
         }
-        plan.finish(folder)
-        return write_result(
+        plan.finish(folder, selected.network if selected else judged)
+        result = write_result(
             folder,
             accelerator,
             **figures,
@@ -90,6 +90,8 @@ def train(
             seconds=seconds + run.seconds,
             split_hash=context.split.hash,
         )
+    accelerator.wait_for_everyone()  # before another process looks for what the first one has written
+    return result
 
 
 def scored(plan: Plan, network: nn.Module, part: Part, indices: Sequence[int]) -> dict[str, float]:

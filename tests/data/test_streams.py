@@ -79,6 +79,13 @@ def test_batches_have_the_views_labels_and_values_that_were_asked_for():
     assert len(noise[:, 0, 0, 0].unique()) == 8
 
 
+@pytest.mark.parametrize("changes", [{}, {"repetitions": 2}, {"rank": 1, "world": 2}, {"labelled": None}])
+def test_batches_tell_which_unlabelled_images_they_hold(changes):
+    flow = stream(labelled_views=(plain,), unlabelled_views=(plain, noisy), **changes)
+    for step, batch in enumerate(islice(flow.from_step(0), 7)):
+        assert numbers(batch.unlabelled[0]) == batch.indices.tolist() == flow.indices(step)[1].tolist()
+
+
 def test_an_epoch_visits_the_pool_once_and_leaves_out_another_remainder_each_time():
     flow = stream()
     assert flow.steps_per_epoch == 43 // 8
@@ -419,6 +426,7 @@ def test_every_view_of_a_photograph_is_a_part_of_its_own(photographs):
         assert all(blues(view) == indices.tolist() for view in views)
         parts = [image[:2].numpy().tobytes() for view in views for image in view]
         assert len(set(parts)) == len(parts)  # also of the same photograph, repeated or in another view
+    assert torch.equal(batch.indices, unlabelled)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -17,6 +18,8 @@ from hybridgen.evaluation.oracle import (
     judge_of,
     load_or_train_oracle,
     load_oracle,
+    oracle_of,
+    oracle_seconds,
     save_oracle,
     train_oracle,
     training_for,
@@ -99,7 +102,7 @@ def test_damaged_cache_is_trained_again_with_a_word(dataset, kept, tmp_path, cap
     elif damage == "description":
         config.write_text(config.read_text()[:50])
     else:
-        config.write_text(config.read_text().replace('"version": 2', '"version": 3'))
+        config.write_text(config.read_text().replace('"version": 3', '"version": 4'))
     with pytest.raises(InputError, match=str(folder)):
         load_oracle(folder, dataset)
     again, _ = load_or_train_oracle(dataset, Accelerator(), QUICK, cache=tmp_path)
@@ -155,27 +158,68 @@ def test_cache_folder_follows_xdg(monkeypatch, tmp_path):
     assert default_cache() == tmp_path / ".cache" / "hybridgen" / "oracles"
 
 
-def test_settings_grow_with_the_data(dataset):
-    assert training_for(OracleSettings(), dataset) == Training()
-    assert training_for(OracleSettings(steps=50), dataset) == Training(steps=50)
-    large = training_for(OracleSettings(network="leaky-wrn-28-4"), replace(dataset, image_size=64))
-    assert large.network == "leaky-wrn-28-4" and training_for(OracleSettings(), replace(dataset, image_size=64)) == (
-        Training(steps=20_000, batch_size=128, network="leaky-wrn-28-2"))  # fmt: skip
-    assert large.steps > Training().steps
-    # up to 10,000 images of known class, whatever there is beside them, and 32 pixels
-    labels = lambda known, unknown: torch.cat([torch.zeros(known).long(), torch.full((unknown,), -1)])
-    pixels = lambda count: InMemory(torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(count, 3, 1, 1))
-    of = lambda known, unknown: replace(
-        dataset, image_size=32, train=Part(pixels(known + unknown), labels(known, unknown))
-    )
-    assert training_for(OracleSettings(), of(10_000, 5)) == Training()
-    assert training_for(OracleSettings(), of(10_001, 0)).steps == 20_000
-    assert training_for(OracleSettings(), replace(of(3, 0), image_size=33)).steps == 20_000
+def sized(dataset: Dataset, known: int, side: int, unknown: int = 0) -> Dataset:
+    """With so many images, which take next to no memory."""
+    pixels = torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(known + unknown, 3, side, side)
+    labels = torch.cat([torch.zeros(known).long(), torch.full((unknown,), -1)])
+    return replace(dataset, image_size=side, train=Part(InMemory(pixels), labels))
 
 
-def test_a_judge_that_cannot_be_had_is_named_before_anything_is_trained(dataset):
+def test_that_of_digits_is_what_it_was(dataset):
+    """1,500 steps of 64 of digits-m's 1,297 labelled images, with AdamW on leaky-wrn-10-2."""
+    training = training_for(OracleSettings(), sized(dataset, 1297, 16, unknown=50))
+    assert training == Training() == Training(
+        1500, 64, "leaky-wrn-10-2", "adamw", rate=4e-3, weight_decay=0.02, label_smoothing=0.05, ema_decay=0.0
+    )  # fmt: skip
+    assert not training.shrinks
+
+
+@pytest.mark.parametrize(
+    ("known", "side", "passes"),
+    [
+        (50_000, 32, 8),  # CIFAR-10
+        (73_257, 32, 5.5),  # SVHN
+        (1_000_000, 32, 2),
+        (540, 64, 75),
+        (21, 64, 75),  # where it was 20,000 steps
+        (21, 16, 75),
+        (5000, 96, 8.9),  # STL-10
+    ],
+)
+def test_it_is_sized_by_images_and_pixels(dataset, known, side, passes):
+    training = training_for(OracleSettings(), sized(dataset, known, side, unknown=1000))
+    seen = training.steps * training.batch_size
+    assert training.batch_size <= known and seen / known == pytest.approx(passes, rel=0.03)
+    assert training.batch_size * side**2 <= 512 * 32**2 and training.steps >= 75
+    assert seen * side**2 <= max(8 * 50_000 * 32**2, 2 * known * side**2)
+    if side > 16:
+        assert training.optimizer == "sgd" and training.shrinks and training.ema_decay > 0
+        assert training.rate / training.batch_size == pytest.approx(0.6 / 512)
+
+
+def test_what_is_asked_for_wins(dataset):
+    asked = training_for(OracleSettings(steps=50, network="leaky-wrn-28-4"), sized(dataset, 50_000, 64))
+    assert (asked.steps, asked.network, asked.shrinks) == (50, "leaky-wrn-28-4", False)
+    assert asked.within(10) == asked
+    assert training_for(OracleSettings(steps=50), sized(dataset, 1297, 16)) == Training(steps=50)
+
+
+def test_it_trains_for_a_twentieth_of_its_run(dataset):
+    """A run's image costs five of the oracle's; by halves, so that runs of about one length share a judge."""
+    whole = training_for(OracleSettings(), sized(dataset, 50_000, 32))
+    for drawn in (10**9, 1_600_000, 1_599_000, 900_000, 800_000, 200_000, 3000):
+        judge = whole.within(drawn)
+        seen = judge.steps * judge.batch_size
+        assert seen * 20 <= 5 * drawn or 10 <= judge.steps < 20
+        assert judge.steps == whole.steps or 2 * seen * 20 > 4.9 * drawn
+        assert replace(judge, steps=whole.steps) == whole
+    steps = [whole.within(drawn).steps for drawn in (1_600_000, 1_590_000, 900_000, 800_000, 790_000)]
+    assert steps == [781, 390, 390, 390, 195]
+
+
+def test_a_judge_that_cannot_be_had_is_named_before_anything_is_trained(dataset, kept):
     before = torch.get_rng_state()
-    assert judge_of(OracleSettings(steps=30), dataset) == Training(steps=30)
+    assert judge_of(OracleSettings(steps=30), dataset) == Training(steps=30, batch_size=40)
     assert torch.equal(before, torch.get_rng_state())
     with pytest.raises(InputError, match="depth: 11"):
         judge_of(OracleSettings(network="leaky-wrn-11-1"), dataset)
@@ -183,6 +227,34 @@ def test_a_judge_that_cannot_be_had_is_named_before_anything_is_trained(dataset)
     judge_of(OracleSettings(), replace(dataset, test=part(3)))
     with pytest.raises(InputError, match="brightness: 2 test images"):
         judge_of(OracleSettings(), replace(dataset, test=part(2)))
+
+
+def test_none_judges_and_one_that_is_there_judges_these_data_alone(dataset, kept):
+    (folder,), accelerator = kept[0].iterdir(), Accelerator(cpu=True)
+    assert (
+        judge_of(
+            OracleSettings(oracle="none"),
+            replace(dataset, test=Part(InMemory(torch.zeros(0, 3, 16, 16).byte()), torch.zeros(0).long())),
+        )
+        is None
+    )
+    for path in (folder, folder / "oracle.json", folder / "oracle.safetensors"):
+        judge = judge_of(OracleSettings(oracle=str(path)), dataset)
+        oracle = oracle_of(judge, dataset, accelerator)
+        assert all(torch.equal(*pair) for pair in zip(oracle.parameters(), kept[1].parameters(), strict=True))
+    for change, field in (
+        ({"fingerprint": "b" * 64}, "fingerprint"),
+        ({"image_size": 32}, "image_size"),
+        ({"classes": ("a", "b", "c")}, "classes"),
+    ):
+        with pytest.raises(InputError, match=f"other data: {field}") as error:
+            judge_of(OracleSettings(oracle=str(folder)), replace(dataset, **change))
+        assert "\n" not in str(error.value)
+    for given in (dict(steps=50), dict(network="leaky-wrn-10-1")):
+        with pytest.raises(
+            InputError, match=rf"^--oracle\.{next(iter(given))}: is for training an oracle, but --oracle "
+        ):
+            judge_of(OracleSettings(oracle=str(folder), **given), dataset)
 
 
 def test_bad_input_is_named(dataset, tmp_path):
@@ -261,3 +333,56 @@ def test_an_oracle_that_another_process_trains_or_whose_run_is_damaged_is_traine
     assert "oracle: not kept for the next time: " in capsys.readouterr().err
     for mine, theirs in zip(trained.state_dict().values(), kept[1].state_dict().values(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+SQUARED = Training(
+    steps=60, batch_size=16, network="leaky-wrn-10-1", optimizer="sgd", rate=0.05, weight_decay=1e-3, ema_decay=0.9
+)
+
+
+def test_sgds_rate_rises_and_falls_and_kernels_alone_decay(dataset):
+    made = module.plan(SQUARED, dataset, Accelerator(cpu=True))
+    task = made.tasks["oracle"]
+    decaying, others = task.optimizer.param_groups
+    assert (decaying["weight_decay"], others["weight_decay"]) == (1e-3, 0.0)
+    assert all(group["nesterov"] and group["momentum"] == 0.85 for group in (decaying, others))
+    rates = [task.rate(replace(made.clock, step=step)) for step in range(61)]
+    corners = np.interp(np.arange(61) / 60, [0, 0.23, 1], [0.2, 1, 0.07])
+    assert rates == pytest.approx((0.05 * corners).tolist())
+    assert made.average.decay == 0.9 and made.judged is made.average.network
+
+
+def test_an_averaged_oracle_learns_too_and_its_average_is_what_judges(dataset, tmp_path):
+    oracle = train_oracle(dataset, Accelerator(cpu=True), SQUARED, tmp_path / "run")
+    state = torch.load(max((tmp_path / "run" / "checkpoints").glob("*.pt")), weights_only=True)["modules"]
+    kept = {name: tensor for name, tensor in state["average"].items() if name.startswith("network.")}
+    assert kept.keys() == {f"network.{name}" for name in oracle.state_dict()}
+    assert all(torch.equal(tensor, kept[f"network.{name}"]) for name, tensor in oracle.state_dict().items())
+    with torch.no_grad():
+        right = oracle(dataset.test.images.pixels.float() / 255).argmax(1) == dataset.test.labels
+    assert right.all() and not oracle.training
+
+
+def test_long_training_is_told_beforehand(dataset, monkeypatch, tmp_path, capsys):
+    """And what is left of it where it goes on; not what takes a moment, or what is there."""
+    monkeypatch.setattr(module, "seconds_of", lambda plan: 600.0)
+    monkeypatch.setattr(module, "train", lambda made, settings, folder, seed: {})
+    accelerator, long = Accelerator(cpu=True), replace(QUICK, steps=100)
+    train_oracle(dataset, accelerator, replace(QUICK, steps=99), tmp_path / "short")
+    assert capsys.readouterr().err == ""
+    train_oracle(dataset, accelerator, long, tmp_path / "long")
+    said = capsys.readouterr().err
+    assert said == (
+        "oracle: trains on all labels of brightness to judge the hybrids, 100 steps (40 passes), about 10 minutes\n"
+    )
+    (tmp_path / "half" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "half" / "checkpoints" / "step-00000050.pt").touch()
+    train_oracle(dataset, accelerator, long, tmp_path / "half")
+    assert capsys.readouterr().err.endswith("about 5 minutes\n")
+    assert oracle_seconds(long, dataset, accelerator, cache=tmp_path) == 600
+
+
+def test_one_that_is_there_takes_no_time(dataset, kept):
+    accelerator = Accelerator(cpu=True)
+    assert oracle_seconds(QUICK, dataset, accelerator, cache=kept[0]) == 0
+    assert oracle_seconds(kept[1], dataset, accelerator) == 0 == oracle_seconds(None, dataset, accelerator)

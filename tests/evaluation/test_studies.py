@@ -52,7 +52,7 @@ def tiny(seed: int = 0, *, size: int = SIZE, classes: tuple[str, ...] = CLASSES)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         architecture = Architecture(
-            image_size=size, classes=len(classes), depth=10, width=1, stem=4, generator_channels=(4, 4)
+            image_size=size, classes=len(classes), network="leaky-wrn-10-1", generator_channels=(4, 4)
         )
         return Hybridizer(SemanticAutoencoder(architecture), Origin("bars", "f" * 64, "0" * 16, classes))
 

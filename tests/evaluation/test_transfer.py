@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,10 @@ from accelerate import Accelerator
 
 from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.sources import InMemory
+from hybridgen.evaluation import transfer
 from hybridgen.evaluation.transfer import draw_pairs, fda, mixup, transfer_rates, wilson
+from hybridgen.hybridizer import Hybridizer, Origin
+from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
 from hybridgen.types import InputError
 
 COUNT, SIZE = 24, 8
@@ -191,3 +195,25 @@ def test_bad_input_is_named(dataset):
     two = Dataset("two", dataset.classes, SIZE, dataset.train, part, "d" * 64, False, (0.5,) * 3, (0.25,) * 3)
     with pytest.raises(InputError, match="2 test images"):
         measured(two, identity)
+
+
+def test_the_time_of_judging_is_that_of_a_few_images_for_all(dataset, monkeypatch):
+    """Of those of known class."""
+    now, seen = [0.0], []
+    part = dataset.test
+    images = InMemory(part.images.pixels.repeat(5, 1, 1, 1))
+    many = replace(dataset, test=Part(images, part.labels.repeat(5)))
+    many.test.labels[:20] = -1
+
+    def rates(hybridizer, sample, oracle, accelerator):
+        assert oracle == hybridizer.classify
+        seen.append(sample.test)
+        now[0] += 0.25 * len(sample.test)
+
+    monkeypatch.setattr(transfer, "transfer_rates", rates)
+    monkeypatch.setattr(transfer, "perf_counter", lambda: now[0])
+    architecture = Architecture(image_size=16, classes=3, network="leaky-wrn-10-1", generator_channels=(4, 4))
+    hybridizer = Hybridizer(SemanticAutoencoder(architecture), Origin("bars", "f", "0", ("a", "b", "c")))
+    assert transfer.judging_seconds(hybridizer, many, Accelerator()) == pytest.approx(0.25 * 100)
+    (sample,), few = seen, slice(20, 84)
+    assert torch.equal(sample.images.pixels, images.pixels[few]) and torch.equal(sample.labels, many.test.labels[few])

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from hybridgen.losses.classification import confident, cross_entropy, pseudo_label, sharpen, soft_cross_entropy
+from hybridgen.losses.classification import (
+    confident,
+    cross_entropy,
+    pseudo_label,
+    sharpen,
+    soft_cross_entropy,
+    weighted_cross_entropy,
+)
 
 
 def log_probabilities(logits):
@@ -117,3 +124,24 @@ def test_limits_of_sharpening():
 
 def test_sharpening_has_no_gradient():
     assert not sharpen(draw(2, 3).softmax(1).requires_grad_(), 0.5).requires_grad
+
+
+def test_weights_multiply_what_each_image_loses_of_an_average_over_all(views):
+    _, strong = views
+    labels, weights = torch.arange(9) % 4, torch.arange(9, dtype=torch.float64) / 10
+    loss = weighted_cross_entropy(strong, labels, weights)
+    loss.backward()
+    log_q = log_probabilities(strong)
+    terms = [-float(weights[i]) * log_q[i, labels[i]] for i in range(9)]
+    assert loss.item() == pytest.approx(sum(terms) / 9, rel=1e-12)
+    slope = np.exp(log_q)
+    slope[np.arange(9), labels] -= 1
+    np.testing.assert_allclose(strong.grad.numpy(), slope * weights.numpy()[:, None] / 9, rtol=1e-10, atol=1e-15)
+
+
+def test_what_has_no_weight_teaches_nothing_even_where_all_would_be_lost():
+    logits = torch.tensor([[0.0, -math.inf], [1.0, 0.0]], requires_grad=True)
+    loss = weighted_cross_entropy(logits, torch.tensor([1, 0]), torch.tensor([0.0, 1.0]))
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log1p(math.exp(-1)) / 2)
+    assert not logits.grad[0].any() and logits.grad[1].all()

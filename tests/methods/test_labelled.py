@@ -86,11 +86,16 @@ def test_whole_photographs_come_as_random_parts_that_are_only_flipped(tmp_path, 
         augmentation(replace(SETTINGS, crop=8), whole)
 
 
-def test_only_the_network_that_is_not_asked_for_is_small():
-    assert chosen_network(None, None) == ("cifar-resnet18", 0.125)
-    assert chosen_network("cifar-resnet18", None) == ("cifar-resnet18", 1)
-    assert chosen_network("wrn-10-1", None) == ("wrn-10-1", 1)
-    assert chosen_network(None, 0.5) == ("cifar-resnet18", 0.5)
+def test_only_the_network_that_is_not_asked_for_depends_on_the_images():
+    for size in (8, 16):
+        assert chosen_network(None, None, size) == ("cifar-resnet18", 0.125)
+    for size in (17, 224):
+        assert chosen_network(None, None, size) == ("fast", 1)
+    for size in (16, 32):
+        assert chosen_network("cifar-resnet18", None, size) == ("cifar-resnet18", 1)
+        assert chosen_network("wrn-10-1", None, size) == ("wrn-10-1", 1)
+        assert chosen_network("fast", None, size) == ("fast", 1)
+        assert chosen_network(None, 0.5, size) == ("cifar-resnet18", 0.5)
 
 
 @pytest.mark.parametrize("name", ["manifold-mixup", "patchup-hard", "patchup-soft"])

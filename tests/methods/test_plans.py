@@ -3,6 +3,7 @@ the settings at every time, averages and teachers follow by their own decays, se
 
 import math
 from dataclasses import fields, replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from hybridgen.methods import (
 from hybridgen.methods.labelled import TrainingSettings
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
 from hybridgen.settings import plain
+from hybridgen.training.fit import fit
 from hybridgen.training.plan import Plan, in_cycles
 from hybridgen.training.schedules import Clock, value
 from hybridgen.types import InputError
@@ -97,8 +99,17 @@ OTHERS = {
     "threshold": 0.34, "cutout": 3, "weight_unsupervised": 7.5, "teacher_decay": 0.654, "weight_consistency": 12.5,
     "reduction": "sum", "weight_logit_distance": 0.777, "guesses": 3, "temperature": 0.9,
     "alpha": 0.31, "ramp_steps": 33,
+    "unsupervised_from": 3.1, "unsupervised_ramp": 3.2, "targets": "average", "weighting": "flexmatch",
+    "alignment": "labels", "alignment_window": 17, "statistics_decay": 0.31, "weight_fairness": 0.67,
+    "gaussian_sigmas": 1.9, "interpolate_logits": True,
 }  # fmt: skip
 """Another value for every field of the classifiers' settings."""
+WITH = {
+    "alignment_window": dict(alignment="labels", weighting="softmatch", statistics_decay=0.3),
+    "statistics_decay": dict(weighting="freematch"), "weight_fairness": dict(weighting="freematch"),
+    "gaussian_sigmas": dict(weighting="softmatch", statistics_decay=0.3),
+}  # fmt: skip
+"""What a field of theirs is observed with."""
 
 
 @pytest.mark.parametrize(
@@ -106,17 +117,33 @@ OTHERS = {
     [(name, field.name) for name, (_, settings) in METHODS.items() for field in fields(settings)],
 )
 def test_every_field_of_a_classifier_arrives(name, field, context):
-    changes = {field: OTHERS[field]}
+    changes, others = {field: OTHERS[field]}, WITH.get(field, {})
     if name == "mixmatch" and field in ("labelled_batch", "unlabelled_batch"):
         changes = dict(labelled_batch=6, unlabelled_batch=6)
-    assert observed(make(name, context, **changes)) != observed(make(name, context))
+    assert observed(make(name, context, **others, **changes)) != observed(make(name, context, **others))
+
+
+VALUES = {
+    "targets": ("joint", "apart", "average"),
+    "weighting": ("fixmatch", "flexmatch", "freematch", "softmatch", "adamatch"),
+    "alignment": ("none", "labels", "predictions", "uniform"),
+}
+
+
+@pytest.mark.parametrize("field", VALUES)
+def test_every_word_of_fixmatchs_fields_is_another_training(field, context):
+    seen = [observed(make("fixmatch", context, threshold=0.3, **{field: word})) for word in VALUES[field]]
+    assert len(set(seen)) == len(VALUES[field])
 
 
 OF_SCIMIX = OTHERS | {
     "guide": "supervised", "discriminator_rate": 0.0321, "optimizer": "sgd", "nonsemantic_channels": 3,
-    "generator_channels": (8, 4), "discriminator_width": 0.5, "style": "nonsemantic", "semantic_distance": "norm",
+    "generator_channels": (8, 4), "upsampling": "subpixel", "discriminator_width": 0.5, "style": "nonsemantic",
+    "semantic_distance": "norm",
     "nonsemantic_distance": "squared", "reconstruction_distance": "squared", "freeze_criteria": False,
+    "classifier_rate": 0.5,
     "criterion_shift": 2, "criterion_noise": 0.5, "semantic_from": 0.3, "semantic_ramp": 0.7, "nonsemantic_from": 4.2,
+    "penalty_every": 4, "half_size": 0.6,
 }  # fmt: skip
 BESIDE = {
     "teacher_decay": dict(guide="mean-teacher"), "reduction": dict(guide="mean-teacher"),
@@ -350,6 +377,26 @@ def test_scimix_weights_by_value_over_time():
     assert "gradient_penalty" not in scimix.weights_of(replace(settings, weight_gradient_penalty=0))[1]
 
 
+def test_the_penalty_of_scimix_is_lazy_above_16_pixels_unless_told_otherwise(context):
+    every = lambda context, **given: (
+        scimix.plan(scimix.Settings(**SCIMIX_SMALL, **given), context, 0)[0]
+        .tasks["discriminator"]
+        .objective.penalty_every
+    )
+    large = replace(context, dataset=replace(context.dataset, image_size=32))
+    assert (every(context), every(large)) == (1, 16)
+    assert every(context, penalty_every=5) == every(large, penalty_every=5) == 5
+    assert every(large, weight_gradient_penalty=0.0, penalty_every=5) is None
+
+
+def test_half_the_size_needs_a_generator_that_starts_from_the_small_images_code(context):
+    settings = scimix.Settings(**SCIMIX_SMALL, half_size=0.5, style="nonsemantic")
+    with pytest.raises(InputError, match=r"^half_size: 0.5 beside style 'nonsemantic'"):
+        scimix.plan(settings, context, 0)
+    with pytest.raises(InputError, match=r"half_size: 1.0 .*less than 1"):
+        scimix.Settings(half_size=1.0)
+
+
 def test_scimix_rates_decay_and_clip_are_of_each_side(context):
     numbers = SCIMIX_SMALL | dict(rate=0.03, discriminator_rate=0.07, rate_epochs=9.0, weight_decay=0.0321, clip=0.5)
     plan, _ = scimix.plan(scimix.Settings(**numbers), context, 0)
@@ -381,6 +428,97 @@ def test_label_smoothing_reaches_every_method_on_labels(context):
     for name in ("none", "cutmix", "manifold-mixup", "augmix", "augmix-jsd", "recursivemix"):
         plan = mixing.plan(name, replace(TRAINING, label_smoothing=0.3), context, 0)
         assert plan.tasks["classifier"].objective.smoothing == 0.3, name
+
+
+# --- from a finished classifier ------------------------------------------------------------------------------
+
+
+def finished(context, network: str = "leaky-wrn-10-1"):
+    """A classifier whose weights and statistics are not those of a new one."""
+    torch.manual_seed(17)
+    made = context.classifier(network)
+    for tensor in made.network.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.add_(torch.rand(tensor.shape) / 9)
+    return made
+
+
+def of_classifier(network) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in network.classifier.state_dict().items()}
+
+
+def test_finished_encoders_classify_as_they_did_and_stay_as_they_are(context):
+    """For whole steps, both tasks; E_r and G are drawn as without, and learn."""
+    classifier = finished(context)
+    settings = scimix.Settings(**SCIMIX_SMALL, semantic_from=0.0, nonsemantic_from=0.0)
+    plan, hybridizer = scimix.plan(settings, context, 5, classifier=classifier)
+    other, _ = scimix.plan(settings, context, 5)
+    for part in ("nonsemantic_encoder", "generator"):
+        mine, theirs = (getattr(each.network, part).state_dict() for each in (plan, other))
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+    images = torch.rand(4, 3, 16, 16)
+    with torch.no_grad():
+        expected = classifier.eval()(images)
+        torch.testing.assert_close(plan.network.classifier(images)[1], expected)
+    before = of_classifier(plan.network)
+    others = {name: p.clone() for name, p in plan.network.named_parameters() if not name.startswith("classifier.")}
+    steps = fit(plan.tasks, plan.stream.from_step(0), plan.clock, context.accelerator, seed=0)
+    for _ in islice(steps, 3):
+        plan.average.update(plan.network)
+    for network in (plan.network, plan.average.network):
+        after = of_classifier(network)
+        assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+        assert not network.classifier.training
+    assert plan.network.nonsemantic_encoder.training and plan.network.generator.training
+    after = dict(plan.network.named_parameters())
+    assert all(not torch.equal(after[name], parameter) for name, parameter in others.items())
+    with torch.no_grad():
+        torch.testing.assert_close(hybridizer.classify(images), expected)
+
+
+def test_finished_encoders_need_neither_guide_nor_second_views(context):
+    plan, _ = scimix.plan(scimix.Settings(**SCIMIX_SMALL), context, 0, classifier=finished(context))
+    batch = next(plan.stream.from_step(0))
+    assert (len(batch.labelled), len(batch.unlabelled)) == (1, 1)
+    task = plan.tasks["generator"]
+    guides = {"supervised", "pseudo_label", "consistency", "logit_distance"}
+    assert not guides & task.weights.keys() and "semantic_attraction" in task.weights
+    learning = {id(p) for name, p in plan.network.named_parameters() if not name.startswith("classifier.")}
+    assert {id(p) for p in task.parameters} == learning
+    assert all("factor" not in group for group in task.optimizer.param_groups)
+
+
+@pytest.mark.parametrize("guide", ["fixmatch", "mean-teacher", "supervised"])
+def test_encoders_that_go_on_learn_by_a_part_of_the_rate_from_their_guide(guide, context):
+    """Batch-norm's statistics go on, and so does Mean Teacher's teacher, which starts where they do."""
+    classifier = finished(context)
+    settings = scimix.Settings(**SCIMIX_SMALL, guide=guide, classifier_rate=0.25)
+    plan, _ = scimix.plan(settings, context, 0, classifier=classifier)
+    task, network = plan.tasks["generator"], plan.network.classifier
+    of = {"fixmatch": "pseudo_label", "mean-teacher": "consistency", "supervised": "supervised"}
+    assert of[guide] in task.weights and network.training
+    fast, slow = task.optimizer.param_groups
+    assert (fast.get("factor"), slow["factor"], slow["weight_decay"]) == (None, 0.25, fast["weight_decay"])
+    assert {id(p) for p in slow["params"]} == {id(p) for p in network.parameters() if p.requires_grad}
+    stem = classifier.network.encoder.trunk.stem.weight
+    assert torch.equal(network.encoder.trunk.stem.weight, stem)
+    if guide == "mean-teacher":
+        assert torch.equal(task.objective.teacher.network.encoder.trunk.stem.weight, stem)
+        assert torch.equal(network.heads.consistency.weight, classifier.network.head.weight)
+    whole, _ = scimix.plan(replace(settings, classifier_rate=1.0), context, 0, classifier=classifier)
+    assert len(whole.tasks["generator"].optimizer.param_groups) == 1
+
+
+def test_encoders_that_cannot_start_or_would_never_learn_are_refused(context):
+    settings = scimix.Settings(**SCIMIX_SMALL)
+    with pytest.raises(InputError, match=r"^classifier_rate: 0, but E_c and C are new; .* \(--classifier\)$"):
+        scimix.plan(replace(settings, classifier_rate=0.0), context, 0)
+    for network in ("leaky-wrn-16-1", "leaky-wrn-10-2", "leaky-wrn-10-1-normalized", "wrn-10-1", "pyramidnet11-3"):
+        with pytest.raises(
+            InputError, match=r"^classifier: a \w+ that is not the encoders' network; one --network for"
+        ):
+            scimix.plan(settings, context, 0, classifier=context.classifier(network))
 
 
 # --- what follows a step -------------------------------------------------------------------------------------
@@ -473,7 +611,7 @@ def test_fixmatch_sees_a_weak_and_a_strong_view_and_the_others_weak_ones(context
 def hybridizer() -> Hybridizer:
     torch.manual_seed(1)
     architecture = Architecture(
-        image_size=16, classes=3, depth=10, width=1, stem=4, nonsemantic_channels=2, generator_channels=(4, 4)
+        image_size=16, classes=3, network="leaky-wrn-10-1", nonsemantic_channels=2, generator_channels=(4, 4)
     )
     return Hybridizer(SemanticAutoencoder(architecture).eval(), Origin("none", "f", "0", ("a", "b", "c")))
 
@@ -502,7 +640,9 @@ def test_hybrids_add_a_loss_with_its_weight_in_its_window_and_leave_the_rest(nam
     base = make(name, context)
     plan = hybrids.with_hybrids(make(name, context), hybridizer, hybrids.Settings(start=2.0, stop=5.0, weight=1.75))
     task, own = plan.tasks["classifier"], base.tasks["classifier"]
-    assert task.weights == {**own.weights, "hybrids": 1.75} if name != "mixmatch" else task.weights["hybrids"] == 1.75
+    for clock in (at(base, progress) for progress in (0, 0.3, 0.9)):
+        weights, expected = ({n: value(w, clock) for n, w in each.weights.items()} for each in (task, own))
+        assert weights == {**expected, "hybrids": 1.75}
     assert (task.rate(at(plan, 0.3)), task.clip) == (own.rate(at(base, 0.3)), own.clip)
     learnt = {id(p) for p in plan.network.parameters()}
     assert {id(p) for p in task.parameters} == learnt and {id(p) for p in task.objective.parameters()} >= learnt
@@ -619,7 +759,7 @@ def test_plans_leave_their_artefacts(context, tmp_path):
         plan.clock.step = step
         plan.after_step(tmp_path)
     assert {path.name for path in (tmp_path / "snapshots").iterdir()} == {"step-2", "step-4"}
-    plan.finish(tmp_path)
+    plan.finish(tmp_path, plan.judged)
     again = Hybridizer.from_pretrained(tmp_path / "hybridizer")
     assert again.origin.split_hash == context.split.hash and again.origin.method == "scimix"
     assert Path(tmp_path / "hybridizer" / "model.safetensors").exists()

@@ -45,7 +45,7 @@ def batch():
 @pytest.fixture
 def autoencoder():
     torch.manual_seed(0)
-    architecture = SamosaArchitecture(image_size=16, classes=CLASSES, depth=10, width=1, stem=4, **STATISTICS)
+    architecture = SamosaArchitecture(image_size=16, classes=CLASSES, network="leaky-wrn-10-1", **STATISTICS)
     return SamosaAutoencoder(architecture).double()
 
 
@@ -234,7 +234,8 @@ def test_fixmatchs_strong_views_are_not_reconstructed(autoencoder, batch):
     torch.testing.assert_close(semantic, features.semantic[:COUNT])
     expected = squared(features.before[:COUNT] - twin.decoder.first(features.semantic[:COUNT]), "mean")
     assert losses["regularizer"].item() == pytest.approx(expected.item(), rel=1e-10)
-    assert losses.keys() == {"supervised", "unsupervised", "regularizer"} and rates.keys() == {"confident"}
+    assert losses.keys() == {"supervised", "unsupervised", "regularizer"}
+    assert rates.keys() == {"confident", "threshold", "pseudo_classes"}
 
 
 def test_without_clean_only_they_are(autoencoder, batch):

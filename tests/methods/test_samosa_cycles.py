@@ -58,7 +58,7 @@ def digits():
 @pytest.fixture(scope="module")
 def autoencoder():
     torch.manual_seed(0)
-    return SamosaAutoencoder(SamosaArchitecture(image_size=16, depth=10, width=1, stem=4))
+    return SamosaAutoencoder(SamosaArchitecture(image_size=16, network="leaky-wrn-10-1"))
 
 
 def test_a_hybrid_set_has_copies_of_every_labelled_image_or_their_hybrids(digits, autoencoder):

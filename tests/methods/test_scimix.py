@@ -1,6 +1,7 @@
 """Stage 1 of SciMix against a plain float64 reference: every loss, every gradient, every buffer."""
 
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -59,9 +60,7 @@ def build(style="semantic", **options):
     architecture = Architecture(
         image_size=16,
         classes=CLASSES,
-        depth=10,
-        width=1,
-        stem=4,
+        network="leaky-wrn-10-1",
         nonsemantic_channels=2,
         generator_channels=(4, 4),
         style=style,
@@ -95,6 +94,18 @@ def euclid(first, second):
     return torch.stack([(a - b).square().sum().sqrt() for a, b in zip(first, second, strict=True)])
 
 
+def enlarged(images):
+    """Bilinear, by hand: new places lie a quarter of an old one's width beside it; past the border it goes on."""
+    for dim in (2, 3):
+        last = images.shape[dim] - 1
+        here = torch.arange(last + 1)
+        before, after = (images.index_select(dim, (here + by).clamp(0, last)) for by in (-1, 1))
+        images = torch.stack([0.75 * images + 0.25 * before, 0.75 * images + 0.25 * after], dim + 1).flatten(
+            dim, dim + 1
+        )
+    return images
+
+
 def semantic_distance(kind, hybrid, parent):
     """Attraction to, and repulsion from, a parent: one number a sample."""
     if kind == "cross-entropy":
@@ -115,8 +126,11 @@ def by_hand(
     reduction="mean",
     threshold=0.95,
     disturb=lambda hybrids: hybrids,
+    half=False,
 ):
-    """Equations 2.8 to 2.12 on copies of the networks; frozen criteria are copies whose parameters do not learn."""
+    """Equations 2.8 to 2.12 on copies of the networks; frozen criteria are copies whose parameters do not learn.
+
+    At half the size E_c and C alone see the images whole, and hybrids enlarged."""
     twin = copy.deepcopy(objective.autoencoder)
     judge = copy.deepcopy(objective.judge)
     criterion = copy.deepcopy(twin).requires_grad_(False) if freeze else twin
@@ -125,20 +139,22 @@ def by_hand(
     torch.manual_seed(SEED)
     x = torch.cat([batch.labelled[0], batch.unlabelled[0]])
     partner = torch.randperm(COUNT)
+    known = x.unflatten(3, (8, 2)).unflatten(2, (8, 2)).mean((3, 5)) if half else x
     if guide == "fixmatch":  # E_c sees the strong views in the same batch
         encoded = twin.classifier(torch.cat([x, batch.unlabelled[1]]))
         z_c, logits, logits2 = (part[:COUNT] for part in encoded)
-        z_r = twin.nonsemantic_encoder(x)
     else:
-        z_c, z_r, logits, logits2 = twin(x)
+        z_c, logits, logits2 = twin.classifier(x)
+    z_r = twin.nonsemantic_encoder(known)
     same = twin.decode(z_c, z_r)
     hybrid = twin.decode(z_c, z_r[partner])
-    _, z_rh, logits_h, _ = criterion(disturb(hybrid))
+    seen = disturb(hybrid)
+    z_rh, logits_h = criterion.nonsemantic_encoder(seen), criterion.classifier(enlarged(seen) if half else seen)[1]
     parents, z_rd = logits.detach(), z_r.detach()
     power = 2 if nonsemantic == "squared" else 1
 
     losses = {
-        "reconstruction": euclid((same - mean) / std, (x - mean) / std).mean(),
+        "reconstruction": euclid((same - mean) / std, (known - mean) / std).mean(),
         "adversarial_reconstruction": -judge(same).sigmoid().log().mean(),
         "adversarial_hybrid": -judge(hybrid).sigmoid().log().mean(),
         "semantic_attraction": semantic_distance(semantic, logits_h, parents)[0].mean(),
@@ -146,6 +162,8 @@ def by_hand(
         "nonsemantic_attraction": (euclid(z_rh, z_rd[partner]) ** power).mean(),
         "nonsemantic_repulsion": -(euclid(z_rh, z_rd) ** power).mean(),
     }
+    if guide is None:
+        return SimpleNamespace(losses=losses, twin=twin, images=x, same=same, hybrid=hybrid, own=(logits_h, logits))
     labelled = -logits.log_softmax(1)[range(LABELLED), batch.labels]
     losses["supervised"] = labelled.sum() / (COUNT if guide == "mean-teacher" else LABELLED)
     if guide == "mean-teacher":
@@ -160,7 +178,7 @@ def by_hand(
         sure = (confidence >= threshold).double()
         assert 0 < sure.sum() < UNLABELLED
         losses["pseudo_label"] = -(sure * strong[range(UNLABELLED), label]).sum() / UNLABELLED
-    return SimpleNamespace(losses=losses, twin=twin, images=x, same=same, hybrid=hybrid, own=(logits_h, logits))
+    return SimpleNamespace(losses=losses, twin=twin, images=known, same=same, hybrid=hybrid, own=(logits_h, logits))
 
 
 def assert_equal(losses, expected):
@@ -169,18 +187,48 @@ def assert_equal(losses, expected):
         assert loss.shape == () and loss.item() == pytest.approx(expected[name].item(), rel=1e-9), name
 
 
+def median_confidence(objective, batch):
+    """Of FixMatch's weak views: a threshold that some of them reach and some do not."""
+    seen = torch.cat([batch.labelled[0], *batch.unlabelled])
+    logits = copy.deepcopy(objective.autoencoder.classifier)(seen)[1][LABELLED:COUNT]
+    return logits.softmax(1).max(1).values.median().item()
+
+
 @pytest.mark.parametrize("guide", GUIDES)
 def test_losses_of_each_guide_equal_the_reference(batch, guide):
     objective = build(guide=guide)[0]
     if guide == "mean-teacher":
         with_moved_student(objective)
-    seen = torch.cat([batch.labelled[0], *batch.unlabelled])
-    logits = copy.deepcopy(objective.autoencoder.classifier)(seen)[1][LABELLED:COUNT]
-    objective.threshold = logits.softmax(1).max(1).values.median().item()
+    objective.threshold = median_confidence(objective, batch)
     expected = by_hand(objective, batch, guide=guide, threshold=objective.threshold)
     outcome = step(objective, batch)
     assert outcome.losses.keys() == {*AUTOENCODING, *HYBRIDIZATION, *GUIDES[guide]}
     assert_equal(outcome.losses, expected.losses)
+
+
+def test_without_a_guide_finished_encoders_judge_in_evaluation_mode(batch):
+    """Losses, gradients and statistics are those of networks of which E_c and C only look on; one view is enough."""
+    objective, _ = build(guide=None, semantic_distance="cross-entropy")
+    autoencoder = objective.autoencoder
+    for buffer in autoencoder.classifier.buffers():  # not those of the batch
+        buffer.add_(0.3) if buffer.is_floating_point() and buffer.ndim == 1 else None
+    batch = Batch(batch.labelled[:1], batch.labels, batch.unlabelled[:1])
+    expected = by_hand(objective, batch, guide=None, semantic="cross-entropy")
+    assert not expected.twin.classifier.training and expected.twin.nonsemantic_encoder.training
+    statistics = {name: buffer.clone() for name, buffer in autoencoder.classifier.named_buffers()}
+    losses = step(objective, batch).losses
+    assert losses.keys() == {*AUTOENCODING, *HYBRIDIZATION}
+    assert_equal(losses, expected.losses)
+    assert all(receivers(loss, objective) == {"E_r", "G"} for loss in losses.values())
+    for name, loss in losses.items():
+        got, want = gradients(loss, autoencoder), gradients(expected.losses[name], expected.twin)
+        assert got.keys() == want.keys() and not any(parameter.startswith("classifier.") for parameter in got)
+        scale = max(g.abs().max() for g in want.values() if g is not None)
+        for parameter, gradient in want.items():
+            if gradient is not None:
+                assert ((got[parameter] - gradient).abs() <= 1e-8 * scale).all(), (name, parameter)
+    assert all(torch.equal(buffer, statistics[name]) for name, buffer in autoencoder.classifier.named_buffers())
+    assert autoencoder.nonsemantic_encoder.trunk.blocks[0].norm1.num_batches_tracked == 1
 
 
 @pytest.mark.parametrize("semantic", ["norm", "squared", "cross-entropy"])
@@ -237,6 +285,21 @@ def test_handed_images_are_real_reconstructed_and_hybrid_and_detached(batch):
     transferred = (hybrid.argmax(1) == parent.argmax(1)).double().mean()
     assert outcome.rates["own_semantic_transfer"].item() == pytest.approx(transferred.item())
     assert not outcome.rates["own_semantic_transfer"].requires_grad
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_at_half_the_size_all_but_the_semantic_encoder_know_small_images(batch, guide):
+    """Until half of the run is done."""
+    objective = build(guide=guide, half_size=0.5)[0]
+    objective.threshold = median_confidence(objective, batch)
+    for now, half in ((4, True), (5, False)):
+        expected = by_hand(objective, batch, guide=guide, half=half, threshold=objective.threshold)
+        torch.manual_seed(SEED)
+        outcome = objective(batch, replace(CLOCK, step=now))
+        assert_equal(outcome.losses, expected.losses)
+        for got, want in zip(outcome.handed, (expected.images, expected.same, expected.hybrid), strict=True):
+            assert got.shape[2:] == ((8, 8) if half else (16, 16))
+            torch.testing.assert_close(got, want)
 
 
 def test_same_seed_same_hybrids(batch):
@@ -304,9 +367,9 @@ def test_codes_are_the_only_way_to_the_encoders(batch):
     objective = build(guide="supervised")[0]
     forward = objective.autoencoder.forward
 
-    def cut(images):
+    def cut(*images):
         objective.autoencoder.forward = forward  # the criterion comes after, and is whole
-        codes = forward(images)
+        codes = forward(*images)
         return codes._replace(semantic=codes.semantic.detach(), nonsemantic=codes.nonsemantic.detach())
 
     objective.autoencoder.forward = cut
@@ -478,6 +541,23 @@ def test_penalty_is_r1_on_real_images_alone():
     assert losses["gradient_penalty"].item() == pytest.approx(0.5 * slope.square().sum().item())
     (gradient,) = torch.autograd.grad(losses["gradient_penalty"], slope)
     torch.testing.assert_close(gradient, slope.detach())
+
+
+def test_a_lazy_penalty_comes_every_few_steps_and_counts_for_all_of_them(batch):
+    """Otherwise nothing is differentiated twice."""
+    critic = build()[1].discriminator
+    images = views(COUNT, 3, 5)
+    at = lambda every, step: (
+        SciMixDiscriminator(critic, penalize=True, penalty_every=every)(
+            batch, replace(CLOCK, step=step), *images
+        ).losses
+    )
+    whole = [at(1, step)["gradient_penalty"].item() for step in range(9)]
+    lazy = [at(4, step)["gradient_penalty"] for step in range(9)]
+    assert [loss.item() for loss in lazy] == pytest.approx([4 * whole[0] if step % 4 == 0 else 0 for step in range(9)])
+    assert [loss.requires_grad for loss in lazy] == [step % 4 == 0 for step in range(9)]
+    for name in ("real", "reconstruction", "hybrid"):
+        assert at(4, 1)[name].item() == at(4, 4)[name].item()
 
 
 def test_without_the_penalty_there_is_no_such_loss(batch):

@@ -1,6 +1,5 @@
 """Nothing in a step waits for the device; SAMOSA's classifiers are the base methods' own."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,26 +22,24 @@ SMALL = dict(labelled_batch=6, unlabelled_batch=6)
 
 
 def batch_of(plan, device) -> Batch:
-    labelled, labels, unlabelled = next(plan.stream.from_step(0))
-    return Batch(
-        tuple(view.to(device) for view in labelled), labels.to(device), tuple(view.to(device) for view in unlabelled)
-    )
+    labelled, labels, unlabelled, places = next(plan.stream.from_step(0))
+    views = (tuple(view.to(device) for view in group) for group in (labelled, unlabelled))
+    return Batch(next(views), labels.to(device), next(views), places.to(device))
 
 
 @pytest.fixture
 def hybridizer():
     architecture = Architecture(
-        image_size=16, classes=3, depth=10, width=1, stem=4, nonsemantic_channels=2, generator_channels=(4, 4)
+        image_size=16, classes=3, network="leaky-wrn-10-1", nonsemantic_channels=2, generator_channels=(4, 4)
     )
     return Hybridizer(SemanticAutoencoder(architecture), Origin("none", "f", "0", ("a", "b", "c")))
 
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["alone", "hybrids"])
 @pytest.mark.parametrize("name", METHODS)
-def test_a_step_waits_for_nothing(name, wrapped, context, hybridizer, monkeypatch):
+def test_a_step_waits_for_nothing(name, wrapped, context, hybridizer):
     """On the meta device, where tensors have no values: asking for one is an error, as it is a synchronisation on a
     GPU."""
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no such device
     module, heads = METHODS[name]
     classifier = context.classifier("leaky-wrn-10-1", heads=heads).to("meta")
     plan = module.plan(module.Settings(**SMALL), context, 0, classifier=classifier)
@@ -59,6 +56,24 @@ def test_a_step_waits_for_nothing(name, wrapped, context, hybridizer, monkeypatc
     plan.after_step(Path())
     with pytest.raises(RuntimeError, match="meta"):
         total.item()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(weighting="flexmatch", alignment="labels", targets="average"),
+        dict(weighting="freematch", targets="apart", unsupervised_ramp=2.0),
+        dict(weighting="softmatch"),
+        dict(weighting="adamatch", interpolate_logits=True),
+    ],
+    ids=lambda options: options["weighting"],
+)
+def test_a_step_of_fixmatchs_options_waits_for_nothing(options, context):
+    plan = fixmatch.plan(fixmatch.Settings(**SMALL, **options), context, 0)
+    task = plan.tasks["classifier"]
+    task.objective.to("meta")
+    losses = task.objective(batch_of(plan, "meta"), replace(plan.clock, step=2)).losses
+    torch.stack(list(weighted(losses, task.weights, plan.clock).values())).sum().backward()
 
 
 @pytest.mark.parametrize("name", ["FixMatch", "Mean Teacher", "MixMatch"])

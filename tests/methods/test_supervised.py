@@ -35,7 +35,7 @@ def classifier():
 def hybridizer():
     torch.manual_seed(1)
     architecture = Architecture(
-        image_size=16, classes=CLASSES, depth=10, width=1, stem=4, nonsemantic_channels=2, generator_channels=(4, 4)
+        image_size=16, classes=CLASSES, network="leaky-wrn-10-1", nonsemantic_channels=2, generator_channels=(4, 4)
     )
     autoencoder = SemanticAutoencoder(architecture).double().eval()
     with torch.no_grad():  # each class is as probable as another, so that images differ in theirs

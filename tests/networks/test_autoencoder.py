@@ -16,10 +16,8 @@ from hybridgen.networks.autoencoder import (
 )
 from hybridgen.types import InputError
 
-TINY = {"depth": 10, "width": 1, "stem": 4, "nonsemantic_channels": 2, "generator_channels": (4, 6, 4)}
-
-
-SAMOSA = {"image_size": 16, "classes": 4, "depth": 10, "width": 1, "stem": 4}
+TINY = {"network": "leaky-wrn-10-1", "nonsemantic_channels": 2, "generator_channels": (4, 6, 4)}
+SAMOSA = {"image_size": 16, "classes": 4, "network": "leaky-wrn-10-1"}
 
 
 @pytest.fixture
@@ -94,6 +92,28 @@ def test_only_the_last_two_blocks_double_the_size():
     for channels in ((4, 4), (4, 4, 4, 4)):
         blocks = tiny(generator_channels=channels).generator.blocks
         assert [block.upsample for block in blocks] == [False] * (len(channels) - 2) + [True, True]
+        assert not any(block.between for block in blocks)
+
+
+@pytest.mark.parametrize("size", [16, 32, 96])
+def test_with_subpixels_the_last_block_alone_doubles_the_size_between_its_convolutions(size):
+    autoencoder = tiny(image_size=size, upsampling="subpixel").float().eval()
+    generator = autoencoder.generator
+    assert [(block.upsample, block.between) for block in generator.blocks] == [
+        (False, True),
+        (False, True),
+        (True, True),
+    ]
+    codes = autoencoder(torch.rand(2, 3, size, size))
+    assert autoencoder.decode(codes.semantic, codes.nonsemantic).shape == (2, 3, size, size)
+
+
+def test_the_nonsemantic_encoder_sees_other_images_if_it_is_given_them(images):
+    autoencoder = tiny().eval()
+    small = torch.rand(3, 3, 8, 12, dtype=torch.float64)
+    codes, alone = autoencoder(images, small), autoencoder(images)
+    assert torch.equal(codes.nonsemantic, autoencoder.nonsemantic_encoder(small))
+    assert torch.equal(codes.semantic, alone.semantic) and torch.equal(codes.predictions, alone.predictions)
 
 
 @pytest.mark.parametrize("style", ["semantic", "nonsemantic"])
@@ -110,7 +130,7 @@ def test_architecture_is_frozen_and_survives_a_round_trip():
     architecture = Architecture(**TINY)
     assert Architecture(**architecture.to_dict()) == architecture
     with pytest.raises(FrozenInstanceError):
-        architecture.depth = 16
+        architecture.network = "fast"
 
 
 @pytest.mark.parametrize(
@@ -123,9 +143,6 @@ def test_architecture_is_frozen_and_survives_a_round_trip():
         ("nonsemantic_channels", 0),
         ("generator_channels", (8,)),
         ("generator_channels", (8, 0, 8)),
-        ("depth", 12),
-        ("width", 0),
-        ("stem", 0),
         ("std", (0.5, 0.0, 0.5)),
     ],
 )
@@ -133,6 +150,35 @@ def test_errors_name_the_field(field, value):
     with pytest.raises(InputError, match=rf"^{field}: .*\d") as error:
         tiny(**{field: value})
     assert "\n" not in str(error.value)
+
+
+NO_ENCODERS = {
+    "leaky-wrn-12-1": r"depth: 12 is not 6n \+ 4",
+    "leaky-wrn-10-0": r"width: 0 is below 1",
+    "leaky-wrn-1006-1": r"depth: 1006 of leaky-wrn-1006-1 is above 1000",
+    "wrn-10-1": r"network: 'wrn-10-1'; encoders are made from fast, .*leaky-wrn-28-2",
+    "cifar-resnet18": r"network: 'cifar-resnet18'; encoders are made from fast, ",
+    "fast-8": r"network: 'fast-8'; encoders need two blocks",
+    "fast-8-0": r"width: 0 is below 1",
+    "fast-8-16x0": r"convolutions: 0 is below 1",
+    "fast-8-10001": r"filters: 10001 of fast-8-10001 is above 10000",
+}
+
+
+@pytest.mark.parametrize("build", ["tiny", "samosa"])
+@pytest.mark.parametrize("name", NO_ENCODERS)
+def test_networks_that_encoders_are_not_made_from(build, name):
+    with pytest.raises(InputError, match=rf"^{NO_ENCODERS[name]}") as error:
+        globals()[build](network=name)
+    assert "\n" not in str(error.value)
+
+
+def test_normalized_encoders_are_samosas():
+    with pytest.raises(InputError, match=r"^network: leaky-wrn-10-1-normalized; SciMix's encoders have no -normalized"):
+        tiny(network="leaky-wrn-10-1-normalized")
+    with pytest.raises(InputError, match=r"^network: fast-8-16x1; SAMOSA's encoders need two convolutions a block"):
+        samosa(network="fast-8-16x1")
+    assert tiny(network="fast-8-16x1").classifier.encoder.channels == 16
 
 
 def test_unknown_backend_is_named():
@@ -263,10 +309,10 @@ def test_momentum_is_that_of_the_classifier_alone():
 
 
 def test_normalized_resampling_reaches_all_three_networks():
-    plain, normalized = samosa(), samosa(normalized_resampling=True)
+    plain, normalized = samosa(), samosa(network="leaky-wrn-10-1-normalized")
     extra = {
-        "classifier": 2 * (16 + 32 + 64),
-        "nonsemantic_encoder": 2 * (16 + 32 + 64),
+        "classifier": 2 * (32 + 64),
+        "nonsemantic_encoder": 2 * (32 + 64),
         "decoder": 2 * (32 + 32),
     }
     for name, count in extra.items():
@@ -282,9 +328,6 @@ def test_normalized_resampling_reaches_all_three_networks():
         ("classes", 0),
         ("momentum", 0.0),
         ("momentum", 1.5),
-        ("depth", 12),
-        ("width", 0),
-        ("stem", 0),
         ("std", (0.5, 0.0, 0.5)),
     ],
 )
@@ -302,8 +345,8 @@ def test_samosa_has_one_backend():
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_architectures_survive_a_round_trip_and_shape_their_networks(method):
     shape, network = METHODS[method]
-    architecture = shape(depth=10, width=1, classes=3)
+    architecture = shape(**({} if method == "adain" else {"network": "leaky-wrn-10-1"}), classes=3)
     assert shape(**architecture.to_dict()) == architecture
     assert network(architecture).architecture == architecture
     with pytest.raises(FrozenInstanceError):
-        architecture.depth = 16
+        architecture.classes = 16

@@ -12,7 +12,8 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hybridgen.networks.classifiers import Classifier, load_classifier, save_classifier
+from hybridgen.networks.classifiers import Classifier, about_classifier, load_classifier, save_classifier
+from hybridgen.networks.fast import FastClassifier, Whitening
 from hybridgen.networks.registry import make_network
 from hybridgen.networks.wide_resnet import Normalize, TwoHeadClassifier, WideResNetClassifier
 from hybridgen.types import InputError
@@ -26,11 +27,15 @@ SMALL = (
     ("preact-resnet18", 1 / 8),
     ("pyramidnet11-8", 1),
     ("wrn-10-1", 1),
+    ("fast-8-16-24", 1),
 )
 
 
-def small(name: str, width: float, classes: int = 5) -> Classifier:
-    return Classifier(make_network(name, classes, width=width), **STATISTICS)
+def small(name: str, width: float, classes: int = 5, heads: int = 1) -> Classifier:
+    network = make_network(name, classes, width=width)
+    if isinstance(network, FastClassifier):
+        network.whiten(torch.randn(4, 3, 16, 12))
+    return Classifier(network, **STATISTICS, heads=heads)
 
 
 def varied(module: nn.Module) -> nn.Module:
@@ -55,6 +60,7 @@ def varied(module: nn.Module) -> nn.Module:
         ("wrn-28-10", 640, 8, 3),
         ("preact-resnet18", 512, 2, 4),
         ("pvt_v2_b1", 512, 1, 4),
+        ("fast", 128, 4, 3),
     ],
 )
 def test_feature_maps_at_32_pixels(name, channels, side, stages):
@@ -92,6 +98,7 @@ def test_stages_are_entered_one_after_the_other_with_maps_of_the_listed_size(nam
         ("pyramidnet164-270", ["layer1", "layer2"], [(4 * 106, 40, 24), (4 * 196, 20, 12)]),
         ("cifar-densenet121", ["features.transition1", "features.transition2"], [(128, 20, 12), (256, 10, 6)]),
         ("resnet50", ["layer1", "layer2"], [(256, 10, 6), (512, 5, 3)]),
+        ("fast", ["encoder.trunk.blocks.0", "encoder.trunk.blocks.1"], [(32, 20, 12), (64, 10, 6)]),
         ("pvt_v2_b1_li", ["stages.0", "stages.1"], [(64, 10, 6), (128, 5, 3)]),
     ],
 )
@@ -255,7 +262,7 @@ def test_under_one_seed_it_is_the_classifier_of_fixmatch_and_of_mean_teacher(suf
 def test_both_heads_see_the_same(name, width):
     """With the weights of the network's last layer, consistency says what predictions say; gradient reaches both."""
     torch.manual_seed(0)
-    classifier = Classifier(make_network(name, 5, width=width), **STATISTICS, heads=2).eval()
+    classifier = small(name, width, heads=2).eval()
     last = next(part for part in reversed(list(classifier.network.modules())) if isinstance(part, nn.Linear))
     nn.init.normal_(last.weight)
     images = torch.rand(2, 3, *((224, 224) if name.startswith("vit") else (64, 48)))
@@ -327,10 +334,10 @@ COMPILED = [each for each in SMALL if each[0] not in ("cifar-resnet50", "cifar-d
 @pytest.mark.parametrize(("name", "width"), COMPILED)
 def test_every_way_through_a_compiled_classifier_is_compiled(compiling, name, width):
     torch.manual_seed(0)
-    plain = Classifier(make_network(name, 5, width=width), **STATISTICS, heads=2)
+    plain = small(name, width, heads=2)
     compiled = copy.deepcopy(plain)
     compiled.compile(backend=compiling)
-    count = sum(isinstance(module, nn.Conv2d) for module in plain.modules())
+    count = sum(isinstance(module, nn.Conv2d | Whitening) for module in plain.modules())
     images = torch.rand(3, 3, 24, 16)
     for use, convolutions in (
         (lambda made: made(images), count),
@@ -343,7 +350,7 @@ def test_every_way_through_a_compiled_classifier_is_compiled(compiling, name, wi
         assert compiling.convolutions == convolutions
 
 
-@pytest.mark.parametrize(("name", "width"), COMPILED)
+@pytest.mark.parametrize(("name", "width"), [each for each in COMPILED if not each[0].startswith("fast")])
 def test_hooks_that_come_and_go_are_heard_in_a_compiled_classifier(compiling, name, width):
     """Maps exchanged within the batch before a stage, in some steps and not in others, reach logits and gradients; all
     convolutions but a stem run compiled."""
@@ -434,6 +441,16 @@ def saved(classifier: Classifier, path, name: str, width: float = 1, classes: in
     return path
 
 
+def test_a_file_tells_what_it_is_of(tmp_path):
+    path = saved(small("cifar-resnet18", 0.125), tmp_path / "network.safetensors", "cifar-resnet18", 0.125)
+    about = about_classifier(path)
+    assert (about.network, about.width, about.image_size, about.split_hash) == ("cifar-resnet18", 0.125, 24, None)
+    assert about.classes == tuple(f"class {i}" for i in range(5))
+    assert about.mean == pytest.approx(STATISTICS["mean"]) and about.std == pytest.approx(STATISTICS["std"])
+    save_classifier(small("wrn-10-1", 1), path, name="wrn-10-1", classes=["a"], image_size=8, split_hash="0123abcd")
+    assert about_classifier(path).split_hash == "0123abcd"
+
+
 @pytest.mark.parametrize(("name", "width"), SMALL)
 def test_a_classifier_comes_back_from_its_file(tmp_path, name, width):
     classifier = varied(small(name, width)).to(memory_format=torch.channels_last)
@@ -506,6 +523,9 @@ def test_files_that_are_none(tmp_path):
             path.write_bytes(content)
         with pytest.raises(InputError, match=says) as error:
             load_classifier(path)
+        if not says.startswith(("changed", "does not fit")):  # which the weights tell
+            with pytest.raises(InputError, match=says):
+                about_classifier(path)
         assert str(path) in str(error.value) and "\n" not in str(error.value)
 
     changed = bytearray(content)

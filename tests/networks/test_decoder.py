@@ -58,7 +58,7 @@ def test_parameters_of_other_widths(width):
     for filters, _ in ROWS:
         count += 2 * before + 9 * before * (filters * width // 2) + filters * width // 2
         before = filters * width // 2
-    assert parameters(SamosaDecoder(width)) == count + 9 * before * 3 + 3
+    assert parameters(SamosaDecoder(64 * width)) == count + 9 * before * 3 + 3
 
 
 def test_shapes_of_the_table():
@@ -79,7 +79,7 @@ def test_shapes_of_the_table():
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 7)])
 def test_four_times_the_size_of_the_semantic_code(size):
-    decoder = SamosaDecoder(1)
+    decoder = SamosaDecoder(64)
     height, width = size
     assert decoder(torch.randn(2, 64, *size), torch.rand(2, 32)).shape == (2, 3, 4 * height, 4 * width)
     assert decoder.first(torch.randn(2, 64, *size)).shape == (2, 64, *size)
@@ -97,7 +97,7 @@ def test_block_is_table_a6(stride, normalized):
 
 @pytest.mark.parametrize("normalized", [False, True])
 def test_decoder_is_table_a3(normalized):
-    decoder = SamosaDecoder(1, normalized_resampling=normalized).double()
+    decoder = SamosaDecoder(64, normalized_resampling=normalized).double()
     semantic, gates = random(3, 64, 2, 2), random(3, 32, seed=1).softmax(1)
     x = semantic
     for row, ((_, stride), block) in enumerate(zip(ROWS, (*decoder.pre, *decoder.post[:4]), strict=True)):
@@ -112,7 +112,7 @@ def test_decoder_is_table_a3(normalized):
 
 def test_a_closed_gate_leaves_its_map_out():
     """Of each sample on its own: the first shows its map 3 alone, the second all but this one."""
-    decoder = SamosaDecoder(1).double().eval()
+    decoder = SamosaDecoder(64).double().eval()
     gates = torch.stack([torch.eye(32)[3], 1 - torch.eye(32)[3]]).double()
     maps = []
     decoder.pre.register_forward_hook(lambda _, __, output: maps.append(output.requires_grad_()))
@@ -130,6 +130,7 @@ def test_initialisation_is_torchs():
     assert torch.equal(decoder.first.deconv.bias, expected.bias)
 
 
-def test_width_below_one():
-    with pytest.raises(InputError, match=r"^width: 0 is below 1"):
-        SamosaDecoder(0)
+@pytest.mark.parametrize("channels", [0, -8, 7, 12])
+def test_channels_that_cannot_be_halved_three_times(channels):
+    with pytest.raises(InputError, match=rf"^channels: {channels} of z_c; .* multiple of 8"):
+        SamosaDecoder(channels)

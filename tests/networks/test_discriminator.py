@@ -63,6 +63,28 @@ def test_block_by_the_book():
     assert torch.equal(x, before)
 
 
+def test_a_block_that_does_not_halve_computes_what_the_halving_one_skips():
+    """Its second convolution at every place, of which every other is the halving one's."""
+    torch.manual_seed(0)
+    block = DownResBlock(3, 5).double()
+    x = torch.randn(2, 3, 6, 8, dtype=torch.float64)
+    whole = block(x, halve=False) * 2**0.5 - block.shortcut(x)
+    halved = block(x) * 2**0.5 - block.shortcut(nn.functional.avg_pool2d(x, 2))
+    assert whole.shape == (2, 5, 6, 8)
+    torch.testing.assert_close(whole[:, :, ::2, ::2], halved, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [16, 32, 48, 96])
+def test_images_of_half_the_size_are_judged_with_the_same_weights(size):
+    discriminator = Discriminator(size, width=0.125, **STATISTICS)
+    shapes = []
+    for module in (discriminator.stem, *discriminator.blocks):
+        module.register_forward_hook(lambda _, __, out: shapes.append(out.shape[2]))
+    assert discriminator(torch.rand(2, 3, size // 2, size // 2)).shape == (2,)
+    count = len(discriminator.blocks)
+    assert shapes == [*(size // 2 >> i + 1 for i in range(count)), shapes[-2]]  # the last one leaves the size as it is
+
+
 def test_samples_do_not_meet_and_all_parameters_learn():
     torch.manual_seed(0)
     discriminator = Discriminator(16, width=0.25, **STATISTICS).double()
@@ -84,8 +106,10 @@ def test_impossible_size_names_the_nearest(size, nearest):
 
 
 def test_other_bad_input():
-    with pytest.raises(InputError, match=r"^images: 32×32 for a discriminator of size 16"):
+    with pytest.raises(InputError, match=r"^images: 32×32 for a discriminator of size 16, or half of it"):
         Discriminator(16, **STATISTICS)(torch.rand(2, 3, 32, 32))
+    with pytest.raises(InputError, match=r"^images: 8×16 for"):
+        Discriminator(16, **STATISTICS)(torch.rand(2, 3, 8, 16))
     with pytest.raises(InputError, match=r"^width: 0\.0"):
         Discriminator(16, width=0.0, **STATISTICS)
     with pytest.raises(InputError, match=r"^channels: empty"):

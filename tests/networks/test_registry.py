@@ -124,6 +124,12 @@ def test_bad_names_and_widths():
         "wrn-28-2-normalized",
         "leaky-wrn-28-2-normalised",
         "pyramidnet200-240-normalized",
+        "fast-",
+        "fastx3",
+        "fast-32-",
+        "fast-32x",
+        "fast-32-64x2x2",
+        "fast-32-normalized",
         ".a1_in1k",
     ):
         with pytest.raises(InputError, match=rf"^network: {name!r} is unknown; .*cifar-resnet18.*timm's models"):
@@ -134,13 +140,15 @@ def test_bad_names_and_widths():
         make_network("wrn-29-2", 10)
     with pytest.raises(InputError, match=r"^depth: 111 .* 9n \+ 2"):
         make_network("pyramidnet111-48", 10)
-    for name in ("wrn-28-2", "pyramidnet11-8", "resnet50"):
+    with pytest.raises(InputError, match=r"nearest: .*fast"):
+        make_network("fasd", 10)
+    for name in ("wrn-28-2", "pyramidnet11-8", "resnet50", "fast", "fast-8-8"):
         with pytest.raises(InputError, match=rf"^width: 2 has no meaning for {name}; .*preact-resnet18"):
             make_network(name, 10, width=2)
     for width in (0, -1, 0.3, float("nan"), float("inf")):
         with pytest.raises(InputError, match=r"^width: .* is not a positive multiple of 1/8"):
             make_network("cifar-resnet18", 10, width=width)
-    for name in (*NETWORKS, "wrn-10-1", "pyramidnet11-8", "resnet50"):
+    for name in (*NETWORKS, "wrn-10-1", "pyramidnet11-8", "resnet50", "fast"):
         with pytest.raises(InputError, match=r"^classes: 0 is below 1"):
             make_network(name, 0)
 
@@ -216,10 +224,13 @@ def test_an_unknown_tag_is_answered_with_tags():
         ("leaky-wrn-28-101", "width: 101 of leaky-wrn-28-101 is above 100"),
         ("pyramidnet1001-48", "depth: 1001 "),
         ("pyramidnet200-1000000000", "alpha: 1000000000 of "),
+        ("fast-32-10001", "filters: 10001 of fast-32-10001 is above 10000"),
+        ("fast" + 13 * "-8", "blocks: 13 of "),
+        ("fast-8-8x101", "convolutions: 101 of "),
     ],
 )
 def test_what_no_machine_holds_is_refused_before_it_is_built(name, field, monkeypatch):
-    for made in ("PyramidNet", "WideResNetClassifier"):
+    for made in ("PyramidNet", "WideResNetClassifier", "FastClassifier"):
         monkeypatch.setattr(f"hybridgen.networks.registry.{made}", None)
     with pytest.raises(InputError, match=rf"^{field}"):
         make_network(name, 10)
@@ -231,7 +242,7 @@ def test_a_width_that_no_machine_holds():
 
 
 @pytest.mark.parametrize(
-    "name", ["leaky-wrn-10-1-normalized", "efficientnet_b0", "cifar-resnet18", "vit_tiny_patch16_224"]
+    "name", ["leaky-wrn-10-1-normalized", "efficientnet_b0", "cifar-resnet18", "fast", "vit_tiny_patch16_224"]
 )
 def test_momentum_of_batch_norms_is_torchs(name):
     """One batch moves the running mean by this part of the way to the batch's."""

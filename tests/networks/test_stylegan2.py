@@ -16,7 +16,7 @@ from hybridgen.networks.stylegan2 import (
     _package_convolution,
     grouped_modulated_conv2d,
 )
-from hybridgen.networks.wide_resnet import NonSemanticEncoder, SemanticEncoder
+from hybridgen.networks.wide_resnet import NonSemanticEncoder, SemanticEncoder, WideResNet
 from hybridgen.types import InputError
 
 STATISTICS = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
@@ -149,7 +149,7 @@ def test_either_code_can_be_the_style():
     """SciMix, and the "structural z_c" of table A.14, with narrow encoders."""
     images = torch.rand(2, 3, 16, 16)
     semantic = SemanticEncoder(10, 1, **STATISTICS)
-    nonsemantic = NonSemanticEncoder(10, 1, 4, **STATISTICS)
+    nonsemantic = NonSemanticEncoder(WideResNet(10, 1, **STATISTICS), 4)
     scimix = StyleGAN2Generator(4, 64, channels=(8, 8, 8), upsample=(False, True, True))
     assert scimix(nonsemantic(images), semantic(images)).shape == images.shape
     structural = StyleGAN2Generator(64, 4, channels=(8, 8, 8), upsample=(False, True, True))
@@ -157,30 +157,61 @@ def test_either_code_can_be_the_style():
     assert structural(semantic.features(images), style).shape == images.shape
 
 
-@pytest.mark.parametrize(("filters", "upsample"), [(4, False), (6, False), (6, True)])
-def test_block_by_the_book(filters, upsample):
+@pytest.mark.parametrize(
+    ("filters", "upsample", "between"), [(4, False, False), (6, False, True), (6, True, False), (6, True, True)]
+)
+def test_block_by_the_book(filters, upsample, between):
     torch.manual_seed(0)
-    block = StyleResBlock(4, filters, 3, upsample=upsample).double()
+    block = StyleResBlock(4, filters, 3, upsample=upsample, between=between).double()
     nn.init.normal_(block.bias1)
     nn.init.normal_(block.bias2)
-    x, style = torch.randn(2, 4, 5, 5, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
+    x, style = torch.randn(2, 4, 5, 6, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
     before = x.clone()
+    double = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
 
     def leaky_relu(t):
         return torch.where(t > 0, t, 0.2 * t)
 
-    up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)(x) if upsample else x
-    y = leaky_relu(grouped_modulated_conv2d(up, block.style1(style), block.conv1.weight) + block.bias1)
+    up = double(x) if upsample else x
+    y = leaky_relu(
+        grouped_modulated_conv2d(x if between else up, block.style1(style), block.conv1.weight) + block.bias1
+    )
+    y = double(y) if upsample and between else y
     y = leaky_relu(grouped_modulated_conv2d(y, block.style2(style), block.conv2.weight) + block.bias2)
     direct = block.shortcut(up) if filters != 4 else up
     torch.testing.assert_close(block(x, style), (direct + y) / 2**0.5, **EXACT)
     assert torch.equal(x, before)
 
 
-def test_backends_are_interchangeable():
+def test_subpixels_of_the_last_convolution_by_the_book():
+    """Place (i, j) of three times nine maps becomes the pixels 3i, 3j to 3i + 2, 3j + 2, row by row."""
+    torch.manual_seed(0)
+    generator = StyleGAN2Generator(2, 3, channels=(4,), upsample=(False,), subpixels=3).double()
+    nn.init.normal_(generator.to_rgb.weight)
+    structure, style = torch.randn(2, 2, 4, 5, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
+    images = generator(structure, style)
+    maps = generator.to_rgb(generator.blocks[0](structure, style)).sigmoid()
+    assert images.shape == (2, 3, 12, 15) and maps.shape == (2, 27, 4, 5)
+    for row in range(12):
+        for column in range(15):
+            expected = maps[:, row % 3 * 3 + column % 3 :: 9, row // 3, column // 3]
+            torch.testing.assert_close(images[:, :, row, column], expected, **EXACT)
+
+
+def test_subpixels_are_equal_at_first_and_colours_are_not():
+    torch.manual_seed(0)
+    generator = StyleGAN2Generator(2, 3, channels=(4,), upsample=(True,), between=True, subpixels=2)
+    images = generator(torch.randn(2, 2, 4, 5), torch.randn(2, 3))
+    assert images.shape == (2, 3, 16, 20)
+    torch.testing.assert_close(images, images[:, :, ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3))
+    assert not torch.allclose(images[:, 0], images[:, 1])
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_backends_are_interchangeable(between):
     """State dicts fit both ways; outputs and gradients of inputs and parameters are equal."""
     torch.manual_seed(0)
-    shape = {"channels": (8, 16, 8), "upsample": (False, True, True)}
+    shape = {"channels": (8, 16, 8), "upsample": (False, True, True), "between": between}
     ours = StyleGAN2Generator(4, 12, **shape).double()
     theirs = StyleGAN2Generator(4, 12, backend="stylegan2-pytorch", **shape).double()
     assert type(theirs.blocks[0].conv1).__module__.startswith("stylegan2_pytorch")

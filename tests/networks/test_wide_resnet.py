@@ -39,8 +39,8 @@ def test_parameters_of_the_tables():
     trunk = trunk_parameters(28, 2)
     assert parameters(WideResNet(28, 2, **STATISTICS)) == trunk == 1_466_064
     assert parameters(SemanticEncoder(28, 2, **STATISTICS)) == trunk + 2 * 128
-    assert parameters(NonSemanticEncoder(28, 2, **STATISTICS)) == trunk + 8 * (128 + 1)
-    assert parameters(GatingEncoder(32, 28, 2, **STATISTICS)) == trunk + 8192 * 64 + 64
+    assert parameters(NonSemanticEncoder(WideResNet(28, 2, **STATISTICS))) == trunk + 8 * (128 + 1)
+    assert parameters(GatingEncoder(WideResNet(28, 2, **STATISTICS), 32)) == trunk + 8192 * 64 + 64
     assert parameters(ClassifierHeads(128, 10)) == 2 * 10 * (128 + 1)
     assert parameters(WideResNetClassifier(28, 2, 10, **STATISTICS)) == 1_467_610
 
@@ -58,7 +58,7 @@ def test_parameters_with_normalized_resampling():
     trunk = trunk_parameters(28, 2) + extra
     assert parameters(WideResNet(28, 2, normalized_resampling=True, **STATISTICS)) == trunk
     assert parameters(SemanticEncoder(28, 2, normalized_resampling=True, **STATISTICS)) == trunk + 2 * 128
-    gating = GatingEncoder(16, 28, 2, normalized_resampling=True, **STATISTICS)
+    gating = GatingEncoder(WideResNet(28, 2, normalized_resampling=True, **STATISTICS), 16)
     assert parameters(gating) == trunk + 2048 * 64 + 64
     same = WideResNet(10, 1, stem=16, normalized_resampling=True, **STATISTICS)  # the first group keeps 16 channels
     assert parameters(same) == trunk_parameters(10, 1) + 2 * (32 + 64)
@@ -79,7 +79,7 @@ def test_shapes(size):
     assert semantic.channels == 64
     assert semantic.features(images).shape == (2, 64, side, side)
     assert semantic(images).shape == (2, 64)
-    nonsemantic = NonSemanticEncoder(10, 1, 5, **STATISTICS)
+    nonsemantic = NonSemanticEncoder(WideResNet(10, 1, **STATISTICS), 5)
     assert nonsemantic.channels == 5
     assert nonsemantic(images).shape == (2, 5, side, side)
     assert WideResNetClassifier(10, 1, 7, **STATISTICS)(images).shape == (2, 7)
@@ -88,18 +88,19 @@ def test_shapes(size):
 
 def test_images_need_not_be_square():
     images = torch.rand(2, 3, 16, 24)
-    assert NonSemanticEncoder(10, 1, **STATISTICS)(images).shape == (2, 8, 4, 6)
+    assert NonSemanticEncoder(WideResNet(10, 1, **STATISTICS))(images).shape == (2, 8, 4, 6)
 
 
 def test_semantic_vector_is_the_mean_of_its_features():
     encoder = SemanticEncoder(10, 1, **STATISTICS).eval()
     images = torch.rand(3, 3, 16, 16)
     torch.testing.assert_close(encoder(images), encoder.features(images).mean((2, 3)))
+    assert torch.equal(encoder.pooled(encoder.trunk.last_two(images)[1]), encoder(images))
 
 
 @pytest.mark.parametrize("size", [16, 20, 32])
 def test_gates_are_the_softmax_of_a_linear_layer_on_the_whole_map(size):
-    encoder = GatingEncoder(size, 10, 1, **STATISTICS).double().eval()
+    encoder = GatingEncoder(WideResNet(10, 1, **STATISTICS), size).double().eval()
     images = torch.rand(3, 3, size, size, dtype=torch.float64)
     gates = encoder(images)
     assert gates.shape == (3, encoder.gates) == (3, 32)
@@ -194,6 +195,6 @@ def test_other_bad_input():
     with pytest.raises(InputError, match=r"^std: 0\.0 is not above 0"):
         Normalize((0.5, 0.5, 0.5), (0.5, 0.0, 0.5))
     with pytest.raises(InputError, match=r"30×32 .* multiples of 4"):
-        NonSemanticEncoder(10, 1, **STATISTICS)(torch.rand(2, 3, 30, 32))
+        NonSemanticEncoder(WideResNet(10, 1, **STATISTICS))(torch.rand(2, 3, 30, 32))
     with pytest.raises(InputError, match=r"^image size: 32×16; this encoder takes 16×16"):
-        GatingEncoder(16, 10, 1, **STATISTICS)(torch.rand(2, 3, 32, 16))
+        GatingEncoder(WideResNet(10, 1, **STATISTICS), 16)(torch.rand(2, 3, 32, 16))

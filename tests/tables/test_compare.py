@@ -1,6 +1,7 @@
 """Runs of a comparison and what is said of them, with results that are given."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,9 +10,15 @@ from accelerate import Accelerator
 from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.sources import InMemory
 from hybridgen.data.splits import Split
-from hybridgen.tables.compare import CompareSettings, Comparison
+from hybridgen.evaluation.oracle import Training
+from hybridgen.hybridizer import Hybridizer, Origin
+from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
+from hybridgen.tables import compare
+from hybridgen.tables.compare import CompareSettings, Comparison, gain, mean_rates, spoken_gain, spoken_rates
 from hybridgen.training.context import Context
+from hybridgen.training.plan import Plan
 from hybridgen.training.record import write_result
+from hybridgen.training.schedules import Clock
 
 IMAGES = Part(InMemory(torch.zeros(60, 3, 16, 16, dtype=torch.uint8)), torch.zeros(60, dtype=torch.long))
 DATASET = Dataset("toy", ("a",), 16, IMAGES, IMAGES, "f" * 64, True, (0.5,) * 3, (0.5,) * 3)
@@ -28,7 +35,12 @@ GIVEN = {
 def comparison(folder, made=None, **changes) -> Comparison:
     settings = CompareSettings(out=folder, seed=3, seeds=2, **changes)
     made = [] if made is None else made
-    variants = {name: (lambda seed, name=name: made.append((name, seed))) for name, _ in list(GIVEN)[:2]}
+
+    def plan(name, seed):
+        made.append((name, seed))
+        return SimpleNamespace(clock=Clock(7, 2), stream=SimpleNamespace(images_per_step=11 if "+" in name else 8))
+
+    variants = {name: (lambda seed, name=name: plan(name, seed)) for name, _ in list(GIVEN)[:2]}
     return Comparison(settings, CONTEXT, variants)
 
 
@@ -79,3 +91,115 @@ def test_finished_runs_are_read_and_not_repeated(tmp_path):
     assert (left.variant, left.seed) == list(GIVEN)[-1]
     again.add(left, result(left))
     assert again.conclude()["classifiers"]["FixMatch"]["test_accuracy_last"]["mean"] == pytest.approx(0.55)
+
+
+# --- gains ---------------------------------------------------------------------------------------------------
+
+
+def of(*accuracies):
+    return [dict(test_accuracy_last=each) for each in accuracies]
+
+
+def test_gains_are_by_seed_and_their_interval_is_students(tmp_path, capsys):
+    """t of two degrees of freedom is 4.303 at 97.5 %, of one 12.706, by every table."""
+    found = gain(of(0.50, 0.60, 0.40), of(0.51, 0.62, 0.46))  # 0.01, 0.02 and 0.06 more
+    deviation = ((0.02**2 + 0.01**2 + 0.03**2) / 2) ** 0.5
+    assert found["mean"] == pytest.approx(0.03)
+    for name, sign in (("low", -1), ("high", 1)):
+        assert found[name] == pytest.approx(0.03 + sign * 4.3027 * deviation / 3**0.5, rel=1e-4)
+    assert spoken_gain(found) == "+3.0 [-3.6, +9.6], within chance"
+    found = gain(of(0.5, 0.6), of(0.52, 0.622))
+    assert found["high"] - found["mean"] == pytest.approx(12.7062 * 0.001, rel=1e-4)
+    assert spoken_gain(found) == "+2.1 [+0.8, +3.4]"
+    assert spoken_gain(gain(of(0.5, 0.6), of(0.48, 0.578))) == "-2.1 [-3.4, -0.8]"
+
+    compared = comparison(tmp_path / "c")
+    for run in compared.unfinished():
+        compared.add(run, result(run) | (dict(test_accuracy_last=0.71) if run.seed == 3 and "+" in run.variant else {}))
+    rows = compared.conclude()["classifiers"]
+    assert "gain" not in rows["FixMatch"] and rows["FixMatch + SciMix"]["gain"]["mean"] == pytest.approx(0.205)
+    said = capsys.readouterr().out
+    assert "gain of the last, 95 % by Student's t" in said and "+20.5 [+14.1, +26.9]\n" in said
+
+
+# --- hybrids, and who judges them ----------------------------------------------------------------------------
+
+
+RATES = {
+    "semantic_transfer": 0.61, "semantic_transfer_interval": [0.59, 0.63], "nonsemantic_preservation": 0.97,
+    "nonsemantic_preservation_interval": [0.96, 0.98], "background_inheritance": None,
+    "background_inheritance_interval": None, "oracle_accuracy": 0.9, "seed": 0,
+}  # fmt: skip
+
+
+def test_rates_of_one_hybridizer_have_their_interval_and_of_several_a_deviation():
+    assert mean_rates([]) is None is mean_rates([None, None])
+    assert mean_rates([RATES]) == RATES
+    assert spoken_rates(RATES) == (
+        "semantic transfer 0.610 [0.590, 0.630], non-semantic preservation 0.970 [0.960, 0.980] (oracle's own accuracy "
+        "0.900)"
+    )
+    other = RATES | {"semantic_transfer": 0.67, "nonsemantic_preservation": 0.95}
+    both = mean_rates([RATES, None, other])
+    assert both["semantic_transfer"] == pytest.approx(0.64) and both["background_inheritance"] is None
+    assert both["semantic_transfer_std"] == pytest.approx(0.06 / 2**0.5) and both["oracle_accuracy"] == 0.9
+    assert spoken_rates(both).startswith("semantic transfer 0.640 ± 0.042, non-semantic preservation 0.960 ± 0.014 (")
+
+
+@pytest.fixture
+def hybridizer() -> Hybridizer:
+    made = SemanticAutoencoder(
+        Architecture(
+            image_size=16, classes=1, network="leaky-wrn-10-1", nonsemantic_channels=2, generator_channels=(4, 4)
+        )
+    )
+    return Hybridizer(made, Origin("toy", "f" * 64, SPLIT.hash, ("a",)))
+
+
+def test_hybrids_are_judged_by_one_oracle_of_the_comparisons_size(tmp_path, monkeypatch, hybridizer):
+    asked = []
+    monkeypatch.setattr(compare, "oracle_of", lambda judge, *_: asked.append(judge) or (lambda images: images))
+    monkeypatch.setattr(compare, "sample_grid", lambda *_: torch.zeros(3, 4, 6))
+    rates = lambda hybridizer, dataset, oracle, accelerator: SimpleNamespace(to_dict=lambda: {"by": oracle})
+    monkeypatch.setattr(compare, "transfer_rates", rates)
+    compared = comparison(tmp_path / "c")
+    assert compared.drawn == 2 * 7 * (8 + 11)  # seeds, steps, images a step of both variants
+    judge = Training(steps=80, batch_size=2, shrinks=True)
+    assert compared.judged(hybridizer, judge)["by"] is compared.judged(hybridizer, judge)["by"]
+    assert asked == [judge.within(266)] and asked[0].steps == 20  # 66 images are a quarter of what is drawn
+    assert (tmp_path / "c" / "grid.png").exists()
+    assert compared.judged(None, judge) is None and compared.judged(hybridizer, None) is None
+
+
+def test_what_nobody_judges_is_said_so(tmp_path, monkeypatch, capsys, hybridizer):
+    monkeypatch.setattr(compare, "sample_grid", lambda *_: torch.zeros(3, 4, 6))
+    compared = comparison(tmp_path / "c")
+    for run in compared.unfinished():
+        compared.add(run, result(run))
+    concluded = compared.conclude(transfer=compared.judged(hybridizer, None))
+    assert concluded["transfer"] is None
+    assert f"hybrids: not judged (--oracle none); {tmp_path / 'c' / 'grid.png'}" in capsys.readouterr().out
+
+
+def test_what_is_trained_beside_the_variants_is_counted(tmp_path, capsys, monkeypatch, hybridizer):
+    """Its time is told before, as far as it is still to come, and is part of the whole after."""
+    told = []
+    monkeypatch.setattr(compare, "whole_time", lambda parts: told.append(parts) or 600.0)
+    monkeypatch.setattr(compare, "oracle_seconds", lambda judge, *_: 0.5 * judge.steps)
+    monkeypatch.setattr(compare, "judging_seconds", lambda *_: 7.5)
+    compared, plan = comparison(tmp_path / "c"), object.__new__(Plan)
+    parts = {"FixMatch": plan, "FixMatch + SciMix": plan, "Hybridizer": plan}
+    compared.tell_time(parts, 2, Training(steps=80, batch_size=2, shrinks=True), like=hybridizer)
+    assert "what is left of 6 trainings and of judging takes about 11 minutes" in capsys.readouterr().out  # 640 s
+    names = [f"{name}-seed{seed}" for name in ("fixmatch", "scimix", "hybridizer") for seed in (3, 4)]
+    assert [place.name for place in told[0]] == names
+    for seed, seconds in ((3, 100.0), (4, 110.0)):
+        write_result(tmp_path / "c" / f"hybridizer-seed{seed}", CONTEXT.accelerator, seconds=seconds)
+    for run in compared.unfinished():
+        compared.add(run, result(run))
+    concluded = compared.conclude(earlier={"FixMatch + SciMix": RATES})
+    assert concluded["seconds"] == pytest.approx(66 + 210) and concluded["earlier"] == {"FixMatch + SciMix": RATES}
+    assert concluded["beside"]["Hybridizer"]["seconds"]["mean"] == pytest.approx(105)
+    said = capsys.readouterr().out
+    assert "hybrids of FixMatch + SciMix: semantic transfer 0.610" in said
+    assert ["Hybridizer", "105"] in [line.split() for line in said.splitlines()]

@@ -120,7 +120,7 @@ def told() -> str:
 
 
 if __name__ == "__main__":
-    accelerator = make_accelerator(threads=1)
+    accelerator = make_accelerator(precision="fp32", threads=1)
     folder = Path(sys.argv[1])
     found = {
         "late second": late_to_the_folder(folder / "second", 1),

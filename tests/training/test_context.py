@@ -1,12 +1,155 @@
-"""The split that a run's settings ask for."""
+"""The split that settings ask for, the network where none is given, and whose patches the stems of fast ones whiten."""
 
+import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.sources import InMemory
+from hybridgen.evaluation import oracle
+from hybridgen.methods import fixmatch, mean_teacher, mixing, mixmatch, samosa, scimix, supervised
+from hybridgen.methods.labelled import TrainingSettings
+from hybridgen.networks.classifiers import Classifier
+from hybridgen.networks.fast import EPSILON, FastClassifier, FastEncoder, FastTrunk, Whitening
+from hybridgen.networks.registry import make_network
+from hybridgen.networks.wide_resnet import WideResNet, WideResNetClassifier
+from hybridgen.tables.cost import noise
+from hybridgen.training import context as module
 from hybridgen.training.context import RunSettings, split_of
 from hybridgen.types import InputError
+
+SMALL = dict(labelled_batch=4, unlabelled_batch=4, epochs=3.0)
+
+
+def context_of(size):
+    return noise(3, size, 40, Accelerator(cpu=True), labelled=12)
+
+
+def expected_filters(context, indices):
+    """numpy's, of these images standardised."""
+    pixels = context.dataset.train.images.gather(torch.tensor(indices)).numpy() / 255
+    mean, std = (np.array(values).reshape(3, 1, 1) for values in (context.dataset.mean, context.dataset.std))
+    images = (pixels - mean) / std
+    side = images.shape[-1] - 1
+    patches = [images[:, :, y : y + 2, x : x + 2].reshape(len(images), 12) for y in range(side) for x in range(side)]
+    values, vectors = np.linalg.eigh(np.cov(np.concatenate(patches), rowvar=False, bias=True))
+    vectors *= np.sign(np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0))
+    filters = (vectors / np.sqrt(values + EPSILON)).T[::-1].reshape(12, 3, 2, 2)
+    return torch.tensor(np.concatenate([filters, -filters]), dtype=torch.float32)
+
+
+def plans(context, seed=0):
+    """Every kind of plan by its method's defaults."""
+    method = mean_teacher.Settings(**SMALL)
+    made = samosa.networks(method, context, seed, heads=2)
+    narrow = dict(generator_channels=(4, 4), discriminator_width=0.25, guide="mean-teacher")
+    return {
+        "fixmatch": fixmatch.plan(fixmatch.Settings(**SMALL), context, seed),
+        "mean_teacher": mean_teacher.plan(method, context, seed),
+        "mixmatch": mixmatch.plan(mixmatch.Settings(**SMALL), context, seed),
+        "supervised": supervised.plan(supervised.Settings(**SMALL), context, seed),
+        "mixing": mixing.plan("cutmix", TrainingSettings(batch=4), context, seed),
+        "recursivemix": mixing.plan("recursivemix", TrainingSettings(batch=4), context, seed),
+        "scimix": scimix.plan(scimix.Settings(**SMALL, **narrow), context, seed)[0],
+        "samosa": samosa.with_samosa(
+            mean_teacher.plan(method, context, seed, classifier=made.watched), made, samosa.Settings(), seed
+        ),
+        "oracle": oracle.plan(oracle.judge_of(oracle.OracleSettings(), context.dataset), context.dataset,
+                              context.accelerator),
+    }  # fmt: skip
+
+
+def stems_of(plan):
+    held = [plan.network, *(task.objective for task in plan.tasks.values())]
+    held += [] if plan.average is None else [plan.average]
+    return [part for each in held for part in each.modules() if isinstance(part, Whitening)]
+
+
+def test_every_method_has_a_fast_network_above_16_pixels_that_whitens_the_training_images():
+    """The same for all seeds, in averages and teachers too."""
+    context = context_of(32)
+    expected = expected_filters(context, range(40))
+    for seed in (0, 7):
+        made = plans(context, seed)
+        for name, plan in made.items():
+            stems = stems_of(plan)
+            assert len(stems) >= (4 if name in ("scimix", "samosa") else 2), name
+            for stem in stems:
+                torch.testing.assert_close(stem.filters, expected, rtol=1e-4, atol=1e-5)
+                assert torch.equal(stem.filters, stems[0].filters), name
+    for name in ("fixmatch", "mean_teacher", "mixmatch", "supervised", "mixing", "recursivemix", "oracle"):
+        assert isinstance(made[name].network.network, FastClassifier), name
+    for name in ("scimix", "samosa"):
+        assert isinstance(made[name].network.classifier.encoder, FastEncoder), name
+        assert isinstance(made[name].network.nonsemantic_encoder.trunk, FastTrunk), name
+
+
+def test_up_to_16_pixels_networks_are_those_of_old():
+    made = plans(context_of(16))
+    for name in ("fixmatch", "mean_teacher", "mixmatch", "supervised", "oracle"):
+        assert isinstance(made[name].network.network, WideResNetClassifier), name
+        assert made[name].network.channels == (128 if name == "oracle" else 64), name
+    for name in ("scimix", "samosa"):
+        autoencoder = made[name].network
+        for trunk in (autoencoder.classifier.encoder.trunk, autoencoder.nonsemantic_encoder.trunk):
+            assert isinstance(trunk, WideResNet) and trunk.channels == 64 and len(trunk.blocks) == 3, name
+    for name in ("mixing", "recursivemix"):
+        assert (type(made[name].network.network).__name__, made[name].network.channels) == ("ResNet", 64)
+
+
+def test_a_network_that_is_given_is_taken():
+    for size in (16, 20):
+        context = context_of(size)
+        assert context.network("wrn-10-1") == "wrn-10-1"
+        assert isinstance(context.classifier("fast-4-8").network, FastClassifier)
+        assert isinstance(context.classifier("leaky-wrn-10-1").network, WideResNetClassifier)
+    assert context_of(16).network(None, small="wrn-16-1") == "wrn-16-1"
+
+
+def test_the_images_that_are_whitened_are_evenly_chosen(monkeypatch):
+    monkeypatch.setattr(module, "WHITENED", 7 * 20**2)
+    monkeypatch.setattr(module, "FEWEST", 3)
+    context = context_of(20)
+    stem = context.classifier("fast-4").network.encoder.trunk.stem
+    expected = expected_filters(context, [0, 5, 11, 17, 22, 28, 34])
+    torch.testing.assert_close(stem.filters, expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(stem.filters, expected_filters(context, range(7)), rtol=1e-2)
+    monkeypatch.setattr(module, "FEWEST", 8)
+    stem = context_of(20).classifier("fast-4").network.encoder.trunk.stem
+    expected = expected_filters(context, range(0, 40, 5))
+    torch.testing.assert_close(stem.filters, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_whitening_draws_nothing_and_is_done_for_fast_networks_alone(monkeypatch):
+    context = context_of(20)
+    torch.manual_seed(0)
+    ours = context.classifier("fast-4-8")
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    theirs = Classifier(make_network("fast-4-8", 3), mean=(0.5,) * 3, std=(0.25,) * 3)
+    assert torch.equal(torch.rand(1), drawn)
+    for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(own, other)
+
+    def never(images):
+        raise AssertionError("whitened")
+
+    monkeypatch.setattr(module, "patch_covariance", never)
+    context_of(20).classifier("leaky-wrn-10-1")
+    with pytest.raises(AssertionError, match="whitened"):
+        context_of(20).classifier("fast")
+
+
+def test_networks_and_their_averages_are_on_the_device_of_their_process(monkeypatch):
+    """From the start: averages follow before anything is prepared, and moved, for training."""
+    context = context_of(16)
+    monkeypatch.setattr(Accelerator, "device", torch.device("meta"))
+    for name, plan in plans(context).items():
+        assert next(plan.network.parameters()).device.type == "meta", name
+        for part in (plan.network, plan.average or plan.network, *plan.modules.values()):
+            assert {parameter.device.type for parameter in part.parameters()} <= {"meta"}, name
+
 
 KNOWN, UNKNOWN = 12, 4
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hybridgen.training.objective import Outcome, Task, adam, sgd, weighted
+from hybridgen.training.objective import Outcome, Task, adam, sgd, slowed, weighted
 from hybridgen.training.schedules import Clock, window
 from hybridgen.types import InputError
 
@@ -110,3 +110,20 @@ def test_a_task_knows_its_optimizers_parameters():
     task = Task(network, {"a": 1.0}, sgd(network, decay_all=False), lambda clock: 0.1)
     assert names(network, task.parameters) == names(network, [p for p in network.parameters() if p.requires_grad])
     assert len(task.parameters) == 6
+
+
+@pytest.mark.parametrize("optimizer", [sgd, adam])
+def test_slowed_parameters_are_groups_of_their_own_with_all_else_alike(optimizer):
+    network = Network()
+    made = slowed(optimizer(network, decay=1e-3, decay_all=False), network.convolution, 0.25)
+    groups = [
+        (names(network, group["params"]), group["weight_decay"], group.get("factor")) for group in made.param_groups
+    ]
+    assert groups == [
+        ({"head.weight"}, 1e-3, None),
+        ({"norm.weight", "norm.bias", "head.bias"}, 0.0, None),
+        ({"convolution.weight"}, 1e-3, 0.25),
+        ({"convolution.bias"}, 0.0, 0.25),
+    ]
+    alike = [{k: v for k, v in group.items() if k not in ("params", "factor")} for group in made.param_groups]
+    assert alike[2:] == alike[:2]

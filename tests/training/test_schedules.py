@@ -3,6 +3,7 @@
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from hybridgen.training.schedules import (
     one_cycle,
     step_ramp,
     stepped,
+    triangular,
     value,
     warmed,
     window,
@@ -141,3 +143,10 @@ def test_the_time_of_a_cycle_begins_anew():
 
 def test_a_clock_lasts_so_many_epochs():
     assert Clock.lasting(2.5, 13) == Clock(steps=32, steps_per_epoch=13)
+
+
+def test_a_triangular_rate_is_numpys_interpolation_of_its_corners():
+    schedule = triangular(3.0, start=0.2, peak=0.23, end=0.07)
+    for step in range(301):
+        expected = 3.0 * np.interp(step / 300, [0, 0.23, 1], [0.2, 1, 0.07])
+        assert schedule(at(step)) == pytest.approx(expected, rel=1e-12), step

@@ -46,7 +46,7 @@ class Counting(nn.Module):
 
 
 class Batches:
-    steps_per_epoch = 5
+    steps_per_epoch, images_per_step = 5, 1
 
     def __init__(self) -> None:
         self.begun = []
@@ -84,7 +84,7 @@ class Noted:
             select=select,
             after_step=self.after_step,
             pictures=self.pictures,
-            finish=lambda folder: self.finished.append((folder, (folder / "result.json").exists())),
+            finish=self.finish,
         )
 
     def score(self, network, part, indices):
@@ -99,6 +99,9 @@ class Noted:
         mean = None if average is None else average.network.steps.item()
         self.after.append((folder, self.network.steps.item(), mean))
         return {"noted": float(self.network.steps)} if self.network.steps == 5 else {}
+
+    def finish(self, folder, chosen):
+        self.finished.append((folder, (folder / "result.json").exists(), float(chosen.steps)))
 
     def pictures(self):
         self.drawn += 1
@@ -166,10 +169,11 @@ def test_without_selection_there_is_the_last_network_alone(tmp_path):
     assert "selected" not in state["modules"]
 
 
-def test_the_artefact_is_written_before_the_result(tmp_path):
-    noted = Noted(tmp_path)
-    noted.train(tmp_path)
-    assert noted.finished == [(tmp_path, False)]
+def test_the_artefact_is_written_before_the_result_and_is_the_selected_network_or_the_last_average(tmp_path):
+    for name, how, steps in (("a", {}, 6), ("b", dict(select=None), 10), ("c", dict(select=None, average=0.5), 9)):
+        noted = Noted(tmp_path / name, **how)
+        noted.train(tmp_path / name)
+        assert noted.finished == [(tmp_path / name, False, pytest.approx(steps, abs=0.1))]
 
 
 def test_a_resumed_run_begins_where_the_checkpoint_is(tmp_path):

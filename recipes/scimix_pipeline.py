@@ -1,0 +1,90 @@
+"""Classifier, generator, classifier: FixMatch, a SciMix hybridizer that it guides, and FixMatch with its hybrids, which
+may guide the next one (thesis 2.6: "stronger semi-supervised auxiliary classifiers").
+
+accelerate launch recipes/scimix_pipeline.py --labels 40 --rounds 2 --generator.epochs 18
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from hybridgen.configuration import launch
+from hybridgen.evaluation.grid import sample_grid
+from hybridgen.evaluation.oracle import OracleSettings, judge_of
+from hybridgen.hybridizer import Hybridizer
+from hybridgen.methods import fixmatch, scimix
+from hybridgen.methods.classifiers import finished_classifier
+from hybridgen.methods.hybrids import Teaching, presets, with_hybrids
+from hybridgen.networks.classifiers import Classifier
+from hybridgen.settings import Few, merged, prefixed, settings
+from hybridgen.tables.compare import CompareSettings, Comparison, mean_rates
+from hybridgen.training.context import Context
+from hybridgen.training.plan import Plan
+from hybridgen.training.record import read_result
+from hybridgen.training.train import Result, train
+
+Generator = prefixed(scimix.Settings)
+
+
+@settings
+class Config(CompareSettings):
+    """Train FixMatch, a hybridizer guided by it, and FixMatch with its hybrids, and compare."""
+
+    out = Path("runs/scimix_pipeline")
+    rounds: Few = 1
+    """Of a hybridizer and a classifier with its hybrids, which guides the hybridizer of the next."""
+    method: fixmatch.Settings = fixmatch.Settings()
+    generator: Generator = Generator()
+    hybrids: Teaching = Teaching()
+    oracle: OracleSettings = OracleSettings()
+
+
+PRESETS = {
+    name: merged(preset, dict(generator=scimix.PRESETS[name]["method"]))
+    for name, preset in presets(fixmatch.PRESETS, fixmatch.WINDOW, source={}).items()
+}
+
+
+def main(config: Config) -> Result:
+    context, seeds = Context.of(config), range(config.seed, config.seed + config.seeds)
+    judge = judge_of(config.oracle, context.dataset)
+
+    # What the parts train
+    alone = lambda seed: fixmatch.plan(config.method, context, seed)
+    together = lambda seed, hybridizer: with_hybrids(alone(seed), hybridizer, config.hybrids)
+
+    def generating(seed: int, guide: Classifier) -> tuple[Plan, Hybridizer]:
+        plan, hybridizer = scimix.plan(config.generator, context, seed, classifier=guide)
+        return replace(plan, pictures=lambda: {"grid": sample_grid(hybridizer, context.dataset.test, seed)}), hybridizer
+
+    # All of them once, which refuses what cannot be made before there is a folder; and how long they take
+    rounds = ["", *(f", round {number}" for number in range(2, config.rounds + 1))]
+    makers, variants = [f"Hybridizer{each}" for each in rounds], [f"FixMatch + SciMix{each}" for each in rounds]
+    first = alone(config.seed)
+    generator, untrained = generating(config.seed, first.judged)
+    generator.pictures()
+    parts = {"FixMatch": first} | dict.fromkeys(variants, together(config.seed, untrained))
+    comparison = Comparison(config, context, {name: lambda _, plan=plan: plan for name, plan in parts.items()})
+    comparison.tell_time(parts | dict.fromkeys(makers, generator), config.rounds, judge, like=untrained)
+
+    # Classifier, hybridizer, classifier, ...
+    def hybridizer_of(number: int, seed: int) -> Hybridizer:
+        place = comparison.folder(makers[number], seed)
+        if read_result(place) is None:
+            before = comparison.folder(list(parts)[number], seed)
+            guide = finished_classifier(before, context.network(config.generator.network), context)
+            train(generating(seed, guide)[0], config, place, seed)
+        return Hybridizer.from_pretrained(place / "hybridizer").to(context.accelerator.device)
+
+    for run in comparison.unfinished():
+        of_round = run.variant in variants
+        plan = together(run.seed, hybridizer_of(variants.index(run.variant), run.seed)) if of_round else alone(run.seed)
+        comparison.add(run, train(plan, config, run.folder, run.seed))
+
+    # What the hybrids of each round inherit
+    judged = lambda number: mean_rates([comparison.judged(hybridizer_of(number, seed), judge) for seed in seeds])
+    *earlier, rates = [judged(number) for number in range(config.rounds)]
+    return comparison.conclude(transfer=rates, earlier=dict(zip(variants, earlier, strict=False)))
+
+
+if __name__ == "__main__":
+    launch(main, Config, PRESETS)
