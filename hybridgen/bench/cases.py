@@ -295,7 +295,7 @@ def samosa(sizes: Sizes, accelerator: Accelerator) -> Case:
 def fast_network(sizes: Sizes, accelerator: Accelerator) -> Case:
     """The default above 16 pixels, in bfloat16, against FixMatch's and the thesis's network in single precision."""
     context, device = _context((sizes.network, 0), accelerator), accelerator.device
-    fast, wide = (context.classifier(name).to(device) for name in ("fast", _leaky(sizes)))
+    fast, wide = (context.classifier(name) for name in ("fast", _leaky(sizes)))
     images = _pixels(sizes.network).to(device).float() / 255
 
     def step() -> None:

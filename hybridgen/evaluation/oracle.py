@@ -29,7 +29,7 @@ from hybridgen.data.splits import Split
 from hybridgen.evaluation.oracle_settings import NONE, TRAINED, OracleSettings
 from hybridgen.files import write_text, written_aside
 from hybridgen.networks.classifiers import Classifier
-from hybridgen.networks.registry import make_network
+from hybridgen.networks.registry import SMALL, default_network, make_network
 from hybridgen.training.context import Context, RunSettings
 from hybridgen.training.ema import EMA
 from hybridgen.training.engine import agree
@@ -44,12 +44,6 @@ from hybridgen.types import Batch, InputError
 FORMAT = "hybridgen-oracle"
 VERSION = 3
 CONFIG, WEIGHTS = "oracle.json", "oracle.safetensors"
-
-SMALL_SIDE = 16
-"""Pixels up to which digits-m's training does; beyond, `NETWORK` is trained by SGD."""
-
-NETWORK = "fast"
-"""Of larger images."""
 
 PASSES = (2, 75)
 """Over the labelled images, at least and at most: seeing few of them oftener makes no better oracle."""
@@ -115,14 +109,14 @@ def training_for(settings: OracleSettings, dataset: Dataset) -> Training:
     """That for the number and the size of the labelled images, with what the settings give."""
     known, pixels = max(1, int((dataset.train.labels >= 0).sum())), dataset.image_size**2
     least, most = PASSES
-    if dataset.image_size <= SMALL_SIDE:
+    if dataset.image_size <= SMALL:
         training = Training(batch_size=min(Training.batch_size, known))
         steps = min(training.steps, most * known // training.batch_size)
     else:
         batch = min(max(32, BATCH_PIXELS // pixels), known)
         training = Training(
             batch_size=batch,
-            network=NETWORK,
+            network=default_network(dataset.image_size),
             optimizer="sgd",
             rate=0.6 * batch / 512,
             weight_decay=1e-3,

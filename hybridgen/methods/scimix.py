@@ -19,6 +19,7 @@ from hybridgen.networks.autoencoder import Architecture, Codes, SemanticAutoenco
 from hybridgen.networks.classifiers import Classifier
 from hybridgen.networks.discriminator import Discriminator
 from hybridgen.networks.frozen import frozen
+from hybridgen.networks.registry import SMALL
 from hybridgen.networks.wide_resnet import Normalize
 from hybridgen.settings import NUMBER, Count, Decay, Epoch, Few, Flat, Positive, Share, Weight, Whole, merged, settings
 from hybridgen.training.context import Context
@@ -352,8 +353,6 @@ GUIDES: dict[Guide, tuple[str, ...]] = {
 """The losses that each adds."""
 
 
-SMALL = 16
-"""Pixels a side up to which images are small: what is chosen by their size is chosen as for digits-m."""
 GENERATORS = {"bilinear": (48, 96, 48, 24), "subpixel": (64, 96, 48)}
 """Filters of the generator's blocks, if none are given."""
 

@@ -39,7 +39,7 @@ LIMITS = {"depth": 1000, "width": 100, "alpha": 1000, "filters": 10_000, "blocks
 """The largest that are built: far beyond every published network, and a slip of the keyboard does not fill memory."""
 
 SMALL = 16
-"""Pixels of the side up to which images are small: recipes then have the networks of old, by default."""
+"""Pixels of the side up to which images are small: what is chosen by their size is chosen as for digits-m."""
 
 
 def default_network(image_size: int, small: str = "leaky-wrn-10-1") -> str:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from hybridgen.training.processes import number_of_processes, sum_over_processes
+from hybridgen.types import single
 
 
 def synchronize_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
@@ -26,7 +27,7 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or number_of_processes() == 1:
             return super().forward(x)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        wide = single(x)
         count = wide.new_tensor([x.numel() / x.shape[1]])
         total = sum_over_processes(torch.cat([wide.sum((0, 2, 3)), count]))
         mean, count = total[:-1] / total[-1], total[-1].detach()
