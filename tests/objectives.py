@@ -52,7 +52,7 @@ def SciMixGenerator(autoencoder, discriminator, **changes) -> scimix.SciMixGener
     options = dict(
         guide="mean-teacher", teacher_decay=0.97, threshold=0.95, semantic_distance="norm", nonsemantic_distance="norm",
         reconstruction_distance="norm", consistency_reduction="mean", freeze_criteria=True, criterion_shift=0,
-        criterion_noise=0.0, half_size=0.0,
+        criterion_noise=0.0, criterion_views=0, half_size=0.0,
     )  # fmt: skip
     return scimix.SciMixGenerator(autoencoder, discriminator, **(options | changes))
 

@@ -6,8 +6,10 @@ so many bytes more than it has at its beginning are given, it gets no more. Answ
 once, and its exit code (a signal's number negative) when it has ended.
 """
 
+import importlib
 import json
 import os
+import pkgutil
 import resource
 import runpy
 import sys
@@ -17,6 +19,10 @@ from pathlib import Path
 from jaxtyping import install_import_hook
 
 RECIPES = Path(__file__).parent.parent / "recipes"
+LATE = (
+    "kornia", "matplotlib.backends.backend_agg", "matplotlib.figure", "sklearn.datasets", "torch._dynamo",
+    "torch._inductor.config", "torch.utils.tensorboard", "typeguard", "tyro",
+)  # fmt: skip
 
 
 def become(argv: list[str], folder: Path, memory: int | None) -> None:
@@ -44,11 +50,15 @@ def become(argv: list[str], folder: Path, memory: int | None) -> None:
 
 if __name__ == "__main__":
     install_import_hook("hybridgen", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+    import hybridgen
+
     for recipe in sorted(RECIPES.glob("*.py")):
         runpy.run_path(str(recipe), run_name="imported")
-    import matplotlib.figure  # noqa: F401 - imported late by the package
-    import sklearn.datasets  # noqa: F401
-    import torch.utils.tensorboard  # noqa: F401
+    # What is imported late, by the package and by torch's optimizers
+    for module in pkgutil.walk_packages(hybridgen.__path__, "hybridgen."):
+        importlib.import_module(module.name)
+    for name in LATE:
+        importlib.import_module(name)
 
     print("ready", flush=True)
     while line := sys.stdin.readline():

@@ -190,6 +190,7 @@ SCIMIX = RUN | {
     "method.freeze_criteria": True,  # 2.4.1: "we do not optimize the classifier's prediction"
     "method.criterion_shift": 0,  # ours, and off
     "method.criterion_noise": 0.0,  # ours, and off
+    "method.criterion_views": 0,  # ours, and off
     "method.weight_reconstruction": 1.0,  # A.1.2.2, λ_recons
     "method.weight_adversarial_reconstruction": 0.5,  # λ_adv,r
     "method.weight_adversarial_hybrid": 0.5,  # λ_adv,h

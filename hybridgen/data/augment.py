@@ -56,6 +56,38 @@ def weak(
     return flipped_and_shifted(images, generator, flip=flip, shift=shift, padding=padding)
 
 
+# --- Differentiable -----------------------------------------------------------------------------------------
+
+
+def diff_augment(images: Images, generator: torch.Generator | None = None) -> Images:
+    """DiffAugment (Zhao et al. 2020): colour, translation and cutout, through which gradient reaches the pixels.
+
+    Brightness plus U(-1/2, 1/2); saturation times U(0, 2); contrast times U(1/2, 3/2); a shift by up to an eighth of
+    the sides, black behind it; and black in a square of half the sides, whose middle is anywhere. Values leave [0, 1].
+    Every sample draws its own, from torch's global generator unless one is given, on the images' device.
+    """
+    batch, channels, height, width = images.shape
+    draws = torch.rand(7, batch, 1, generator=generator, device=images.device)
+    brightness, saturation, contrast = draws[:3, :, :, None, None].to(images.dtype)
+    images = images + (brightness - 0.5)
+    images = torch.lerp(images.mean(dim=1, keepdim=True), images, 2 * saturation)
+    images = torch.lerp(images.mean(dim=(1, 2, 3), keepdim=True), images, contrast + 0.5)
+
+    # Where every row and column comes from, and which of them are black
+    sources, shown, cut = [], [], []
+    for side, (by, middle) in zip((height, width), draws[3:].split(2), strict=True):
+        here, reach, hole = torch.arange(side, device=images.device), int(side / 8 + 0.5), int(side / 2 + 0.5)
+        source = here + (by * (2 * reach + 1)).long() - reach
+        sources.append(source.clamp(0, side - 1))
+        shown.append((source >= 0) & (source < side))
+        first = (middle * (side + 1 - hole % 2)).long() - hole // 2
+        cut.append((here >= first) & (here < first + hole))
+    (rows, columns), grid = sources, lambda pair: pair[0][:, :, None] & pair[1][:, None, :]
+    source = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
+    moved = images.flatten(2).gather(2, source[:, None].expand(-1, channels, -1)).view(images.shape)
+    return moved * (grid(shown) & ~grid(cut))[:, None]
+
+
 # --- Larger images ------------------------------------------------------------------------------------------
 
 

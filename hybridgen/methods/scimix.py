@@ -11,6 +11,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from hybridgen.data.augment import diff_augment
 from hybridgen.data.randaugment import strong
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.losses import adversarial, classification, consistency, hybridization
@@ -74,10 +75,9 @@ class Settings:
     """Channels of z_r."""
     generator_channels: tuple[Few, ...] | None = None
     """Filters of the generator's blocks; unless given 48, 96, 48, 24, and with subpixel 64, 96, 48."""
-    upsampling: Literal["bilinear", "subpixel"] | None = None
+    upsampling: Literal["bilinear", "subpixel"] = "bilinear"
     """How the generator doubles the size of its maps twice: in its last two blocks, as table A.10 has it, or in the
-    last one and then by sub-pixels, which takes less than half the time. Unless given subpixel for images above 16
-    pixels, and bilinear up to there."""
+    last one and then by sub-pixels, which takes less than half the time, and fools the criteria more easily."""
     discriminator_width: Annotated[float, Field(gt=0, le=16), NUMBER] = 0.5
     """Factor on the discriminator's filters."""
     style: Literal["semantic", "nonsemantic"] = "semantic"
@@ -103,6 +103,10 @@ class Settings:
     """Pixels by which hybrids are shifted at random before they are judged."""
     criterion_noise: Weight = 0.05
     """Standard deviation of noise added to hybrids before they are judged."""
+    criterion_views: Whole | None = None
+    """Of each hybrid that E_c and C judge, changed at random in colour, place and by a cutout (DiffAugment, Zhao et al.
+    2020): what convinces them in every one is no pattern of pixels that merely fools them. At 0 they see what E_r sees,
+    the hybrid shifted. Unless given 2 for images above 16 pixels, and 0 up to there."""
 
     weight_reconstruction: Weight = 1.0
     """λ_recons, of L_rec (2.8)."""
@@ -177,6 +181,7 @@ class SciMixGenerator(nn.Module):
         freeze_criteria: bool,
         criterion_shift: int,
         criterion_noise: float,
+        criterion_views: int,
         half_size: float,
     ) -> None:
         super().__init__()
@@ -188,6 +193,7 @@ class SciMixGenerator(nn.Module):
             consistency_reduction,
         )
         self.criterion_shift, self.criterion_noise = criterion_shift, criterion_noise
+        self.criterion_views = criterion_views
         self.normalize = Normalize(autoencoder.architecture.mean, autoencoder.architecture.std)
         self.judge = frozen(discriminator)
         self.freeze_criteria = freeze_criteria
@@ -213,10 +219,13 @@ class SciMixGenerator(nn.Module):
         reconstructions, hybrids = decoded.chunk(2)
         judged_reconstructions, judged_hybrids = self.judge(decoded).chunk(2)
 
-        # What the criteria see in the hybrids
+        # What the criteria see in the hybrids, E_c in several views of them
         criterion = frozen(self.autoencoder) if self.freeze_criteria else self.autoencoder
         disturbed = self._disturbed(hybrids)
-        seen: Codes = criterion(doubled(disturbed) if halved else disturbed, disturbed)
+        viewed, views = self._viewed(hybrids, disturbed), max(1, self.criterion_views)
+        seen: Codes = criterion(doubled(viewed) if halved else viewed, disturbed)
+        of_parents = codes.predictions.repeat(views, 1)
+        of_partners = codes.predictions[partner].repeat(views, 1)
 
         losses = {
             "reconstruction": reconstruction(
@@ -225,10 +234,10 @@ class SciMixGenerator(nn.Module):
             "adversarial_reconstruction": adversarial.fool(judged_reconstructions),
             "adversarial_hybrid": adversarial.fool(judged_hybrids),
             "semantic_attraction": hybridization.semantic_attraction(
-                seen.predictions, codes.predictions, kind=self.semantic_distance
+                seen.predictions, of_parents, kind=self.semantic_distance
             ),
             "semantic_repulsion": hybridization.semantic_repulsion(
-                seen.predictions, codes.predictions[partner], kind=self.semantic_distance
+                seen.predictions, of_partners, kind=self.semantic_distance
             ),
             "nonsemantic_attraction": hybridization.nonsemantic_attraction(
                 seen.nonsemantic, codes.nonsemantic[partner], kind=self.nonsemantic_distance
@@ -237,7 +246,8 @@ class SciMixGenerator(nn.Module):
                 seen.nonsemantic, codes.nonsemantic, kind=self.nonsemantic_distance
             ),
         } | self._guided(batch, codes, strong)
-        transferred = seen.predictions.argmax(dim=1) == codes.predictions.argmax(dim=1)
+        mean = seen.predictions.unflatten(0, (views, -1)).mean(dim=0)
+        transferred = mean.argmax(dim=1) == codes.predictions.argmax(dim=1)
         return Outcome(
             losses,
             rates={"own_semantic_transfer": transferred.float().mean()},
@@ -285,6 +295,13 @@ class SciMixGenerator(nn.Module):
         return consistency.mean_teacher(
             codes.predictions, codes.consistency, target, batch.labels, reduction=self.consistency_reduction
         )
+
+    def _viewed(self, hybrids: Images, disturbed: Images) -> Float[Tensor, "views 3 height width"]:
+        """The views of the hybrids that E_c judges, one after the other: see `criterion_views`."""
+        if not self.criterion_views:
+            return disturbed
+        views = diff_augment(hybrids.repeat(self.criterion_views, 1, 1, 1))
+        return views + self.criterion_noise * torch.randn_like(views)
 
     def _disturbed(self, hybrids: Images) -> Images:
         """Hybrids shifted by a few pixels, all by the same, with a little noise: so criteria are harder to fool."""
@@ -369,7 +386,6 @@ def networks(settings: Settings, context: Context) -> tuple[SemanticAutoencoder,
             f"half_size: {settings.half_size:g} beside style {settings.style!r}: the generator would start from z_c, "
             "which is of the whole size"
         )
-    upsampling = settings.upsampling or ("bilinear" if dataset.image_size <= SMALL else "subpixel")
     architecture = Architecture(
         image_size=dataset.image_size,
         classes=len(dataset.classes),
@@ -377,8 +393,8 @@ def networks(settings: Settings, context: Context) -> tuple[SemanticAutoencoder,
         std=dataset.std,
         network=context.network(settings.network),
         nonsemantic_channels=settings.nonsemantic_channels,
-        generator_channels=settings.generator_channels or GENERATORS[upsampling],
-        upsampling=upsampling,
+        generator_channels=settings.generator_channels or GENERATORS[settings.upsampling],
+        upsampling=settings.upsampling,
         style=settings.style,
     )
     autoencoder = SemanticAutoencoder(architecture, backend=settings.backend)
@@ -425,6 +441,7 @@ def plan(
         raise InputError("classifier_rate: 0, but E_c and C are new; a finished classifier is needed (--classifier)")
     guide = settings.guide if factor else None
     size, flip = context.dataset.image_size, context.dataset.flip
+    small = size <= SMALL
     weakly, strongly = context.weak(), partial(strong, flip=flip, shift=size // 8, cutout=size // 2)
     stream = context.stream(
         seed,
@@ -453,9 +470,10 @@ def plan(
         freeze_criteria=settings.freeze_criteria,
         criterion_shift=settings.criterion_shift,
         criterion_noise=settings.criterion_noise,
+        criterion_views=(0 if small else 2) if settings.criterion_views is None else settings.criterion_views,
         half_size=settings.half_size,
     )
-    every = settings.penalty_every or (1 if size <= SMALL else 16)
+    every = settings.penalty_every or (1 if small else 16)
     criticising = SciMixDiscriminator(discriminator, penalty_every=every if settings.weight_gradient_penalty else None)
     optimizer = {"sgd": sgd, "adam": adam}[settings.optimizer]
     tasks = {
@@ -511,7 +529,8 @@ PAPER: dict[str, Any] = dict(
         network="leaky-wrn-28-2", nonsemantic_channels=8, generator_channels=(32, 64, 128, 64, 32),
         upsampling="bilinear", discriminator_width=1.0, style="semantic", guide="mean-teacher", teacher_decay=0.97,
         reduction="mean", ema_decay=0.999, semantic_distance="norm", nonsemantic_distance="norm",
-        reconstruction_distance="norm", freeze_criteria=True, criterion_shift=0, criterion_noise=0.0, threshold=0.95,
+        reconstruction_distance="norm", freeze_criteria=True, criterion_shift=0, criterion_noise=0.0,
+        criterion_views=0, threshold=0.95,
         weight_reconstruction=1.0,
         weight_adversarial_reconstruction=0.5, weight_adversarial_hybrid=0.5, weight_semantic_attraction=0.5,
         weight_semantic_repulsion=0.05, weight_nonsemantic_attraction=0.5, weight_nonsemantic_repulsion=0.05,

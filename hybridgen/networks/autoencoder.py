@@ -176,9 +176,9 @@ class SemanticAutoencoder(nn.Module):
     def forward(
         self,
         images: Float[Tensor, "batch 3 height width"],
-        seen_by_nonsemantic: Float[Tensor, "batch 3 its_height its_width"] | None = None,
+        seen_by_nonsemantic: Float[Tensor, "its_batch 3 its_height its_width"] | None = None,
     ) -> Codes:
-        """Encode; E_r sees the same images in another size, if it is given them."""
+        """Encode; E_r sees others, if it is given them: the same in another size, or not in several views."""
         semantic, predictions, consistency = self.classifier(images)
         nonsemantic = self.nonsemantic_encoder(images if seen_by_nonsemantic is None else seen_by_nonsemantic)
         return Codes(semantic, nonsemantic, predictions, consistency)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hybridgen.data.augment import weak
+from hybridgen.data.augment import diff_augment, weak
 from hybridgen.types import InputError
 
 
@@ -99,3 +99,51 @@ class TestWeak:
     def test_refuses_a_shift_beyond_the_image(self, shift, random_images):
         with pytest.raises(InputError, match=r"^shift: "):
             weak(random_images(2, 16), generator(), flip=True, shift=shift)
+
+
+# --- DiffAugment ---------------------------------------------------------------------------------------------
+
+
+def diff_augmented(image: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """The authors' rand_brightness, rand_saturation, rand_contrast, rand_translation and rand_cutout of one image
+    `[3, height, width]`, place by place, from seven numbers of [0, 1)."""
+    height, width = image.shape[1:]
+    image = image + (draws[0] - 0.5)
+    grey = image.mean(axis=0, keepdims=True)
+    image = (image - grey) * (draws[1] * 2) + grey
+    image = (image - image.mean()) * (draws[2] + 0.5) + image.mean()
+    shifts = [int(side * 0.125 + 0.5) for side in (height, width)]
+    down, right = (int(draw * (2 * shift + 1)) - shift for draw, shift in zip(draws[[3, 5]], shifts, strict=True))
+    holes = [int(side * 0.5 + 0.5) for side in (height, width)]
+    tops = [
+        int(draw * (side + 1 - hole % 2)) - hole // 2
+        for draw, side, hole in zip(draws[[4, 6]], (height, width), holes, strict=True)
+    ]
+    made = np.zeros_like(image)
+    for row in range(height):
+        for column in range(width):
+            inside = 0 <= row + down < height and 0 <= column + right < width
+            cut = all(top <= at < top + hole for top, at, hole in zip(tops, (row, column), holes, strict=True))
+            if inside and not cut:
+                made[:, row, column] = image[:, row + down, column + right]
+    return made
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (12, 20), (9, 7)])
+def test_diff_augment_equals_its_authors_operations(height, width):
+    images = torch.rand(40, 3, height, width, dtype=torch.float64, generator=generator(1), requires_grad=True)
+    made = diff_augment(images, generator(2))
+    draws = torch.rand(7, 40, 1, generator=generator(2))[:, :, 0].double().numpy()
+    expected = np.stack([diff_augmented(image, draws[:, i]) for i, image in enumerate(images.detach().numpy())])
+    np.testing.assert_allclose(made.detach().numpy(), expected, atol=1e-12)
+    made.sum().backward()
+    assert (images.grad.flatten(1).abs().sum(dim=1) > 0).all()
+
+
+def test_diff_augment_is_drawn_from_the_global_generator_unless_told_otherwise():
+    images = torch.rand(4, 3, 16, 16, generator=generator())
+    torch.manual_seed(3)
+    first, second = diff_augment(images), diff_augment(images)
+    assert not torch.equal(first, second)
+    assert torch.equal(first, diff_augment(images, generator(3)))
+    assert len({tuple(image.flatten().tolist()) for image in diff_augment(images[:1].expand(50, -1, -1, -1))}) == 50

@@ -143,7 +143,7 @@ OF_SCIMIX = OTHERS | {
     "nonsemantic_distance": "squared", "reconstruction_distance": "squared", "freeze_criteria": False,
     "classifier_rate": 0.5,
     "criterion_shift": 2, "criterion_noise": 0.5, "semantic_from": 0.3, "semantic_ramp": 0.7, "nonsemantic_from": 4.2,
-    "penalty_every": 4, "half_size": 0.6,
+    "criterion_views": 3, "penalty_every": 4, "half_size": 0.6,
 }  # fmt: skip
 BESIDE = {
     "teacher_decay": dict(guide="mean-teacher"), "reduction": dict(guide="mean-teacher"),
@@ -387,6 +387,18 @@ def test_the_penalty_of_scimix_is_lazy_above_16_pixels_unless_told_otherwise(con
     assert (every(context), every(large)) == (1, 16)
     assert every(context, penalty_every=5) == every(large, penalty_every=5) == 5
     assert every(large, weight_gradient_penalty=0.0, penalty_every=5) is None
+
+
+def test_criteria_see_two_views_of_hybrids_above_16_pixels_unless_told_otherwise(context):
+    views = lambda context, **given: (
+        scimix.plan(scimix.Settings(**SCIMIX_SMALL, **given), context, 0)[0]
+        .tasks["generator"]
+        .objective.criterion_views
+    )
+    large = replace(context, dataset=replace(context.dataset, image_size=32))
+    assert (views(context), views(large)) == (0, 2)
+    assert views(context, criterion_views=5) == views(large, criterion_views=5) == 5
+    assert views(large, criterion_views=0) == 0
 
 
 def test_half_the_size_needs_a_generator_that_starts_from_the_small_images_code(context):

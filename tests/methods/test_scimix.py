@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from objectives import SciMixDiscriminator, SciMixGenerator
 from torch import nn
 
+from hybridgen.data.augment import diff_augment
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
 from hybridgen.networks.discriminator import Discriminator
 from hybridgen.training.fit import fit
@@ -126,11 +127,13 @@ def by_hand(
     reduction="mean",
     threshold=0.95,
     disturb=lambda hybrids: hybrids,
+    view=None,
     half=False,
 ):
     """Equations 2.8 to 2.12 on copies of the networks; frozen criteria are copies whose parameters do not learn.
 
-    At half the size E_c and C alone see the images whole, and hybrids enlarged."""
+    At half the size E_c and C alone see the images whole, and hybrids enlarged. `view` makes what they see of hybrids,
+    several views one after the other, which is what E_r sees unless it is given."""
     twin = copy.deepcopy(objective.autoencoder)
     judge = copy.deepcopy(objective.judge)
     criterion = copy.deepcopy(twin).requires_grad_(False) if freeze else twin
@@ -149,16 +152,20 @@ def by_hand(
     same = twin.decode(z_c, z_r)
     hybrid = twin.decode(z_c, z_r[partner])
     seen = disturb(hybrid)
-    z_rh, logits_h = criterion.nonsemantic_encoder(seen), criterion.classifier(enlarged(seen) if half else seen)[1]
+    views = view(hybrid) if view else seen
+    z_rh, logits_h = criterion.nonsemantic_encoder(seen), criterion.classifier(enlarged(views) if half else views)[1]
     parents, z_rd = logits.detach(), z_r.detach()
+    of_hybrids = logits_h.split(COUNT)
     power = 2 if nonsemantic == "squared" else 1
 
     losses = {
         "reconstruction": euclid((same - mean) / std, (known - mean) / std).mean(),
         "adversarial_reconstruction": -judge(same).sigmoid().log().mean(),
         "adversarial_hybrid": -judge(hybrid).sigmoid().log().mean(),
-        "semantic_attraction": semantic_distance(semantic, logits_h, parents)[0].mean(),
-        "semantic_repulsion": semantic_distance(semantic, logits_h, parents[partner])[1].mean(),
+        "semantic_attraction": sum(semantic_distance(semantic, one, parents)[0].mean() for one in of_hybrids)
+        / len(of_hybrids),
+        "semantic_repulsion": sum(semantic_distance(semantic, one, parents[partner])[1].mean() for one in of_hybrids)
+        / len(of_hybrids),
         "nonsemantic_attraction": (euclid(z_rh, z_rd[partner]) ** power).mean(),
         "nonsemantic_repulsion": -(euclid(z_rh, z_rd) ** power).mean(),
     }
@@ -272,6 +279,54 @@ def test_criteria_see_hybrids_shifted_and_with_noise_if_asked(batch):
     outcome = step(objective, batch)
     assert_equal(outcome.losses, expected.losses)
     torch.testing.assert_close(outcome.handed[2], expected.hybrid)  # the discriminator sees them undisturbed
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("freeze", [True, False])
+def test_the_semantic_criterion_sees_several_views_of_hybrids_if_asked(batch, half, freeze):
+    """E_r sees the hybrid shifted still, and the discriminator the hybrid."""
+    asked = dict(criterion_shift=1, criterion_noise=0.1, criterion_views=3, half_size=0.5 if half else 0.0)
+    objective = build(guide="supervised", freeze_criteria=freeze, semantic_distance="cross-entropy", **asked)[0]
+    number = []
+
+    def disturb(hybrids):
+        rows, columns = torch.randint(0, 3, (2,)).tolist()
+        padded = nn.functional.pad(hybrids, (1, 1, 1, 1), mode="reflect")
+        shifted = padded[:, :, rows : rows + hybrids.shape[2], columns : columns + hybrids.shape[3]]
+        return shifted + 0.1 * torch.randn(shifted.shape, dtype=torch.float64)
+
+    def view(hybrids):
+        views = diff_augment(torch.cat([hybrids] * 3))
+        number.append(len({tuple(each.flatten().tolist()) for each in views}))
+        return views + 0.1 * torch.randn(views.shape, dtype=torch.float64)
+
+    expected = by_hand(
+        objective,
+        batch,
+        guide="supervised",
+        semantic="cross-entropy",
+        freeze=freeze,
+        half=half,
+        disturb=disturb,
+        view=view,
+    )
+    assert number == [3 * COUNT]
+    outcome = step(objective, batch)
+    assert_equal(outcome.losses, expected.losses)
+    torch.testing.assert_close(outcome.handed[2], expected.hybrid)
+    hybrid, parent = expected.own
+    transferred = (hybrid.view(3, COUNT, CLASSES).mean(0).argmax(1) == parent.argmax(1)).double().mean()
+    assert outcome.rates["own_semantic_transfer"].item() == pytest.approx(transferred.item())
+    for name in ("semantic_attraction", "semantic_repulsion"):
+        got, want = (
+            gradients(outcome.losses[name], objective.autoencoder),
+            gradients(expected.losses[name], expected.twin),
+        )
+        assert any(gradient is not None for parameter, gradient in want.items() if parameter.startswith("generator"))
+        for parameter, gradient in want.items():
+            assert (got[parameter] is None) is (gradient is None), parameter
+            if gradient is not None:
+                torch.testing.assert_close(got[parameter], gradient, rtol=1e-6, atol=1e-9)
 
 
 def test_handed_images_are_real_reconstructed_and_hybrid_and_detached(batch):
