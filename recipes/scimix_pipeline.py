@@ -34,6 +34,7 @@ class Config(CompareSettings):
     """Of a hybridizer and a classifier with its hybrids, which guides the hybridizer of the next."""
     method: fixmatch.Settings = fixmatch.Settings()
     generator: Generator = Generator()
+    """Whose network is the classifier's, --network, unless --generator.network is given."""
     hybrids: Teaching = Teaching()
     oracle: OracleSettings = OracleSettings()
 
@@ -47,13 +48,14 @@ PRESETS = {
 def main(config: Config) -> Result:
     context, seeds = Context.of(config), range(config.seed, config.seed + config.seeds)
     judge = judge_of(config.oracle, context.dataset)
+    generator_settings = replace(config.generator, network=config.generator.network or config.method.network)
 
     # What the parts train
     alone = lambda seed: fixmatch.plan(config.method, context, seed)
     together = lambda seed, hybridizer: with_hybrids(alone(seed), hybridizer, config.hybrids)
 
     def generating(seed: int, guide: Classifier) -> tuple[Plan, Hybridizer]:
-        plan, hybridizer = scimix.plan(config.generator, context, seed, classifier=guide)
+        plan, hybridizer = scimix.plan(generator_settings, context, seed, classifier=guide)
         return replace(plan, pictures=lambda: {"grid": sample_grid(hybridizer, context.dataset.test, seed)}), hybridizer
 
     # All of them once, which refuses what cannot be made before there is a folder; and how long they take
@@ -71,7 +73,7 @@ def main(config: Config) -> Result:
         place = comparison.folder(makers[number], seed)
         if read_result(place) is None:
             before = comparison.folder(list(parts)[number], seed)
-            guide = finished_classifier(before, context.network(config.generator.network), context)
+            guide = finished_classifier(before, context.network(generator_settings.network), context)
             train(generating(seed, guide)[0], config, place, seed)
         return Hybridizer.from_pretrained(place / "hybridizer").to(context.accelerator.device)
 

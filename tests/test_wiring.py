@@ -368,11 +368,27 @@ def test_the_pipeline_goes_from_classifier_to_hybridizer_to_classifier_round_by_
 
 
 def test_a_pipeline_of_two_networks_is_refused_before_there_is_a_folder(tmp_path, monkeypatch):
-    for network in ("leaky-wrn-16-1", "wrn-10-1"):
-        with pytest.raises(InputError, match="one --network for both"):
-            given = ("--generator.labelled-batch", "4", "--generator.unlabelled-batch", "8", "--network", network)
-            Ran("scimix_pipeline", tmp_path, monkeypatch, *SMALL, *BATCHES, *given)
+    given = ("--generator.labelled-batch", "4", "--generator.unlabelled-batch", "8")
+    for networks, said in (
+        (("--network", "leaky-wrn-16-1", "--generator.network", "leaky-wrn-10-1"), "one --network for both"),
+        (("--generator.network", "leaky-wrn-16-1"), "one --network for both"),
+        (("--network", "wrn-10-1"), "network: 'wrn-10-1'; encoders are made from"),
+    ):
+        with pytest.raises(InputError, match=said):
+            Ran("scimix_pipeline", tmp_path, monkeypatch, *SMALL, *BATCHES, *given, *networks)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_pipelines_generator_takes_the_classifiers_network(tmp_path, monkeypatch):
+    given = ("--generator.labelled-batch", "4", "--generator.unlabelled-batch", "8", "--network", "leaky-wrn-16-1")
+    guides = []
+    monkeypatch.setattr(Comparison, "tell_time", lambda *_, **__: None)
+    ran = Ran(
+        "scimix_pipeline", tmp_path, monkeypatch, *SMALL, *BATCHES, *given, "--hybrids.start", "1",
+        "--generator.generator-channels", "8", "8", hybridizer=of("scimix"), finished_classifier=finished(guides),
+        read_result=lambda ran: lambda folder: {} if folder.name in ran.runs else None,
+    )  # fmt: skip
+    assert ran.runs["hybridizer-seed3"].plan.network.architecture.network == "leaky-wrn-16-1"
 
 
 def test_adain_trains_perception_and_then_the_decoder(tmp_path, monkeypatch):
