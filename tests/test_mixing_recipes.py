@@ -232,13 +232,13 @@ def test_every_row_of_every_ablation_is_taken_by_its_recipe():
 def test_an_ablation_makes_its_table_and_never_repeats_a_run(recipes, toy):
     out = recipes.folder / "ablation"
     words = " ".join(map(str, tiny(toy, "x")[:-2]))
-    arguments = ("--table", "4a", "--seeds", "2", f"--arguments={words} --epochs 0.5", "--out", out)
+    arguments = ("--table", "4a", "--seeds", "1", f"--arguments={words} --epochs 0.5", "--out", out)
     recipes.succeed("recursivemix_ablation.py", *arguments)
     table = json.loads((out / "table.json").read_text())
     assert [row["name"] for row in table["rows"].values()] == ["unshared", "shared"]
-    assert all(set(row["test_accuracy_last"]) == {"mean", "std"} for row in table["rows"].values())
+    assert all(set(row["test_accuracy_last"]) == {"mean"} for row in table["rows"].values())
     before = {path: path.stat().st_mtime_ns for path in out.glob("*-seed*/result.json")}
-    assert len(before) == 4 and (out / "table.png").exists()
+    assert len(before) == 2 and (out / "table.png").exists()
     recipes.succeed("recursivemix_ablation.py", *arguments, "--resume")
     assert before == {path: path.stat().st_mtime_ns for path in out.glob("*-seed*/result.json")}
 

@@ -426,6 +426,7 @@ def draw_curves(folder: Path) -> None:
         axis.plot(*zip(*points, strict=True), linewidth=1.2, marker="." if len(points) < 30 else None)
         axis.set_title(name.replace("_", " "), fontsize=9)
         axis.tick_params(labelsize=7)
+        axis.locator_params(nbins=4)
         axis.grid(alpha=0.3)
     with written_aside(folder / "curves.png") as aside:
         figure.savefig(aside, dpi=110, format="png")
