@@ -1,5 +1,4 @@
-"""Classifier, generator, classifier: FixMatch, a SciMix hybridizer that it guides, and FixMatch with its hybrids, which
-may guide the next one (thesis 2.6: "stronger semi-supervised auxiliary classifiers").
+"""FixMatch, a SciMix hybridizer that it guides, and FixMatch with its hybrids, which may guide the next (thesis 2.6).
 
 accelerate launch recipes/scimix_pipeline.py --labels 40 --rounds 2 --generator.epochs 18
 """
@@ -47,15 +46,14 @@ PRESETS = {
 
 def main(config: Config) -> Result:
     context, seeds = Context.of(config), range(config.seed, config.seed + config.seeds)
-    judge = judge_of(config.oracle, context.dataset)
-    generator_settings = replace(config.generator, network=config.generator.network or config.method.network)
+    judge, network = judge_of(config.oracle, context.dataset), config.generator.network or config.method.network
 
     # What the parts train
     alone = lambda seed: fixmatch.plan(config.method, context, seed)
     together = lambda seed, hybridizer: with_hybrids(alone(seed), hybridizer, config.hybrids)
 
     def generating(seed: int, guide: Classifier) -> tuple[Plan, Hybridizer]:
-        plan, hybridizer = scimix.plan(generator_settings, context, seed, classifier=guide)
+        plan, hybridizer = scimix.plan(replace(config.generator, network=network), context, seed, classifier=guide)
         return replace(plan, pictures=lambda: {"grid": sample_grid(hybridizer, context.dataset.test, seed)}), hybridizer
 
     # All of them once, which refuses what cannot be made before there is a folder; and how long they take
@@ -73,7 +71,7 @@ def main(config: Config) -> Result:
         place = comparison.folder(makers[number], seed)
         if read_result(place) is None:
             before = comparison.folder(list(parts)[number], seed)
-            guide = finished_classifier(before, context.network(generator_settings.network), context)
+            guide = finished_classifier(before, context.network(network), context)
             train(generating(seed, guide)[0], config, place, seed)
         return Hybridizer.from_pretrained(place / "hybridizer").to(context.accelerator.device)
 

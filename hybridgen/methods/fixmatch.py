@@ -2,6 +2,7 @@
 (FlexMatch, FreeMatch, SoftMatch, AdaMatch), distribution alignment (ReMixMatch), targets of an average."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -25,7 +26,8 @@ from hybridgen.methods.pseudo_labels import (
     Weighting,
     distribution_alignment,
 )
-from hybridgen.settings import NUMBER, Count, Decay, Epoch, Few, Share, Weight, merged, settings
+from hybridgen.networks.registry import SMALL
+from hybridgen.settings import NUMBER, Count, Decay, Epoch, Few, Flat, Positive, Share, Weight, merged, settings
 from hybridgen.training.context import Context
 from hybridgen.training.ema import EMA
 from hybridgen.training.objective import Outcome, Task, Taught, sgd
@@ -42,9 +44,13 @@ WeightedBy = Literal["fixmatch", "flexmatch", "freematch", "softmatch", "adamatc
 
 @settings
 class Settings(ClassifierSettings):
-    """How FixMatch trains. The defaults suit digits-m."""
+    """How FixMatch trains. The defaults suit digits-m, and for images above 16 pixels CIFAR-10 with 250 labels."""
 
-    rate = 0.06
+    rate: Flat[Positive | None] = None
+    """Learning rate at the start; unless given 0.03 for images above 16 pixels, and 0.06 up to there."""
+    ema_decay: Flat[Decay | None] = None
+    """Decay of the averaged weights that are evaluated; unless given 0.999 for images above 16 pixels, and 0.99 up to
+    there."""
     threshold: Share = 0.9
     """τ: confidence that a pseudo-label needs; of FlexMatch the largest one, of AdaMatch relative to that in labelled
     images. FreeMatch and SoftMatch need none."""
@@ -60,10 +66,10 @@ class Settings(ClassifierSettings):
     """How weak views are predicted: in one forward with all other images (FixMatch); apart from these and without
     gradient, for a third less work, but batch-norm then sees weak views and others in batches of their own; or by the
     average that is evaluated, which sees labelled and weak views with batch-norm statistics of its own."""
-    weighting: WeightedBy = "fixmatch"
+    weighting: WeightedBy | None = None
     """How much images count: by a fixed threshold (FixMatch), one for each class by what it has learnt (FlexMatch),
     self-adaptive ones (FreeMatch, with its fairness loss), a truncated Gaussian (SoftMatch), or a threshold relative to
-    the labelled images (AdaMatch)."""
+    the labelled images (AdaMatch). Unless given adamatch for images above 16 pixels, and fixmatch up to there."""
     alignment: Alignment | Literal["own"] = "own"
     """Distribution over classes that predictions for weak views are scaled to have: none, that of the labels
     (ReMixMatch), of the predictions for labelled images (AdaMatch), or uniform (SoftMatch, whose labels stay as they
@@ -180,6 +186,19 @@ class FixMatch(nn.Module):
         return of_labelled, of_strong, known, of_weak.detach()
 
 
+CHOSEN: dict[bool, dict[str, Any]] = {
+    True: dict(rate=0.06, ema_decay=0.99, weighting="fixmatch"),
+    False: dict(rate=0.03, ema_decay=0.999, weighting="adamatch"),
+}
+"""What is chosen for small images and for others, where nothing is given."""
+
+
+def sized(settings: Settings, context: Context) -> Settings:
+    """The settings with what is chosen by the size of the images."""
+    chosen = CHOSEN[context.dataset.image_size <= SMALL]
+    return replace(settings, **{name: value for name, value in chosen.items() if getattr(settings, name) is None})
+
+
 OWN: dict[WeightedBy, Alignment] = {"softmatch": "uniform", "adamatch": "predictions"}
 """Distribution alignment of the papers; the others have none."""
 
@@ -205,6 +224,7 @@ def weighting_of(settings: Settings, context: Context) -> Weighting:
 
 def labelling_of(settings: Settings, context: Context) -> PseudoLabelling:
     """What makes pseudo-labels on this split."""
+    settings = sized(settings, context)
     labels = context.dataset.train.labels[list(context.split.labelled)]
     shares = labels.bincount(minlength=len(context.dataset.classes)) / len(labels)
     towards = OWN.get(settings.weighting, "none") if settings.alignment == "own" else settings.alignment
@@ -220,6 +240,7 @@ def plan(settings: Settings, context: Context, seed: int, *, classifier: nn.Modu
     An average that makes targets starts linearly (Tarvainen and Valpola 2017), so that the first weights, which know
     nothing, are soon left behind.
     """
+    settings = sized(settings, context)
     size, flip = context.dataset.image_size, context.dataset.flip
     strongly = partial(strong, flip=flip, shift=size // 8, cutout=settings.cutout or size // 2)
     stream = context.stream(

@@ -389,6 +389,23 @@ def test_the_penalty_of_scimix_is_lazy_above_16_pixels_unless_told_otherwise(con
     assert every(large, weight_gradient_penalty=0.0, penalty_every=5) is None
 
 
+def test_fixmatch_is_adamatch_above_16_pixels_unless_told_otherwise(context):
+    large = replace(context, dataset=replace(context.dataset, image_size=32))
+
+    def chosen(context, **given):
+        settings = {name: value for name, value in SMALL.items() if name not in ("rate", "ema_decay")}
+        plan = fixmatch.plan(fixmatch.Settings(**settings, **given), context, 0)
+        task = plan.tasks["classifier"]
+        weighting = type(task.objective.labelling.weighting).__name__
+        return weighting, task.rate(replace(plan.clock, step=0)), plan.average.decay
+
+    assert chosen(context) == ("FixedThreshold", 0.06, 0.99)
+    assert chosen(large) == ("RelativeThreshold", 0.03, 0.999)
+    for of in (context, large):
+        own = chosen(of, weighting="freematch", rate=0.123, ema_decay=0.5)
+        assert own == ("SelfAdaptiveThresholds", 0.123, 0.5)
+
+
 def test_criteria_see_two_views_of_hybrids_above_16_pixels_unless_told_otherwise(context):
     views = lambda context, **given: (
         scimix.plan(scimix.Settings(**SCIMIX_SMALL, **given), context, 0)[0]
