@@ -69,7 +69,7 @@ def _sum_normalised(values: Classes) -> Classes:
 def truncated_gaussian(
     confidence: Float[Tensor, " batch"], mean: Scalar, variance: Scalar, *, sigmas: float
 ) -> Float[Tensor, " batch"]:
-    """SoftMatch's weights (Chen et al. 2023, section 3.2), in (0, 1]: 1 from the mean confidence on, and below it a
+    """SoftMatch's weights (Chen et al. 2023, section 3), in (0, 1]: 1 from the mean confidence on, and below it a
     Gaussian of the distance to it, whose deviation is that of confidence divided by `sigmas` (1 in the paper's
     equation, 2 in the authors' code)."""
     below = (confidence - mean).clamp(max=0)
