@@ -237,13 +237,25 @@ def test_samosa_is_beside_its_base_method_in_as_many_cycles(name, tmp_path, monk
 
 
 @pytest.mark.parametrize("name", SAMOSA)
-def test_samosas_hybrids_are_judged_by_those_of_the_first_seed(name, tmp_path, monkeypatch):
+def test_samosa_is_trained_from_every_seed_and_its_hybrids_are_judged_by_those_of_the_first(
+    name, tmp_path, monkeypatch
+):
     loaded = []
     more = (*SAMOSA[name][3], "--samosa.cycles", "1", "--samosa.start", "1", "--samosa.stop", "5", "--seeds", "2")
     made = of("samosa")
     monkeypatch.setattr(Hybridizer, "from_pretrained", classmethod(lambda cls, source: loaded.append(source) or made))
     ran = Ran(name, tmp_path, monkeypatch, *SMALL, *BATCHES, *more)
     assert loaded == [ran.config.out / "samosa-seed3" / "hybridizer"] and len(ran.runs) == 4
+    module, title, heads, _ = SAMOSA[name]
+    method = ran.config.method
+    if name == "samosa_mixmatch":
+        method = replace(method, network="leaky-wrn-10-1-normalized")
+    for seed in (3, 4):
+        alone, together = (ran.runs[f"{each}-seed{seed}"] for each in (title, "samosa"))
+        assert alone.seed == together.seed == seed
+        assert_same_plan(alone.plan, samosa.alone(module.plan(method, ran.context, seed), ran.config.samosa))
+        drawn = samosa.networks(method, ran.context, seed, heads=heads).autoencoder.parameters()
+        assert torch.equal(weights(together.plan), torch.cat([parameter.detach().flatten() for parameter in drawn]))
 
 
 def labelled(*more: str) -> tuple[str, ...]:
@@ -316,6 +328,14 @@ def test_scimix_starts_from_a_finished_classifier_if_one_is_given(tmp_path, monk
     stem = run.plan.network.classifier.encoder.trunk.stem.weight
     assert torch.equal(stem, classifier.network.encoder.trunk.stem.weight)
     assert run.plan.tasks["generator"].optimizer.param_groups[-1]["factor"] == 0.5
+
+
+def test_scimixs_finished_classifier_is_read_as_the_network_that_is_asked_for(tmp_path, monkeypatch):
+    small = ("--method.generator-channels", "8", "8", "--network", "leaky-wrn-16-1", "--classifier", "run")
+    guides = []
+    ran = Ran("scimix", tmp_path, monkeypatch, *SMALL, *BATCHES, *small, finished_classifier=lambda ran: (
+        lambda run, network, context: guides.append(network) or context.classifier(network)))  # fmt: skip
+    assert guides == ["leaky-wrn-16-1"] and list(ran.runs) == ["."]
 
 
 def test_the_pipeline_goes_from_classifier_to_hybridizer_to_classifier_round_by_round(tmp_path, monkeypatch):

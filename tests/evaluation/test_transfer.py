@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.sources import InMemory
 from hybridgen.evaluation import transfer
-from hybridgen.evaluation.transfer import draw_pairs, fda, mixup, transfer_rates, wilson
+from hybridgen.evaluation.transfer import Distances, draw_pairs, fda, mixup, transfer_rates, wilson
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
 from hybridgen.types import InputError
@@ -217,3 +217,9 @@ def test_the_time_of_judging_is_that_of_a_few_images_for_all(dataset, monkeypatc
     assert transfer.judging_seconds(hybridizer, many, Accelerator()) == pytest.approx(0.25 * 100)
     (sample,), few = seen, slice(20, 84)
     assert torch.equal(sample.images.pixels, images.pixels[few]) and torch.equal(sample.labels, many.test.labels[few])
+
+
+def test_a_hybrid_as_near_to_both_parents_has_inherited_nothing():
+    """A copy of both, of one parent twice, is no evidence."""
+    distances = Distances(torch.tensor([2.0, 1.0, 0.0, 1.0]).double(), torch.tensor([1.0, 2.0, 0.0, 1.0]).double())
+    assert distances.inherited.tolist() == [True, False, False, False]

@@ -613,6 +613,7 @@ def test_an_average_of_networks_on_labels_is_there_where_asked_for(context):
     without, with_one = (mixing.plan("none", replace(TRAINING, ema_decay=decay), context, 0) for decay in (0.0, 0.8))
     assert without.average is None and without.judged is without.network
     assert with_one.average.decay == 0.8 and with_one.judged is with_one.average.network
+    assert not with_one.average.linear_start  # the decay of a whole run counts from its first step
 
 
 # --- views ---------------------------------------------------------------------------------------------------

@@ -157,9 +157,9 @@ def hybridizer() -> Hybridizer:
 
 
 def test_hybrids_are_judged_by_one_oracle_of_the_comparisons_size(tmp_path, monkeypatch, hybridizer):
-    asked = []
+    asked, drawn = [], []
     monkeypatch.setattr(compare, "oracle_of", lambda judge, *_: asked.append(judge) or (lambda images: images))
-    monkeypatch.setattr(compare, "sample_grid", lambda *_: torch.zeros(3, 4, 6))
+    monkeypatch.setattr(compare, "sample_grid", lambda *given: drawn.append(given) or torch.zeros(3, 4, 6))
     rates = lambda hybridizer, dataset, oracle, accelerator: SimpleNamespace(to_dict=lambda: {"by": oracle})
     monkeypatch.setattr(compare, "transfer_rates", rates)
     compared = comparison(tmp_path / "c")
@@ -168,6 +168,8 @@ def test_hybrids_are_judged_by_one_oracle_of_the_comparisons_size(tmp_path, monk
     assert compared.judged(hybridizer, judge)["by"] is compared.judged(hybridizer, judge)["by"]
     assert asked == [judge.within(266)] and asked[0].steps == 20  # 66 images are a quarter of what is drawn
     assert (tmp_path / "c" / "grid.png").exists()
+    source, part, seed = drawn[0]
+    assert source is hybridizer and part is compared.context.dataset.test and seed == compared.settings.seed
     assert compared.judged(None, judge) is None and compared.judged(hybridizer, None) is None
 
 
