@@ -197,6 +197,18 @@ def test_bundled_artefacts_are_read(method):
     assert right.float().mean() > 0.7 and error < 0.03
 
 
+def test_the_bundled_one_of_photographs_is_small_and_read():
+    folder = Path(__file__).parent.parent / "assets" / "hybridizers" / "cifar10-scimix"
+    assert (folder / "model.safetensors").stat().st_size < 3e6
+    hybridizer = Hybridizer.from_pretrained(folder)
+    architecture = hybridizer.autoencoder.architecture
+    assert (hybridizer.origin.method, architecture.network, architecture.image_size) == ("scimix", "fast", 32)
+    assert hybridizer.origin.classes[0] == "airplane" and len(hybridizer.origin.classes) == 10
+    images = torch.linspace(0, 1, 32).expand(2, 3, 32, 32)  # something smooth, which it reconstructs
+    with torch.no_grad():
+        assert (hybridizer(images) - images).square().mean() < 0.02
+
+
 def test_reading_draws_nothing(folder_of_either):
     torch.manual_seed(0)
     Hybridizer.from_pretrained(folder_of_either)

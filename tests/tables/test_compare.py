@@ -20,8 +20,11 @@ from hybridgen.training.plan import Plan
 from hybridgen.training.record import write_result
 from hybridgen.training.schedules import Clock
 
-IMAGES = Part(InMemory(torch.zeros(60, 3, 16, 16, dtype=torch.uint8)), torch.zeros(60, dtype=torch.long))
-DATASET = Dataset("toy", ("a",), 16, IMAGES, IMAGES, "f" * 64, True, (0.5,) * 3, (0.5,) * 3)
+TRAIN, TEST = (
+    Part(InMemory(torch.zeros(count, 3, 16, 16, dtype=torch.uint8)), torch.zeros(count, dtype=torch.long))
+    for count in (60, 30)
+)
+DATASET = Dataset("toy", ("a",), 16, TRAIN, TEST, "f" * 64, True, (0.5,) * 3, (0.5,) * 3)
 SPLIT = Split("toy", "f" * 64, 0, tuple(range(40)), tuple(range(40, 60)), ())
 CONTEXT = Context(CompareSettings(), Accelerator(cpu=True), DATASET, SPLIT)
 GIVEN = {
