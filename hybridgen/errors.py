@@ -29,7 +29,8 @@ class exit_codes:
     Ctrl-C needs no line (code 130), and neither does a reader of standard output who has gone, as `head` does (code
     141, that of the signal).
     What all processes of a machine meet is told by the first of them, whose end makes the launcher end the others. One
-    that is still there after that met it alone, and names itself.
+    that is still there after that met it alone, and names itself. Where nothing went wrong a process takes leave of the
+    others: threads between them that outlive the interpreter would abort it.
     """
 
     def __enter__(self) -> None:
@@ -39,6 +40,9 @@ class exit_codes:
         broken = isinstance(error, BrokenPipeError)
         if (broken or error is None or isinstance(error, SystemExit)) and _has_no_reader("\n" if broken else ""):
             sys.exit(141)
+        if error is None:
+            _leave_others()
+            return False
         if isinstance(error, KeyboardInterrupt):
             sys.exit(130)
         if _lacks_memory(error):
@@ -53,6 +57,13 @@ class exit_codes:
         process = "" if first else f" (process {os.environ.get('RANK', '?')})"
         print(f"error: {error}{process}", file=sys.stderr, flush=True)
         sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+def _leave_others() -> None:
+    """End the group of processes that this one is in, if it is in one."""
+    distributed = sys.modules.get("torch.distributed")  # not imported for it: who has not is in none
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _lacks_memory(error: BaseException | None) -> bool:

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import distributed
 
+from hybridgen.errors import InputError, exit_codes
 from hybridgen.training.engine import make_accelerator
 
 HERE = Path(__file__).parent
@@ -264,3 +266,18 @@ def test_accelerate_launches_one_process(data, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_process_takes_leave_of_the_others_at_its_end(tmp_path):
+    """Threads of the group that outlive the interpreter abort it now and then."""
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        with pytest.raises(SystemExit), exit_codes():
+            raise InputError("x: bad")
+        assert distributed.is_initialized()  # the launcher ends the others
+        with exit_codes():
+            pass
+        assert not distributed.is_initialized()
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
