@@ -12,11 +12,6 @@ install_import_hook("hybridgen", "beartype.beartype(conf=beartype.BeartypeConf(i
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are CPUs: workers wait for the processes that some tests start."""
-    return 1 + len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1 + (os.cpu_count() or 1)
-
-
 @pytest.fixture(autouse=True)
 def no_bf16(monkeypatch):
     """What trains in this process trains in float32 unless a test says otherwise: figures are the same on all CPUs."""
