@@ -77,7 +77,7 @@ class Settings:
     """Filters of the generator's blocks; unless given 48, 96, 48, 24, and with subpixel 64, 96, 48."""
     upsampling: Literal["bilinear", "subpixel"] = "bilinear"
     """How the generator doubles the size of its maps twice: in its last two blocks, as table A.10 has it, or in the
-    last one and then by sub-pixels, which takes less than half the time, and fools the criteria more easily."""
+    last one and then by sub-pixels, which takes less than half the time."""
     discriminator_width: Annotated[float, Field(gt=0, le=16), NUMBER] = 0.5
     """Factor on the discriminator's filters."""
     style: Literal["semantic", "nonsemantic"] = "semantic"
