@@ -103,10 +103,10 @@ class Settings:
     """Pixels by which hybrids are shifted at random before they are judged."""
     criterion_noise: Weight = 0.05
     """Standard deviation of noise added to hybrids before they are judged."""
-    criterion_views: Whole | None = None
+    criterion_views: Whole = 0
     """Of each hybrid that E_c and C judge, changed at random in colour, place and by a cutout (DiffAugment, Zhao et al.
     2020): what convinces them in every one is no pattern of pixels that merely fools them. At 0 they see what E_r sees,
-    the hybrid shifted. Unless given 2 for images above 16 pixels, and 0 up to there."""
+    the hybrid shifted."""
 
     weight_reconstruction: Weight = 1.0
     """λ_recons, of L_rec (2.8)."""
@@ -470,7 +470,7 @@ def plan(
         freeze_criteria=settings.freeze_criteria,
         criterion_shift=settings.criterion_shift,
         criterion_noise=settings.criterion_noise,
-        criterion_views=(0 if small else 2) if settings.criterion_views is None else settings.criterion_views,
+        criterion_views=settings.criterion_views,
         half_size=settings.half_size,
     )
     every = settings.penalty_every or (1 if small else 16)

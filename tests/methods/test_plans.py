@@ -406,18 +406,6 @@ def test_fixmatch_is_adamatch_above_16_pixels_unless_told_otherwise(context):
         assert own == ("SelfAdaptiveThresholds", 0.123, 0.5)
 
 
-def test_criteria_see_two_views_of_hybrids_above_16_pixels_unless_told_otherwise(context):
-    views = lambda context, **given: (
-        scimix.plan(scimix.Settings(**SCIMIX_SMALL, **given), context, 0)[0]
-        .tasks["generator"]
-        .objective.criterion_views
-    )
-    large = replace(context, dataset=replace(context.dataset, image_size=32))
-    assert (views(context), views(large)) == (0, 2)
-    assert views(context, criterion_views=5) == views(large, criterion_views=5) == 5
-    assert views(large, criterion_views=0) == 0
-
-
 def test_half_the_size_needs_a_generator_that_starts_from_the_small_images_code(context):
     settings = scimix.Settings(**SCIMIX_SMALL, half_size=0.5, style="nonsemantic")
     with pytest.raises(InputError, match=r"^half_size: 0.5 beside style 'nonsemantic'"):
