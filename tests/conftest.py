@@ -1,18 +1,52 @@
-"""Shapes and types of every annotated function of the package are checked while the tests run."""
+"""Shapes and types of every annotated function of the package are checked while the tests run; and recipes' server."""
 
+import gc
+import importlib
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-import torch
 from jaxtyping import install_import_hook
 
 # An int where a float is asked for is right in Python (PEP 484), but not with beartype unless told so
 install_import_hook("hybridgen", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
-# Each of pytest-xdist's processes has one core
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.dist != "no":  # this process only hands out the tests
+        return
+    import torch
+    from libraries import LIBRARIES
+
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    # Each of pytest-xdist's processes has one core
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+
+
+def pytest_collection_finish() -> None:
+    """All that is imported stays: nobody needs to look again and again which of it is garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def no_bf16(monkeypatch):
     """What trains in this process trains in float32 unless a test says otherwise: figures are the same on all CPUs."""
     monkeypatch.setattr("hybridgen.training.engine.look_for_bf16", lambda: ("this CPU", ""))
+
+
+@pytest.fixture(scope="session")
+def recipe_server() -> Iterator[subprocess.Popen]:
+    """Forks a process for each recipe that it is told to run (see recipe_server.py)."""
+    server = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("recipe_server.py")], env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+    )  # fmt: skip
+    assert server.stdout.readline() == "ready\n"
+    yield server
+    server.stdin.close()
+    assert server.wait(60) == 0

@@ -44,7 +44,7 @@ def tiny(data: str, out: Path | str, *more: str | Path) -> tuple[str | Path, ...
 
 @pytest.fixture(scope="module")
 def run(recipes, toy) -> Path:
-    recipes.succeed("recursivemix.py", *tiny(toy, "recursivemix"))
+    recipes.succeed("recursivemix.py", *tiny(toy, "recursivemix"), curves=True)
     return recipes.folder / "recursivemix"
 
 
@@ -114,7 +114,9 @@ def test_a_run_is_not_resumed_with_another_batch(recipes, toy, run):
 
 
 def test_every_method_trains_and_stands_in_one_table(recipes, toy):
-    recipes.succeed("mixing_baselines.py", *tiny(toy, "baselines", "--epochs", "0.5", "--evaluate-every", "100"))
+    recipes.succeed(
+        "mixing_baselines.py", *tiny(toy, "baselines", "--epochs", "0.5", "--evaluate-every", "100"), curves=True
+    )
     said = result(recipes.folder / "baselines")
     assert list(said["classifiers"]) == list(TITLES.values())
     losses = set()

@@ -35,14 +35,8 @@ PATIENCE = 600
 class Recipes:
     """Starts recipes one after the other, each as a process of its own (see recipe_server.py)."""
 
-    def __init__(self, folder: Path) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")}
-        self.server = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("recipe_server.py")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, bufsize=1,
-        )  # fmt: skip
-        self.folder, self.pid = folder, 0
-        assert self._line() == "ready"
+    def __init__(self, server: subprocess.Popen, folder: Path) -> None:
+        self.server, self.folder, self.pid = server, folder, 0
 
     def _line(self) -> str:
         readable, _, _ = select.select([self.server.stdout], [], [], PATIENCE)
@@ -52,19 +46,22 @@ class Recipes:
             pytest.fail(f"nothing for {PATIENCE} s; stderr:\n{self.stderr()}")
         return self.server.stdout.readline().strip()
 
-    def start(self, recipe: str, *arguments: str | Path, memory: int | None = None) -> None:
-        """With so many bytes to spare, where they are given."""
-        request = {"argv": [str(RECIPES / recipe), *map(str, arguments)], "folder": str(self.folder), "memory": memory}
+    def start(self, recipe: str, *arguments: str | Path, memory: int | None = None, curves: bool = False) -> None:
+        """With so many bytes to spare, where they are given; with an empty file in the place of curves unless asked
+        for: once for each recipe."""
+        argv = [str(RECIPES / recipe), *map(str, arguments)]
+        request = {"argv": argv, "folder": str(self.folder), "memory": memory, "curves": curves}
         self.server.stdin.write(json.dumps(request) + "\n")
         self.server.stdin.flush()
         self.pid = int(self._line())
 
     def code(self) -> int:
         """The exit code, after waiting for it; a signal's number is negative."""
-        return int(self._line())
+        code, self.pid = int(self._line()), 0
+        return code
 
-    def run(self, recipe: str, *arguments: str | Path, memory: int | None = None) -> int:
-        self.start(recipe, *arguments, memory=memory)
+    def run(self, recipe: str, *arguments: str | Path, **more: int | bool) -> int:
+        self.start(recipe, *arguments, **more)
         return self.code()
 
     def stop(self, number: signal.Signals, when: Callable[[], bool]) -> int:
@@ -84,8 +81,8 @@ class Recipes:
     def stderr(self) -> str:
         return (self.folder / "stderr").read_text()
 
-    def succeed(self, recipe: str, *arguments: str | Path) -> None:
-        assert self.run(recipe, *arguments) == 0, self.stderr()
+    def succeed(self, recipe: str, *arguments: str | Path, curves: bool = False) -> None:
+        assert self.run(recipe, *arguments, curves=curves) == 0, self.stderr()
 
     def refuse(self, recipe: str, *arguments: str | Path) -> str:
         """The one line with which bad input is refused."""
@@ -97,11 +94,12 @@ class Recipes:
 
 
 @pytest.fixture(scope="module")
-def recipes(tmp_path_factory):
-    started = Recipes(tmp_path_factory.mktemp("recipes"))
+def recipes(recipe_server, tmp_path_factory):
+    started = Recipes(recipe_server, tmp_path_factory.mktemp("recipes"))
     yield started
-    started.server.stdin.close()
-    assert started.server.wait(60) == 0
+    if started.pid:  # left over by a test that failed
+        os.kill(started.pid, signal.SIGKILL)
+        started.code()
 
 
 # --- small things to train on and from -----------------------------------------------------------------------
@@ -159,14 +157,14 @@ MIXMATCH_BATCHES = ("--labelled-batch", "4", "--unlabelled-batch", "4", "--epoch
 @pytest.fixture(scope="module")
 def stage_1(recipes, toy) -> Path:
     """The folder of a run of stage 1 that never stopped."""
-    recipes.succeed("scimix.py", *tiny(toy, "stage_1"))
+    recipes.succeed("scimix.py", *tiny(toy, "stage_1"), curves=True)
     return recipes.folder / "stage_1"
 
 
 @pytest.fixture(scope="module")
 def stage_2(recipes, toy, stage_1) -> Path:
     """And of stage 2."""
-    recipes.succeed("scimix_fixmatch.py", *tiny_stage_2(toy, stage_1 / "hybridizer", "stage_2"))
+    recipes.succeed("scimix_fixmatch.py", *tiny_stage_2(toy, stage_1 / "hybridizer", "stage_2"), curves=True)
     return recipes.folder / "stage_2"
 
 
@@ -221,7 +219,9 @@ def assert_same_artefact(first: Path, second: Path) -> None:
 
 
 def test_the_smoke_preset_leaves_everything_that_a_run_leaves(recipes):
-    recipes.succeed("scimix.py", "--preset", "smoke", "--epochs", "0.1", "--out", "smoke", "--threads", "1")
+    recipes.succeed(
+        "scimix.py", "--preset", "smoke", "--epochs", "0.1", "--out", "smoke", "--threads", "1", curves=True
+    )
     folder = recipes.folder / "smoke"
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert (config["data"], config["method"]["epochs"], config["out"]) == ("digits-m", 0.1, "smoke")
@@ -478,7 +478,7 @@ def other(request, recipes, toy, stage_1) -> tuple[str, Path, tuple[str | Path, 
     _, more = BACKBONES[request.param]
     name = request.param.removesuffix(".py")
     arguments = (*tiny_stage_2(toy, stage_1 / "hybridizer", name), *more)
-    recipes.succeed(request.param, *arguments)
+    recipes.succeed(request.param, *arguments, curves=True)
     return request.param, recipes.folder / name, arguments
 
 
@@ -512,7 +512,7 @@ def test_other_classifiers_stopped_and_resumed_equal_never_stopped(recipes, othe
 def test_a_backbone_alone_is_the_same_in_both_of_its_recipes(recipes, other):
     recipe, whole, arguments = other
     alone = recipe if recipe == "scimix_supervised.py" else recipe.removeprefix("scimix_")
-    recipes.succeed(alone, *arguments, "--hybridizer", "none", "--out", f"{whole.name}_alone")
+    recipes.succeed(alone, *arguments, "--hybridizer", "none", "--out", f"{whole.name}_alone", curves=True)
     name = next(path.name for path in whole.glob("*-seed0") if not path.name.startswith("scimix"))
     folder = recipes.folder / f"{whole.name}_alone"
     assert [path.name for path in folder.glob("*-seed0")] == [name]
@@ -596,7 +596,7 @@ def samosa(request, recipes, toy) -> tuple[str, Path, tuple[str | Path, ...]]:
     _, more = SAMOSA[request.param]
     name = request.param.removesuffix(".py")
     arguments = (*tiny_samosa(toy, name, "--samosa.snapshot-every", "7"), *more)
-    recipes.succeed(request.param, *arguments)
+    recipes.succeed(request.param, *arguments, curves=True)
     return request.param, recipes.folder / name, arguments
 
 
@@ -664,7 +664,7 @@ def tiny_adain(data: str, out: Path | str, *more: str | Path) -> tuple[str | Pat
 
 
 def test_adain_leaves_a_hybridizer_and_resumes(recipes, toy):
-    recipes.succeed("adain.py", *tiny_adain(toy, "adain"))
+    recipes.succeed("adain.py", *tiny_adain(toy, "adain"), curves=True)
     whole, folder = recipes.folder / "adain", recipes.folder / "adain_stopped"
     hybridizer = Hybridizer.from_pretrained(whole / "hybridizer")
     assert hybridizer.origin.method == "adain"
