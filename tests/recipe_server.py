@@ -57,9 +57,9 @@ if __name__ == "__main__":
     for name in LIBRARIES:
         importlib.import_module(name)
     install_import_hook("hybridgen", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
-    import hybridgen
     from recipe_modules import NAMES, recipe
 
+    import hybridgen
     from hybridgen.configuration import parse
     from hybridgen.training import record
 

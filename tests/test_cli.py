@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, get_args
@@ -22,6 +23,7 @@ import hybridgen
 from hybridgen.cli import COMMANDS, main
 from hybridgen.commands.mixing import MIXING_STUDIES
 from hybridgen.data.datasets import load_dataset
+from hybridgen.data.readers import embedded
 from hybridgen.data.splits import Split
 from hybridgen.errors import InputError, exit_codes
 from hybridgen.evaluation.export import BLOCK, Row
@@ -64,9 +66,12 @@ def run(capsys):
     return command
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def digits():
-    return load_dataset("digits-m")
+    """Made once, for all commands."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded, "digits_m", cache(embedded.digits_m))
+        yield load_dataset("digits-m")
 
 
 @pytest.fixture(scope="module")
@@ -843,20 +848,19 @@ def test_out_below_a_file_is_refused(run, artefact, tmp_path):
 
 
 @pytest.mark.parametrize("target", ["grid.png", "folder"])
-def test_full_disk_leaves_nothing_half_written(artefact, tmp_path, target):
+def test_full_disk_leaves_nothing_half_written(run, artefact, tmp_path, target):
     """A limit on the size of files stands for the full disk: the system refuses the write in the same way."""
-
-    def limited() -> None:
-        import signal
-
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
-
-    command = [sys.executable, "-m", "hybridgen.cli", "hybridize", "--hybridizer", str(artefact), *ONE]
-    command += ["--out", str(tmp_path / target), *(["--count", "3"] if target == "folder" else [])]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, preexec_fn=limited)
-    last = done.stderr.splitlines()[-1]
-    assert done.returncode == 2 and last.startswith("error: ") and "cannot be written" in last
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))  # Python ignores the signal that comes with it
+    try:
+        said = run(
+            *("hybridize", "--hybridizer", artefact, *ONE, "--out", tmp_path / target),
+            *(("--count", 3) if target == "folder" else ()),
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    last = said.err.splitlines()[-1]
+    assert said.code == 2 and last.startswith("error: ") and "cannot be written" in last
     assert not list(tmp_path.rglob("*.png"))
     assert not list(tmp_path.rglob("*.tmp"))
 

@@ -23,7 +23,8 @@ def digits_m(request: Request) -> Dataset:
     if size not in (16, 32):
         raise InputError(f"image_size = {size}: digits-m comes in 16 and 32")
     images, labels = read_digits()
-    photographs = read_photographs()
+    drawn = _drawn(images, size)
+    photographs = [Image.fromarray(pixels) for pixels in read_photographs()]
 
     # RandomState and not Generator, since numpy promises that its stream never changes.
     random = np.random.RandomState(0)
@@ -47,14 +48,12 @@ def digits_m(request: Request) -> Dataset:
             photograph, left, right = bands[part][band]
             side = random.randint(16, 33)
             x = random.randint(left, right - side + 1)
-            y = random.randint(photographs[photograph].shape[0] - side + 1)
+            y = random.randint(photographs[photograph].height - side + 1)
             boxes.append((photograph, x, y, side))
-        grey = images[indices]
-        for array in (labels[indices], grey, np.asarray(boxes, dtype=np.int64)):
+        for array in (labels[indices], images[indices], np.asarray(boxes, dtype=np.int64)):
             digest.update(array.tobytes())
-        objects = np.stack([_drawn_digit(image, size) for image in grey])
         backgrounds = np.stack([_crop(photographs[i], x, y, side, size) for i, x, y, side in boxes])
-        parts[part] = composited(objects, backgrounds, labels[indices])
+        parts[part] = composited(drawn[indices], backgrounds, labels[indices])
     for name in PHOTOGRAPHS:
         digest.update(_shipped("images", name).read_bytes())
     return described(request, tuple("0123456789"), parts["train"], parts["test"], digest.hexdigest(), flip=False)
@@ -82,14 +81,15 @@ def _shipped(*names: str) -> Path:
     return file
 
 
-def _drawn_digit(grey: np.ndarray, size: int) -> np.ndarray:
-    """An 8×8 digit of values 0..16, smoothly enlarged to fill size×size but for a margin; uint8."""
+def _drawn(digits: np.ndarray, size: int) -> np.ndarray:
+    """8×8 digits of values 0..16, each smoothly enlarged to fill size×size but for a margin; uint8 [n, size, size]."""
     margin = size // 16
-    image = Image.fromarray((grey.astype(np.int64) * 255 // 16).astype(np.uint8))
-    image = image.resize((size - 2 * margin, size - 2 * margin), Image.Resampling.BICUBIC)
-    return np.pad(np.asarray(image), margin)
+    inner = (size - 2 * margin, size - 2 * margin)
+    grey = (digits.astype(np.int64) * 255 // 16).astype(np.uint8)
+    enlarged = [np.asarray(Image.fromarray(image).resize(inner, Image.Resampling.BICUBIC)) for image in grey]
+    return np.pad(np.stack(enlarged), ((0, 0), (margin, margin), (margin, margin)))
 
 
-def _crop(photograph: np.ndarray, x: int, y: int, side: int, size: int) -> np.ndarray:
-    region = Image.fromarray(np.ascontiguousarray(photograph[y : y + side, x : x + side]))
+def _crop(photograph: Image.Image, x: int, y: int, side: int, size: int) -> np.ndarray:
+    region = photograph.crop((x, y, x + side, y + side))
     return np.asarray(region.resize((size, size), Image.Resampling.BILINEAR))
