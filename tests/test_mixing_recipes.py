@@ -133,7 +133,7 @@ def processes_slug(name: str) -> str:
 
 
 def test_the_same_method_is_the_same_in_both_recipes(recipes, toy, run):
-    recipes.succeed("mixing_baselines.py", *tiny(toy, "some", "--methods", "none", "recursivemix"))
+    recipes.succeed("mixing_baselines.py", *tiny(toy, "some", "--methods", "none", "recursivemix"), curves=True)
     for name in ("no-mixing-seed0", "recursivemix-seed0"):
         ours, theirs = (load_file(f / name / "network.safetensors") for f in (recipes.folder / "some", run))
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)

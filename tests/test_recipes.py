@@ -131,10 +131,10 @@ def tiny(data: str, out: Path | str, *more: str | Path) -> tuple[str | Path, ...
 
 
 def tiny_stage_2(data: str, hybridizer: Path | str, out: Path | str, *more: str | Path) -> tuple[str | Path, ...]:
-    """24 steps of stage 2, half of them with hybrids."""
+    """16 steps of stage 2, half of them with hybrids."""
     return (
         "--preset", "smoke", "--data", data, "--labels", "8", "--validation", "8", "--labelled-batch", "4",
-        "--unlabelled-batch", "9", "--epochs", "3", "--hybrids.start", "1", "--hybrids.stop", "2.5", "--threads", "1",
+        "--unlabelled-batch", "9", "--epochs", "2", "--hybrids.start", "0.5", "--hybrids.stop", "1.5", "--threads", "1",
         "--record-every", "3", "--evaluate-every", "6", "--save-every", "5", "--oracle.steps", "10",
         "--hybridizer", hybridizer, "--out", out, *more,
     )  # fmt: skip
@@ -348,16 +348,16 @@ def test_both_classifiers_stand_side_by_side(recipes, stage_1, stage_2):
     last = values["classifiers"]["FixMatch + SciMix"]
     assert values["test_accuracy_last"] == last["test_accuracy_last"]["mean"]
     assert values["test_accuracy_selected"] == last["test_accuracy_selected"]["mean"]
-    assert (values["seed"], values["steps"], values["allow_other_split"]) == (0, 24, False)
+    assert (values["seed"], values["steps"], values["allow_other_split"]) == (0, 16, False)
     assert values["split_hash"] == result(stage_1)["split_hash"] and values["seconds"] > 0
     for key in ("semantic_transfer", "nonsemantic_preservation", "oracle_accuracy"):
         assert 0 <= values["transfer"][key] <= 1
     assert (stage_2 / "grid.png").exists()
     for name in ("fixmatch-seed0", "scimix-seed0"):
-        assert result(stage_2 / name)["steps"] == 24
+        assert result(stage_2 / name)["steps"] == 16
         assert (stage_2 / name / "curves.png").exists() and list((stage_2 / name / "tensorboard").glob("events*"))
     rows = [row for row in metrics(stage_2 / "scimix-seed0") if "classifier/hybrids" in row]
-    assert [row["step"] for row in rows if row["classifier/hybrids"] > 0] == [9, 12, 15, 18, 21]  # epochs 1 to 2.5
+    assert [row["step"] for row in rows if row["classifier/hybrids"] > 0] == [6, 9, 12]  # epochs 0.5 to 1.5
 
 
 def test_without_a_hybridizer_it_is_the_same_fixmatch_alone(recipes, toy, stage_2):
@@ -382,7 +382,7 @@ def test_several_seeds_give_a_mean_and_a_deviation(recipes, toy):
 def test_a_comparison_stopped_in_its_second_half_goes_on_there(recipes, toy, stage_1, stage_2):
     folder, arguments = recipes.folder / "halves", tiny_stage_2(toy, stage_1 / "hybridizer", "halves")
     recipes.start("scimix_fixmatch.py", *arguments)
-    assert recipes.stop(signal.SIGTERM, recorded(folder / "scimix-seed0", 9)) == 143
+    assert recipes.stop(signal.SIGTERM, recorded(folder / "scimix-seed0", 6)) == 143
     assert not (folder / "result.json").exists()
     first = (folder / "fixmatch-seed0" / "result.json").stat().st_mtime_ns
     recipes.succeed("scimix_fixmatch.py", *arguments, "--resume")
@@ -647,7 +647,12 @@ def test_hybrids_are_of_the_method_that_the_recipe_is_for(recipes, toy, samosa):
     hybridizer = folder / "samosa-seed0" / "hybridizer"
     said = recipes.refuse("scimix_mean_teacher.py", *tiny_stage_2(toy, hybridizer, "wrong-method"))
     assert "samosa" in said and "scimix" in said
-    recipes.succeed("mean_teacher.py", *tiny_stage_2(toy, hybridizer, f"{folder.name}_used", "--epochs", "1.5"))
+    recipes.succeed(
+        "mean_teacher.py",
+        *tiny_stage_2(toy, hybridizer, f"{folder.name}_used", "--epochs", "0.7"),
+        "--hybrids.stop",
+        "0.7",
+    )
     assert "Mean Teacher + SAMOSA" in recipes.stdout()
 
 
