@@ -217,15 +217,15 @@ def test_a_signal_is_handed_on(job, capfd):
 
 
 def of_table(table: str, data: str, *more: str) -> tuple[str, ...]:
-    """16 steps of stage 1, 16 of classifiers, half of them with hybrids."""
+    """As in `processes.tiny`: 24 steps of stage 1, 24 of classifiers."""
     common = (
-        "--preset smoke --validation 8 --labelled-batch 4 --unlabelled-batch 9 --epochs 2 --threads 1 "
+        "--preset smoke --validation 8 --labelled-batch 4 --unlabelled-batch 9 --epochs 3 --threads 1 "
         "--record-every 3 --evaluate-every 6 --save-every 5"
     )
     return (
         "--table", table, "--data", data, "--labels", "8", "--seeds", "1", f"--common={common}",
         "--generator=--method.generator-channels 8 8",
-        "--classifier=--hybrids.start 0.5 --hybrids.stop 1.5 --oracle.steps 10", *more,
+        "--classifier=--hybrids.start 1 --hybrids.stop 2.5 --oracle.steps 10", *more,
     )  # fmt: skip
 
 
