@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hybridgen.data.datasets import load_dataset
 from hybridgen.data.readers import embedded
@@ -43,6 +44,20 @@ def test_digits_m_parts_are_complete_stratified_and_disjoint(digits):
     masks = {part: {mask.numpy().tobytes() for mask in getattr(digits, part).masks} for part in ("train", "test")}
     # Two digits may share a mask, which is coarser; if digits were in both parts, all of them would.
     assert len(masks["train"] & masks["test"]) < 5
+
+
+def test_digits_m_digits_are_those_of_their_labels(digits):
+    from sklearn.datasets import load_digits
+
+    theirs, margin = load_digits(), digits.image_size // 16
+    inner = (digits.image_size - 2 * margin,) * 2
+    drawn = set()
+    for grey, label in zip(theirs.images, theirs.target.tolist(), strict=True):
+        enlarged = Image.fromarray((grey * 255 // 16).astype(np.uint8)).resize(inner, Image.Resampling.BICUBIC)
+        drawn.add((label, np.pad(np.asarray(enlarged) >= 128, margin).tobytes()))
+    for part in (digits.train, digits.test):
+        found = {(label, mask.numpy().tobytes()) for label, mask in zip(part.labels.tolist(), part.masks, strict=True)}
+        assert found <= drawn and len(found) > 400
 
 
 def test_digits_m_crops_of_train_and_test_come_from_different_pixels(monkeypatch):
