@@ -14,7 +14,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hybridgen.networks.wide_resnet import Normalize, linear
+from hybridgen.networks.wide_resnet import Normalize, Stemmed, linear
 from hybridgen.types import Images, InputError
 
 SIDE = 2
@@ -166,7 +166,7 @@ class FastTrunk(nn.Module):
             *(FastBlock(before, after, convolutions) for before, after in pairwise((self.stem.channels, *widths)))
         )
 
-    def forward(self, images: Images) -> Float[Tensor, "batch channels rows columns"]:
+    def forward(self, images: Stemmed) -> Float[Tensor, "batch channels rows columns"]:
         return self.blocks(self.stem(self.normalize(images)))
 
     def last_two(
@@ -199,7 +199,7 @@ class FastEncoder(nn.Module):
         self.trunk = FastTrunk(widths, convolutions, mean=mean, std=std)
         self.channels = self.trunk.channels
 
-    def features(self, images: Images) -> Float[Tensor, "batch channels rows columns"]:
+    def features(self, images: Stemmed) -> Float[Tensor, "batch channels rows columns"]:
         return self.trunk(images)
 
     def forward(self, images: Images) -> Float[Tensor, "batch channels"]:
@@ -231,7 +231,7 @@ class FastClassifier(nn.Module):
         self.encoder.trunk.stem.whiten(patch_covariance(images))
         return self
 
-    def forward_features(self, images: Images) -> Float[Tensor, "batch channels rows columns"]:
+    def forward_features(self, images: Stemmed) -> Float[Tensor, "batch channels rows columns"]:
         return self.encoder.features(images)
 
     def forward_head(

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hybridgen.networks.wide_resnet import Stemmed
 from hybridgen.types import InputError
 
 
@@ -76,9 +77,7 @@ class PreActResNet18(nn.Module):
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
 
-    def forward_features(
-        self, images: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch channels rows columns"]:
+    def forward_features(self, images: Stemmed) -> Float[Tensor, "batch channels rows columns"]:
         """The last block's output (normalised and activated with `final_norm`)."""
         x = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(images)))))
         return x if self.bn_final is None else F.relu(self.bn_final(x), inplace=True)

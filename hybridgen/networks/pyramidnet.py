@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hybridgen.networks.wide_resnet import Stemmed
 from hybridgen.types import InputError
 
 
@@ -78,9 +79,7 @@ class PyramidNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward_features(
-        self, images: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch channels rows columns"]:
+    def forward_features(self, images: Stemmed) -> Float[Tensor, "batch channels rows columns"]:
         """The map after the last ReLU, of `⌈height/4⌉ × ⌈width/4⌉`."""
         x = self.layer3(self.layer2(self.layer1(self.bn1(self.conv1(images)))))
         return F.relu(self.bn_final(x), inplace=True)

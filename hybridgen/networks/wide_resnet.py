@@ -14,6 +14,9 @@ from torch.nn import functional as F
 
 from hybridgen.types import Images, InputError, single
 
+Stemmed = Float[Tensor, "batch _ height width"]
+"""Images; or what a stem has made of them, for a network whose own stem was taken out of it."""
+
 
 class Normalize(nn.Module):
     """Standardise images in [0, 1] channel by channel.
@@ -151,7 +154,7 @@ class WideResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="leaky_relu")
 
-    def forward(self, images: Images) -> Float[Tensor, "batch channels rows columns"]:
+    def forward(self, images: Stemmed) -> Float[Tensor, "batch channels rows columns"]:
         return self.blocks(self.stem(self.normalize(images)))
 
     def last_two(
@@ -205,7 +208,7 @@ class SemanticEncoder(nn.Module):
     ) -> Float[Tensor, "batch channels rows columns"]:
         return F.leaky_relu(self.norm(x), self.slope, inplace=True)
 
-    def features(self, images: Images) -> Float[Tensor, "batch channels rows columns"]:
+    def features(self, images: Stemmed) -> Float[Tensor, "batch channels rows columns"]:
         return self.activated(self.trunk(images))
 
     def forward(self, images: Images) -> Float[Tensor, "batch channels"]:
@@ -302,7 +305,7 @@ class WideResNetClassifier(nn.Module):
             for group in range(3)
         ]
 
-    def forward_features(self, images: Images) -> Float[Tensor, "batch channels rows columns"]:
+    def forward_features(self, images: Stemmed) -> Float[Tensor, "batch channels rows columns"]:
         return self.encoder.features(images)
 
     def forward_head(

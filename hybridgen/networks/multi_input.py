@@ -1,0 +1,172 @@
+"""Networks of several inputs and several answers: MIMO's (Havasi et al. 2021) and MixMo's (Ramé et al. 2021)."""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from functools import cache, partial
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hybridgen.networks.classifiers import Classifier
+from hybridgen.networks.fast import Whitening
+from hybridgen.networks.wide_resnet import Normalize
+from hybridgen.types import Images, InputError, single
+
+Encodings = Float[Tensor, "batch channels rows columns"]
+"""Of one input: what its first convolution makes of the images."""
+
+MemberLogits = Float[Tensor, "members batch classes"]
+"""Of each of the subnetworks."""
+
+Ensemble = Literal["logits", "probabilities"]
+"""What of the members is averaged: logits, as MixMo's code does, or probabilities."""
+
+
+def ensembled(members: MemberLogits, of: Ensemble) -> Float[Tensor, "batch classes"]:
+    """Logits of the ensemble: the mean of its members' logits, or the logarithm of the mean of their probabilities."""
+    if of == "logits":
+        return members.mean(dim=0)
+    logarithms = single(members).log_softmax(dim=2)
+    return logarithms.logsumexp(dim=0) - torch.tensor(len(members), dtype=logarithms.dtype).log()
+
+
+class MultiInputClassifier(nn.Module):
+    """M first convolutions, one core, M last layers (thesis 3.3.1): images in [0, 1] to the logits of an ensemble.
+
+    `networks` are M of one kind, freshly made, of `make_network` or any with timm's convention. The first one is the
+    core; each gives its first convolution, c_i, and its last layer, d_i, as they were drawn. So with one network, or
+    for whoever knows its seed, the core is the plain network's. Encodings are mixed right behind the convolutions,
+    before the first normalisation. The first convolution of a `fast` network, behind the whitening that all inputs
+    share, hands on what it gets at first; of several inputs all are drawn anew, as torch draws them, so that they
+    differ.
+
+    For inference the encodings of the same image are summed, in one forward. Gradient reaches the images and all
+    parameters. InputError for no network, networks of several kinds, without timm's convention, whose first layer is
+    no convolution of the images without bias, or whose last layer is not linear.
+    """
+
+    def __init__(
+        self, networks: Sequence[nn.Module], *, mean: Sequence[float], std: Sequence[float], ensemble: Ensemble
+    ) -> None:
+        super().__init__()
+        if not networks:
+            raise InputError("inputs: 0 networks; one for each input is needed")
+        if len({type(network) for network in networks}) > 1:
+            raise InputError("inputs: networks of several kinds; as many of one kind are needed")
+        core = networks[0]
+        self.places = _first_convolution(core), _last_layer(core)
+        """Names of the core's first and last layer, which are not in it."""
+        first, last = self.places
+        self.normalize = Normalize(mean, std)
+        self.before = nn.Identity()
+        self.encoders = nn.ModuleList(network.get_submodule(first) for network in networks)
+        self.heads = nn.ModuleList(network.get_submodule(last) for network in networks)
+        whitening = _whitening(core)
+        if whitening is not None:
+            self.before = core.get_submodule(whitening)
+            core.set_submodule(whitening, nn.Identity())
+            for encoder in self.encoders if len(networks) > 1 else ():
+                encoder.reset_parameters()
+        for place in self.places:
+            core.set_submodule(place, nn.Identity())
+        self.core, self.ensemble = core, ensemble
+        self._compiled: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
+
+    @property
+    def inputs(self) -> int:
+        """M."""
+        return len(self.encoders)
+
+    def encode(self, inputs: Sequence[Images]) -> tuple[Encodings, ...]:
+        """c_0(x_0), c_1(x_1), …: a batch for each input. InputError for another number of them."""
+        if len(inputs) != self.inputs:
+            raise InputError(f"inputs: {len(inputs)} batches for {self.inputs} encoders; one for each is needed")
+        return tuple(
+            encoder(self.before(self.normalize(images))) for encoder, images in zip(self.encoders, inputs, strict=True)
+        )
+
+    def decode(self, mixed: Encodings) -> MemberLogits:
+        """d_0(C(l)), d_1(C(l)), … of mixed encodings l."""
+        part = _decoded if self._compiled is None else self._compiled(_decoded)
+        return part(self, mixed)
+
+    def members(self, images: Images) -> MemberLogits:
+        """Of the same images at every input."""
+        shown = self.before(self.normalize(images))
+        encoded = self.encoders[0](shown)
+        for encoder in self.encoders[1:]:
+            encoded = encoded + encoder(shown)
+        return self.decode(encoded)
+
+    def forward(self, images: Images) -> Float[Tensor, "batch classes"]:
+        return ensembled(self.members(images), self.ensemble)
+
+    @torch.no_grad()
+    def plain(self) -> Classifier:
+        """The ordinary network that computes the same ensemble of logits: its first kernel is the sum of all, its last
+        layer their mean. In evaluation mode, sharing nothing. InputError for an ensemble of probabilities, which none
+        computes."""
+        if self.ensemble != "logits":
+            raise InputError("ensemble: of probabilities; only one of logits is a plain network too")
+        core = deepcopy(self.core)
+        first, last = deepcopy(self.encoders[0]), deepcopy(self.heads[0])
+        first.weight.copy_(torch.stack([encoder.weight for encoder in self.encoders]).sum(dim=0))
+        for name, parameter in last.named_parameters():
+            parameter.copy_(torch.stack([head.get_parameter(name) for head in self.heads]).mean(dim=0))
+        for place, layer in zip(self.places, (first, last), strict=True):
+            core.set_submodule(place, layer)
+        if isinstance(self.before, Whitening):
+            core.set_submodule(WHITENING, deepcopy(self.before))
+        mean, std = (values.flatten().tolist() for values in (self.normalize.mean, self.normalize.std))
+        return Classifier(core, mean=mean, std=std).to(self.normalize.mean.device).eval()
+
+    def compile(self, **options: Any) -> None:
+        """Have what follows the mixing run compiled from now on; `options` are those of `torch.compile`. Copies of a
+        compiled classifier are not compiled."""
+        self._compiled = cache(partial(torch.compile, **options))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_compiled": None}
+
+
+def _decoded(classifier: MultiInputClassifier, mixed: Tensor) -> Tensor:
+    pooled = classifier.core.forward_head(classifier.core.forward_features(mixed))
+    return torch.stack([head(pooled) for head in classifier.heads])
+
+
+WHITENING = "encoder.trunk.stem"
+"""Of a fast network."""
+
+
+def _whitening(network: nn.Module) -> str | None:
+    """The name of the whitening before the first convolution, where there is one."""
+    return next((name for name, part in network.named_modules() if isinstance(part, Whitening)), None)
+
+
+def _first_convolution(network: nn.Module) -> str:
+    """Its name: of the first layer that has parameters, a convolution without bias."""
+    missing = [word for word in ("forward_features", "forward_head") if not hasattr(network, word)]
+    if missing:
+        raise InputError(f"network: {type(network).__name__} has no {', '.join(missing)}; timm's convention is needed")
+    parameter = next((name for name, _ in network.named_parameters()), "")
+    name = parameter.rpartition(".")[0]
+    layer = network.get_submodule(name)
+    if not isinstance(layer, nn.Conv2d) or layer.bias is not None:
+        what = "a convolution with a bias" if isinstance(layer, nn.Conv2d) else f"no convolution, but {parameter!r}"
+        raise InputError(
+            f"network: the first layer of {type(network).__name__} is {what}; several inputs need a convolution "
+            "without bias there, as in a ResNet, wide ResNet, DenseNet, PyramidNet or fast network"
+        )
+    return name
+
+
+def _last_layer(network: nn.Module) -> str:
+    """Its name: of the last layer that has parameters, a linear one that gives the logits."""
+    *_, (parameter, _) = network.named_parameters()
+    name = parameter.rpartition(".")[0]
+    layer = network.get_submodule(name)
+    if not isinstance(layer, nn.Linear) or layer.out_features != getattr(network, "num_classes", None):
+        raise InputError(f"network: the last layer of {type(network).__name__}, {name!r}, is no linear one of logits")
+    return name

@@ -1,0 +1,262 @@
+"""Multi-input networks against the thesis's counts, against the plain networks that they are made of, and against sums
+written out."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hybridgen.networks.classifiers import Classifier
+from hybridgen.networks.multi_input import MultiInputClassifier, ensembled
+from hybridgen.networks.registry import make_network
+from hybridgen.types import InputError
+
+STATISTICS = dict(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+KINDS = {
+    "wrn-10-1": 1.0, "leaky-wrn-10-1-normalized": 1.0, "preact-resnet18": 0.125, "cifar-resnet18": 0.125,
+    "cifar-densenet121": 0.25, "pyramidnet20-16": 1.0, "fast-16-32x2": 1.0, "resnet10t": 1.0,
+}  # fmt: skip
+"""Names of networks and their widths."""
+
+
+def networks(name: str, inputs: int, classes: int = 5, seed: int = 0) -> list[nn.Module]:
+    torch.manual_seed(seed)
+    made = [make_network(name, classes, width=KINDS.get(name, 1.0)) for _ in range(inputs)]
+    if name.startswith("fast"):
+        images = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+        for network in made:
+            network.whiten(images)
+    return made
+
+
+def classifier(name: str, inputs: int, ensemble: str = "logits", **more) -> MultiInputClassifier:
+    return MultiInputClassifier(networks(name, inputs, **more), **STATISTICS, ensemble=ensemble).double()
+
+
+def images(count: int = 4) -> torch.Tensor:
+    return torch.rand(count, 3, 32, 16, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def of_size(name: str, inputs: int, classes: int, width: float = 1) -> int:
+    with torch.device("meta"):
+        made = [make_network(name, classes, width=width) for _ in range(inputs)]
+        return parameters(MultiInputClassifier(made, **STATISTICS, ensemble="logits"))
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------
+
+
+def test_parameters_of_the_authors_code():
+    """Of MixMo's code: WRN-28-10 with 100 classes."""
+    assert of_size("wrn-28-10", 1, 100) == 36_536_884
+    assert of_size("wrn-28-10", 2, 100) == 36_601_416
+
+
+@pytest.mark.parametrize(
+    ("width", "plain", "mixmo"),
+    [
+        (2, 1.48, 1.49), (3, 3.31, 3.33), (4, 5.87, 5.89), (5, 9.16, 9.19), (7, 17.92, 17.97), (10, 36.53, 36.60),
+        (14, 71.55, 71.64),
+    ],
+)  # fmt: skip
+def test_parameters_of_table_a17(width, plain, mixmo):
+    """In millions; the table cuts some of them off, 36.536884 to 36.53 and 5.895 to 5.89."""
+    for inputs, told in ((1, plain), (2, mixmo)):
+        assert of_size(f"wrn-28-{width}", inputs, 100) / 1e6 == pytest.approx(told, abs=0.0101)
+
+
+@pytest.mark.parametrize(("width", "told"), [(1, 11.2), (2, 44.9), (3, 100.5)])
+def test_parameters_of_table_35(width, told):
+    """PreActResNet-18-w with 200 classes, in millions; a second input adds a convolution and a last layer."""
+    one, two = (of_size("preact-resnet18", inputs, 200, width) for inputs in (1, 2))
+    assert one / 1e6 == pytest.approx(told, abs=0.3 if width == 3 else 0.1)
+    assert two - one == 27 * 64 * width + (512 * width + 1) * 200
+
+
+@pytest.mark.parametrize("inputs", [1, 3])
+@pytest.mark.parametrize("name", KINDS)
+def test_nothing_but_first_and_last_layers_is_there_several_times(name, inputs):
+    made, (plain, *_) = classifier(name, inputs), networks(name, 1)
+    again = sum(parameters(part) for part in (made.encoders[0], made.heads[0]))
+    assert parameters(made) == parameters(plain) + (inputs - 1) * again
+    assert made.inputs == inputs and all(encoder.bias is None for encoder in made.encoders)
+
+
+# --- one input is the plain network -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", KINDS)
+def test_one_input_is_the_plain_network(name, training):
+    """Output for output and gradient for gradient, from the same seed."""
+    made = classifier(name, 1).train(training)
+    plain = Classifier(networks(name, 1)[0], **STATISTICS).double().train(training)
+    ours, theirs = images().requires_grad_(), images().requires_grad_()
+    first, second = made(ours), plain(theirs)
+    assert torch.equal(first, second) and torch.equal(made.members(images())[0], plain(images()))
+    weights = torch.randn(first.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    for outputs in (first, second):
+        (outputs * weights).sum().backward()
+    assert torch.equal(ours.grad, theirs.grad)
+    there = sorted(p.grad.flatten().tolist() for p in made.parameters())
+    assert there == sorted(p.grad.flatten().tolist() for p in plain.parameters())
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_core_is_the_plain_networks_and_each_end_is_drawn_for_itself(name):
+    made, (plain, *_) = classifier(name, 3), networks(name, 1)
+    ours, theirs = dict(made.core.named_parameters()), dict(plain.double().named_parameters())
+    assert ours and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert theirs.keys() - ours.keys() == {f"{made.places[0]}.weight", f"{made.places[1]}.weight",
+                                           f"{made.places[1]}.bias"}  # fmt: skip
+    for ends in (made.encoders, made.heads):
+        kernels = [end.weight for end in ends]
+        assert not any(torch.equal(kernels[a], kernels[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+    # As far apart as two that are drawn independently
+    flat = torch.stack([encoder.weight.flatten() for encoder in made.encoders])
+    assert torch.corrcoef(flat).triu(1).abs().max() < 0.2
+
+
+# --- several ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inputs", [2, 3, 4])
+@pytest.mark.parametrize("name", ["wrn-10-1", "preact-resnet18", "cifar-resnet18"])
+def test_inference_is_one_forward_of_the_sum_of_the_encodings(name, inputs):
+    made = classifier(name, inputs).eval()
+    shown = (images() - made.normalize.mean) / made.normalize.std
+    stride = made.encoders[0].stride
+    encoded = sum(F.conv2d(shown, encoder.weight, stride=stride, padding=1) for encoder in made.encoders)
+    pooled = made.core.forward_features(encoded).mean((2, 3))
+    expected = torch.stack([pooled @ head.weight.T + head.bias for head in made.heads])
+    calls = []
+    made.core.register_forward_hook(lambda *_: calls.append(1))
+    torch.testing.assert_close(made.members(images()), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(made(images()), expected.mean(0), rtol=1e-10, atol=1e-10)
+    alike = made.encode([images()] * inputs)
+    torch.testing.assert_close(made.decode(sum(alike)), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_each_input_has_its_own_encoder():
+    made = classifier("wrn-10-1", 3)
+    each = [images() * scale for scale in (1.0, 0.5, 0.25)]
+    for encoded, encoder, own in zip(made.encode(each), made.encoders, each, strict=True):
+        shown = (own - made.normalize.mean) / made.normalize.std
+        torch.testing.assert_close(encoded, F.conv2d(shown, encoder.weight, padding=1))
+
+
+def test_the_inputs_of_a_fast_network_share_its_whitening():
+    made = classifier("fast-16-32x2", 2).eval()
+    whitened = networks("fast-16-32x2", 1)[0].double().encoder.trunk.stem(made.normalize(images()))
+    for encoded, encoder in zip(made.encode([images()] * 2), made.encoders, strict=True):
+        torch.testing.assert_close(encoded, F.conv2d(whitened, encoder.weight, padding=1))
+
+
+@pytest.mark.parametrize("of", ["logits", "probabilities"])
+def test_ensembles_by_hand(of):
+    members = torch.tensor([[[2.0, 0.0, -1.0]], [[0.0, 3.0, 1.0]], [[-4.0, 0.0, 8.0]]], dtype=torch.float64)
+    if of == "logits":
+        expected = torch.tensor([[-2 / 3, 1.0, 8 / 3]], dtype=torch.float64)
+        torch.testing.assert_close(ensembled(members, of), expected)
+    else:
+        each = [row.exp() / row.exp().sum() for row in members[:, 0]]
+        torch.testing.assert_close(ensembled(members, of).exp()[0], sum(each) / 3)
+    made = classifier("wrn-10-1", 2, of).eval()
+    torch.testing.assert_close(made(images()), ensembled(made.members(images()), of))
+
+
+def test_the_two_ensembles_differ():
+    """One sure member against two that are a little for the other class."""
+    members = torch.tensor([[[9.0, 0.0]], [[0.0, 1.0]], [[0.0, 1.0]]])
+    assert ensembled(members, "logits").argmax() == 0 and ensembled(members, "probabilities").argmax() == 0
+    members = torch.tensor([[[9.0, 0.0]], [[0.0, 4.0]], [[0.0, 4.0]]])
+    assert ensembled(members, "logits").argmax() == 0 and ensembled(members, "probabilities").argmax() == 1
+
+
+def test_probabilities_of_nearly_nothing_stay_numbers():
+    members = torch.tensor([[[1e4, 0.0]], [[1e4, 0.0]]], requires_grad=True)
+    logits = ensembled(members, "probabilities")
+    logits.sum().backward()
+    assert logits.isfinite().all() and members.grad.isfinite().all()
+
+
+# --- the plain network that computes the same -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inputs", [1, 2, 3])
+@pytest.mark.parametrize("name", KINDS)
+def test_an_ensemble_of_logits_is_a_plain_network_too(name, inputs):
+    made = classifier(name, inputs)
+    made(images())  # running statistics of its own
+    before = deepcopy(made.state_dict())
+    plain = made.plain()
+    assert (
+        isinstance(plain, Classifier) and not plain.training and parameters(plain) == parameters(networks(name, 1)[0])
+    )
+    assert plain.network.state_dict().keys() == networks(name, 1)[0].state_dict().keys()
+    torch.testing.assert_close(plain(images()), made.eval()(images()), rtol=1e-9, atol=1e-9)
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.zero_()
+    assert all(torch.equal(before[key], value) for key, value in made.state_dict().items())
+
+
+def test_copies_and_compiled_ones_compute_the_same():
+    made = classifier("wrn-10-1", 2).eval()
+    expected = made(images())
+    made.compile(backend="eager")
+    torch.testing.assert_close(made(images()), expected)
+    assert deepcopy(made)._compiled is None
+    torch.testing.assert_close(deepcopy(made)(images()), expected)
+
+
+# --- what cannot be ---------------------------------------------------------------------------------------------
+
+
+class Tokens(nn.Module):
+    num_classes = 5
+
+    def __init__(self, first: nn.Module, last: nn.Module) -> None:
+        super().__init__()
+        self.first, self.last = first, last
+
+    def forward_features(self, images): ...
+
+    def forward_head(self, features): ...
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        (Tokens(nn.Linear(3, 4), nn.Linear(4, 5)), "the first layer of Tokens is no convolution, but 'first.weight'"),
+        (Tokens(nn.Conv2d(3, 4, 1), nn.Linear(4, 5)), "the first layer of Tokens is a convolution with a bias"),
+        (Tokens(nn.Conv2d(3, 4, 1, bias=False), nn.Conv2d(4, 5, 1)), "the last layer of Tokens, 'last', is no linear"),
+        (Tokens(nn.Conv2d(3, 4, 1, bias=False), nn.Linear(4, 6)), "the last layer of Tokens, 'last', is no linear"),
+        (nn.Sequential(nn.Conv2d(3, 4, 1, bias=False)), "Sequential has no forward_features, forward_head"),
+    ],
+)
+def test_networks_of_other_shapes_are_refused(network, words):
+    with pytest.raises(InputError, match=f"^network: {words}"):
+        MultiInputClassifier([network], **STATISTICS, ensemble="logits")
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "pvt_v2_b1_li", "convnext_atto"])
+def test_so_are_timms_without_such_a_convolution(name):
+    with torch.device("meta"), pytest.raises(InputError, match=r"^network: the first layer of "):
+        MultiInputClassifier([make_network(name, 5)], **STATISTICS, ensemble="logits")
+
+
+def test_other_numbers_of_networks_and_batches_are_refused():
+    for given in ([], [*networks("wrn-10-1", 1), *networks("fast-16-32x2", 1)]):
+        with pytest.raises(InputError, match=r"^inputs: .* of one kind|^inputs: 0 networks"):
+            MultiInputClassifier(given, **STATISTICS, ensemble="logits")
+    with pytest.raises(InputError, match=r"^inputs: 3 batches for 2 encoders"):
+        classifier("wrn-10-1", 2).encode([images()] * 3)
+    with pytest.raises(InputError, match=r"^ensemble: of probabilities"):
+        classifier("wrn-10-1", 2, "probabilities").plain()
