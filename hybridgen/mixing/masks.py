@@ -8,6 +8,7 @@ ratio raise InputError if it is outside [0, 1] (looked at on CPUs only).
 
 import math
 from collections import Counter
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -19,6 +20,8 @@ from hybridgen.types import full_precision
 Ratio = Float[Tensor, " n"]
 Mask = Float[Tensor, "n 1 height width"]
 Generator = torch.Generator | None
+
+C = TypeVar("C", float, Tensor)
 
 
 def beta(
@@ -43,14 +46,30 @@ def beta_log_odds(
 ) -> Float[Tensor, " n"]:
     """log λ/(1 - λ) of `count` draws λ ~ Beta(alpha, alpha).
 
-    λ = g / (g + g′) with g, g′ ~ Gamma(alpha) = Gamma(alpha + 1) · U^(1/alpha), in logarithms: the numbers themselves
-    underflow for a small alpha, and torch's own Beta then gives ½.
+    λ = g / (g + g′), of `log_gammas`."""
+    first, second = log_gammas(2, count, alpha, generator, device=device, dtype=dtype)
+    return first - second
+
+
+def log_gammas(
+    parts: int,
+    count: int,
+    alpha: float,
+    generator: Generator = None,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Float[Tensor, "parts n"]:
+    """Logarithms of draws from Gamma(alpha), whose softmax over the parts is one of the symmetric Dirichlet
+    distribution.
+
+    Gamma(alpha) = Gamma(alpha + 1) · U^(1/alpha), in logarithms: the numbers themselves underflow for a small alpha,
+    and torch's own Beta then gives ½.
     """
-    shape = torch.full((2, count), alpha + 1, device=device, dtype=dtype)
+    shape = torch.full((parts, count), alpha + 1, device=device, dtype=dtype)
     gamma = torch._standard_gamma(shape, generator=generator)
     uniform = torch.rand(shape.shape, generator=generator, device=device, dtype=dtype)
-    first, second = gamma.log() + uniform.log() / alpha
-    return first - second
+    return gamma.log() + uniform.log() / alpha
 
 
 def inside(boxes: Int64[Tensor, "n 4"], height: int, width: int) -> Mask:
@@ -177,6 +196,17 @@ def blocks(
     rows, columns = (_around(length, side // 2, side // 2, rate.device) for length in (height, width))
     covered = rows @ centres @ columns
     return (covered < 0.5).float()
+
+
+def centre_rate(share: C, height: int, width: int, side: int) -> C:
+    """At which rate `blocks` are centred that cover this share of the area, or somewhat less where they overlap
+    (DropBlock, Ghiasi et al. 2018; PatchUp, Faramarzi et al. 2020)."""
+    return share * height * width / (side**2 * (height - side + 1) * (width - side + 1))
+
+
+def block_side(side: int, height: int, width: int) -> int:
+    """The largest odd number up to `side` that a map holds."""
+    return min(side, *(length - 1 + length % 2 for length in (height, width)))
 
 
 def saliency(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch height width"]:

@@ -171,8 +171,8 @@ def patchup(
         raise InputError(f"side: {side} is not an odd number above 0")
     _check(maps)
     height, width = maps.shape[2:]
-    side = min(side, *(length - 1 + length % 2 for length in (height, width)))
-    rate = gamma * height * width / (side**2 * (height - side + 1) * (width - side + 1))
+    side = masks.block_side(side, height, width)
+    rate = masks.centre_rate(gamma, height, width, side)
     ratio, partner = _draw(maps, alpha, per_sample, generator)
     rates = torch.full_like(ratio, min(rate, 1.0))
     channels = maps.shape[1] if channelwise else 1

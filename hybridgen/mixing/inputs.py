@@ -1,0 +1,165 @@
+"""How the inputs of one network are mixed: MIMO (Havasi et al. 2021) and MixMo (Ramé et al. 2021; thesis 3.3.2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from hybridgen.mixing import masks
+from hybridgen.mixing.masks import Generator, Mask, Ratio
+from hybridgen.mixing.mixing import Maps, Mixing
+from hybridgen.types import InputError
+
+Patches = Literal["cutmix", "horizontal-concat", "vertical-concat", "patchup", "fmix", "cowmix"]
+"""Binary masks (thesis, table 3.3)."""
+
+Shares = Float[Tensor, "inputs batch"]
+
+PATCH = 7
+"""Side of PatchUp's squares."""
+
+SMALLEST = 3
+"""Places along a side, below which every box vanishes: half its side is cut to whole places."""
+
+
+@dataclass(frozen=True, eq=False)
+class InputMixing:
+    """Which images M inputs see together, and how their encodings become one map.
+
+    The inputs are mixed one after the other in `order`: each of `mixings`, one fewer than inputs, adds one to what has
+    become of those before it. All add up to M times their weighted mean, so that shares of 1/M are a plain sum.
+    """
+
+    partners: Int64[Tensor, "inputs batch"]
+    """Places in the batch of the images that each input sees; the first one sees all in their order."""
+    order: tuple[int, ...]
+    mixings: tuple[Mixing, ...]
+
+    def __post_init__(self) -> None:
+        if sorted(self.order) != list(range(len(self.partners))) or len(self.mixings) != len(self.order) - 1:
+            raise InputError(
+                f"inputs: {len(self.mixings)} mixings in the order {self.order} of {len(self.partners)} inputs; each "
+                "input once and one mixing fewer are needed"
+            )
+
+    @cached_property
+    def ratios(self) -> Shares:
+        """κ: the realised share of each input in each image, the mean of its mask; their sum is 1."""
+        first, *others = self.order
+        left = torch.ones(self.partners.shape[1], device=self.partners.device)
+        shares = [left] * len(self.order)
+        for place, mixing in zip(reversed(others), reversed(self.mixings), strict=True):
+            shares[place], left = left * (1 - mixing.ratio), left * mixing.ratio
+        shares[first] = left
+        return torch.stack(shares)
+
+    def mix(self, encodings: Sequence[Maps]) -> Maps:
+        """The map that goes into the core: equation 3.2, for more inputs A.3 and A.4.
+
+        `encodings` are of the `partners` of each input. Gradient reaches all of them. InputError for another number.
+        """
+        if len(encodings) != len(self.order):
+            raise InputError(f"inputs: encodings of {len(encodings)}; {len(self.order)} are to be mixed")
+        first, *others = self.order
+        mixed = encodings[first]
+        for place, mixing in zip(others, self.mixings, strict=True):
+            mixed = mixing.mix(mixed, encodings[place])
+        return mixed * len(encodings) if self.mixings else mixed
+
+
+def loss_weights(ratios: Shares, root: float) -> Shares:
+    """w_r of each input's loss, M κ_i^(1/r) / Σ κ_j^(1/r) (equations 3.3 and A.2), r being the `root`: M κ_i for 1, and
+    for infinity 1 each. Their sum is M.
+
+    InputError for a root that is not above 0.
+    """
+    if not root > 0:
+        raise InputError(f"root: {root} is not above 0")
+    if root == inf:
+        return torch.ones_like(ratios)
+    return len(ratios) * (ratios.log() / root).softmax(dim=0)
+
+
+def mix_inputs(
+    count: int,
+    size: tuple[int, int],
+    *,
+    inputs: int,
+    patches: Patches | None,
+    alpha: float,
+    repeated: float = 0.0,
+    generator: Generator = None,
+    device: torch.device | str = "cpu",
+) -> InputMixing:
+    """Draw how `inputs` M see a batch of `count` images whose encodings have this height and width.
+
+    κ ~ Dir_M(alpha) for each image, of infinity 1/M: with no patches that is MIMO. Without `patches` all are
+    interpolated (A.3); with them one input of all, drawn for the batch and each as often, lies in patches of its κ of
+    the area, a mask for each image, over the interpolation of the others (A.4, and with two inputs 3.2, where
+    algorithm A.6 has `outside` for it). Its κ is then what is realised.
+
+    The images of every input but the first are the batch in a random order, of which the part `repeated` keeps its
+    places: there all inputs see the same image (input repetition, Havasi et al. 2021).
+
+    Draws come from `generator`, on its device, or torch's global one on `device`; the same ones with and without
+    patches, up to the masks. InputError for fewer than one input, more than images, an alpha that is not above 0, a
+    part outside [0, 1], and maps too small for patches.
+    """
+    if not 1 <= inputs <= count:
+        raise InputError(f"inputs: {inputs} of a batch of {count} images; 1 to as many as images are possible")
+    if not alpha > 0:
+        raise InputError(f"alpha: {alpha} is not above 0")
+    if not 0 <= repeated <= 1:
+        raise InputError(f"input_repetition: {repeated} is outside [0, 1]")
+    if patches is not None and inputs > 1 and min(size) < SMALLEST:
+        raise InputError(
+            f"mask: {patches} on encodings of {size[0]}×{size[1]}; on fewer than {SMALLEST} places a side masks vanish"
+        )
+    device = device if generator is None else generator.device
+    draw = dict(generator=generator, device=device)
+
+    # Who sees what, and how much
+    alone = torch.randperm(count, **draw)[round(repeated * count) :]
+    partners = torch.arange(count, device=device).repeat(inputs, 1)
+    for row in partners[1:]:
+        row[alone] = alone[torch.randperm(len(alone), **draw)]
+    logarithms = torch.zeros(inputs, count, device=device)
+    if alpha < inf:
+        logarithms = masks.log_gammas(inputs, count, alpha, generator, device=device)
+    patched = int(torch.randint(inputs, (), generator=generator, device="cpu" if generator is None else device))
+
+    # One after the other, the patched one last
+    order = *(place for place in range(inputs) if place != patched), patched
+    mixings, before = [], logarithms[order[0]]
+    for place in order[1:]:
+        ratio = (before - logarithms[place]).sigmoid()
+        before = torch.logaddexp(before, logarithms[place])
+        over = patches is not None and place == patched
+        mask = patch_masks(patches, ratio, *size, generator) if over else ratio.view(-1, 1, 1, 1)
+        mixings.append(Mixing(mask, torch.arange(count, device=device)))
+    return InputMixing(partners, order, tuple(mixings))
+
+
+def patch_masks(patches: Patches, ratio: Ratio, height: int, width: int, generator: Generator = None) -> Mask:
+    """Masks of which about the part `ratio` shows the base: CutMix's boxes, cut off at the borders, concatenations,
+    PatchUp's squares with one mask for all channels, FMix's and CowMix's regions (thesis A.5.1), each with its paper's
+    options."""
+    match patches:
+        case "cutmix":
+            return masks.inside(masks.cutmix_boxes(ratio, height, width, generator), height, width)
+        case "horizontal-concat" | "vertical-concat":
+            return masks.halves(ratio, height, width, vertical=patches == "vertical-concat")
+        case "patchup":
+            side = masks.block_side(PATCH, height, width)
+            rate = masks.centre_rate(1 - ratio, height, width, side).clamp(max=1)
+            return masks.blocks(rate, height, width, side=side, generator=generator)
+        case "fmix":
+            return masks.fourier(ratio, height, width, generator=generator)
+        case "cowmix":
+            return masks.cow(ratio, height, width, generator=generator)
+    raise InputError(f"mask: {patches!r} is unknown")
