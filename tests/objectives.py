@@ -13,6 +13,7 @@ from hybridgen.methods import (
     mean_teacher,
     mixing,
     mixmatch,
+    mixmo,
     recursivemix,
     samosa,
     scimix,
@@ -84,3 +85,8 @@ def RecursiveMix(classifier, classes, **changes) -> recursivemix.RecursiveMix:
         divergence="kl", reset_each_epoch=False, smoothing=0.0,
     )  # fmt: skip
     return recursivemix.RecursiveMix(classifier, classes, **(options | changes))
+
+
+def MixMo(classifier, classes, **changes) -> mixmo.MixMo:
+    options = dict(mask="cutmix", patch_probability=0.5, alpha=2.0, root=3.0, input_repetition=0.0, smoothing=0.0)
+    return mixmo.MixMo(classifier, classes, **(options | changes))

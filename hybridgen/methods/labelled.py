@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -19,9 +19,10 @@ from hybridgen.settings import NUMBER, Count, Decay, Epoch, Flat, Positive, Shar
 from hybridgen.training.context import Context
 from hybridgen.training.ema import EMA
 from hybridgen.training.objective import Task, adam, sgd
-from hybridgen.training.plan import Plan, by_accuracy
+from hybridgen.training.plan import Plan, Score, by_accuracy
 from hybridgen.training.schedules import Clock, Schedule, cosine, stepped, warmed
 from hybridgen.training.schedules import Weight as LossWeight
+from hybridgen.training.scores import Classify
 from hybridgen.types import Images, InputError
 
 
@@ -59,7 +60,9 @@ class TrainingSettings:
     """Decay of averaged weights, which are then evaluated; 0 evaluates the network itself."""
     crop: Flat[Count | None] = None
     """Side of random crops of 8 to 100 % of the image, and of the central one that is evaluated (ImageNet); without,
-    images are shifted by up to an eighth of their side."""
+    images are shifted."""
+    shift: Flat[Count | None] = None
+    """By up to so many pixels; an eighth of the side unless given."""
     padding: Flat[augment.Padding] = "reflection"
     """What a shift uncovers."""
     color_jitter: Flat[bool] = False
@@ -75,6 +78,9 @@ CIFAR: dict[str, Any] = dict(
     ),
 )  # fmt: skip
 """RecursiveMix, section 4.1, 200 epochs; two GPUs with 64 images each. Presets of both recipes are made of it."""
+
+
+N = TypeVar("N", bound=nn.Module)
 
 
 class Made(NamedTuple):
@@ -113,7 +119,7 @@ def augmentation(settings: TrainingSettings, context: Context) -> View:
             raise InputError(f"crop: {settings.crop} pixels of images of {dataset.image_size}; see --image-size")
         view = partial(augment.resized_crop, size=settings.crop, flip=dataset.flip)
     else:
-        view = context.weak(padding=settings.padding)
+        view = context.weak(padding=settings.padding, shift=settings.shift)
     more: list[View] = []
     if settings.color_jitter:
         more += [partial(augment.color_jitter, clip=False), partial(augment.lighting, clip=False)]
@@ -128,9 +134,10 @@ def augmentation(settings: TrainingSettings, context: Context) -> View:
     return augmented
 
 
-def rate_of(settings: TrainingSettings) -> Schedule:
-    """The learning rate over time."""
-    falling = stepped(settings.rate, settings.decay_at) if settings.decay_at else cosine(settings.rate, settings.epochs)
+def rate_of(settings: TrainingSettings, repetitions: int = 1) -> Schedule:
+    """The learning rate over time; a part of it where every image comes so many times."""
+    rate = settings.rate / repetitions
+    falling = stepped(rate, settings.decay_at) if settings.decay_at else cosine(rate, settings.epochs)
     return warmed(falling, settings.warmup)
 
 
@@ -146,40 +153,54 @@ def labelled_plan(
     settings: TrainingSettings,
     context: Context,
     seed: int,
-    make: Callable[[Classifier], Made],
+    make: Callable[[N], Made],
     *,
     views: Callable[[View], Sequence[View]] = lambda view: (view,),
+    repetitions: int = 1,
+    network: Callable[[TrainingSettings, Context], N] = classifier_of,
+    score: Callable[[Context, Classify], Score] = by_accuracy,
+    deployed: Callable[[N], Classifier | None] = lambda network: network,
 ) -> Plan:
     """Training by what a method makes of a new classifier, with the views that it makes of the common augmentation, on
-    the labels of this split from this seed. Leaves the network that is deployed in the run's folder."""
-    stream = context.stream(seed, labelled=settings.batch, labelled_views=tuple(views(augmentation(settings, context))))
+    the labels of this split from this seed. Leaves the network that is deployed in the run's folder.
+
+    With `repetitions` b each batch has a b-th as many images, each b times; there are b times as many steps, at a b-th
+    of the rate (Havasi et al. 2021; thesis 3.3.4.1). `network` makes another than `classifier_of`, which `score`
+    judges, and of which `deployed` makes the classifier to be left; None leaves none.
+    """
+    stream = context.stream(
+        seed,
+        labelled=settings.batch,
+        labelled_views=tuple(views(augmentation(settings, context))),
+        repetitions=repetitions,
+    )
     torch.manual_seed(seed)
-    classifier = classifier_of(settings, context)
+    classifier = network(settings, context)
     objective, weights, local = make(classifier)
     if settings.optimizer == "sgd":
         optimizer = sgd(objective, decay=settings.weight_decay, nesterov=settings.nesterov)
     else:
         optimizer = adam(objective, betas=(0.9, 0.999), decay=settings.weight_decay, decay_all=False)
     average = EMA(classifier, settings.ema_decay, linear_start=False).eval() if settings.ema_decay else None
-    deployed = classifier if average is None else average.network
+    judged = classifier if average is None else average.network
     classify = lambda network, images: network(central(images, settings.crop))
     return Plan(
         context,
         stream,
         Clock.lasting(settings.epochs, stream.steps_per_epoch),
-        {"classifier": Task(objective, weights, optimizer, rate_of(settings), clip=settings.clip)},
+        {"classifier": Task(objective, weights, optimizer, rate_of(settings, repetitions), clip=settings.clip)},
         network=classifier,
         average=average,
         classify=classify,
-        score=by_accuracy(context, classify),
+        score=score(context, classify),
         local=local,
-        finish=lambda folder, _: save_network(folder, deployed, settings, context),
+        finish=lambda folder, _: save_network(folder, deployed(judged), settings, context),
     )
 
 
-def save_network(folder: Path, classifier: Classifier, settings: TrainingSettings, context: Context) -> None:
-    """Write the deployed network to the run's folder, as the file that `load_classifier` reads."""
-    if context.accelerator.is_main_process:
+def save_network(folder: Path, classifier: Classifier | None, settings: TrainingSettings, context: Context) -> None:
+    """Write the deployed network, if there is one, to the run's folder, as the file that `load_classifier` reads."""
+    if classifier is not None and context.accelerator.is_main_process:
         name, width = chosen_network(settings.network, settings.width, context.dataset.image_size)
         save_classifier(
             classifier,

@@ -79,6 +79,16 @@ class MultiInputClassifier(nn.Module):
         """M."""
         return len(self.encoders)
 
+    def encoded_size(self, images: Images) -> tuple[int, int]:
+        """Height and width of their encodings."""
+        first = self.encoders[0]
+        sides = zip(images.shape[2:], first.kernel_size, first.stride, first.padding, first.dilation, strict=True)
+        height, width = (
+            (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for side, kernel, stride, padding, dilation in sides
+        )
+        return height, width
+
     def encode(self, inputs: Sequence[Images]) -> tuple[Encodings, ...]:
         """c_0(x_0), c_1(x_1), …: a batch for each input. InputError for another number of them."""
         if len(inputs) != self.inputs:

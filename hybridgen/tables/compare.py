@@ -47,18 +47,45 @@ class Todo(NamedTuple):
     folder: Path
 
 
+class Column(NamedTuple):
+    """A further column of the table, of what results of runs have beside accuracy and time."""
+
+    title: str
+    figure: str
+    """Its name in the results; a variant whose results do not have it has a dash."""
+    percent: bool = False
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        """What stands in a variant's row."""
+        value = row.get(self.figure)
+        return "–" if value is None else shown(value) if self.percent else shown(value, scale=1, digits=3)
+
+
+OF_ENSEMBLES = (
+    Column("members", "test_member_accuracy_last", percent=True),
+    Column("NLL_c", "test_nll_calibrated_last"),
+    Column("ECE, %", "test_ece_last", percent=True),
+    Column("disagree, %", "test_disagreement_last", percent=True),
+    Column("ratio-error", "test_ratio_error_last"),
+)
+"""Of `evaluation.ensembles.judged_by`."""
+
+
 class Comparison:
     """Every variant from every seed, each run in a folder of its own below `settings.out`.
 
     Each variant's plan is made once, from the first seed, before the folder is: InputError for anything that cannot be
-    made. Runs that are finished are read and not repeated when the comparison is resumed.
+    made. Runs that are finished are read and not repeated when the comparison is resumed. `columns` are those of the
+    table beside accuracies and seconds.
     """
 
-    def __init__(self, settings: CompareSettings, context: Context, variants: Variants) -> None:
+    def __init__(
+        self, settings: CompareSettings, context: Context, variants: Variants, *, columns: Sequence[Column] = ()
+    ) -> None:
         plans = [make(settings.seed) for make in variants.values()]
         self.drawn = settings.seeds * sum(plan.clock.steps * plan.stream.images_per_step for plan in plans)
         claim(settings.out, settings, context.accelerator, resume=settings.resume)
-        self.settings, self.context = settings, context
+        self.settings, self.context, self.columns = settings, context, columns
         self.results: dict[str, list[Result]] = {name: [] for name in variants}
         self.beside: tuple[str, ...] = ()
         """Parts that have no accuracies to compare: what hybrids come from."""
@@ -127,6 +154,11 @@ class Comparison:
         first, *_ = self.results.values()
         summary = {
             name: {key: summarize([result[key] for result in done]) for key in FIGURES[:3]}
+            | {
+                figure: summarize([result[figure] for result in done])
+                for _, figure, _ in self.columns
+                if all(figure in result for result in done)
+            }
             | ({"gain": gain(first, done)} if done is not first and len(done) > 1 else {})
             for name, done in self.results.items()
         }
@@ -140,14 +172,20 @@ class Comparison:
         lines = [
             f"\n{self.context.dataset.name}, {len(split.labelled)} labels, "
             f"{self._steps} steps, {settings.seeds} seed(s)",
-            f"{'test accuracy, %':{width}}{'last':>16}{'selected':>16}{'seconds':>10}"
+            f"{'test accuracy, %':{width}}{'last':>16}{'selected':>16}"
+            + "".join(f"{column.title:>16}" for column in self.columns)
+            + f"{'seconds':>10}"
             + ("   gain of the last, 95 % by Student's t" if gains else ""),
         ]
         for name, row in summary.items():
             last, chosen = (shown(row[key]) for key in ("test_accuracy_last", "test_accuracy_selected"))
             more_of_it = f"   {spoken_gain(row['gain'])}" if "gain" in row else ""
-            lines.append(f"{name:{width}}{last:>16}{chosen:>16}{row['seconds']['mean']:>10.0f}{more_of_it}")
-        lines += [f"{name:{width + 32}}{row['seconds']['mean']:>10.0f}" for name, row in beside.items()]
+            further = "".join(f"{column.text(row):>16}" for column in self.columns)
+            lines.append(f"{name:{width}}{last:>16}{chosen:>16}{further}{row['seconds']['mean']:>10.0f}{more_of_it}")
+        lines += [
+            f"{name:{width + 32 + 16 * len(self.columns)}}{row['seconds']['mean']:>10.0f}"
+            for name, row in beside.items()
+        ]
         lines += [f"hybrids of {name}: {spoken_rates(rates)}" for name, rates in (earlier or {}).items() if rates]
         if transfer is not None:
             lines.append(f"hybrids: {spoken_rates(transfer)}; {settings.out / PICTURE}")
@@ -236,10 +274,12 @@ def slug(name: str) -> str:
 
 
 def summarize(values: list[float]) -> dict[str, float]:
-    """Mean and, of several values, sample standard deviation."""
-    return {"mean": mean(values)} | ({"std": stdev(values)} if len(values) > 1 else {})
+    """Mean and, of several values, sample standard deviation, nan where one is infinite or nan."""
+    spread = stdev(values) if all(map(math.isfinite, values)) and len(values) > 1 else math.nan
+    return {"mean": mean(values)} | ({"std": spread} if len(values) > 1 else {})
 
 
-def shown(value: dict[str, float]) -> str:
-    """Percent, with the deviation where there is one."""
-    return f"{100 * value['mean']:.1f}" + (f" ± {100 * value['std']:.1f}" if "std" in value else "")
+def shown(value: dict[str, float], *, scale: float = 100, digits: int = 1) -> str:
+    """Percent, or on another scale, with the deviation where there is one."""
+    more = f" ± {scale * value['std']:.{digits}f}" if "std" in value else ""
+    return f"{scale * value['mean']:.{digits}f}{more}"

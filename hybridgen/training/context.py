@@ -102,9 +102,11 @@ class Context:
         )
         return cls(settings, accelerator, dataset, split_of(settings, dataset))
 
-    def weak(self, **options: str) -> View:
-        """The weak augmentation: flip (never of digits) and shift by up to an eighth of the side (thesis A.1.2.1)."""
-        return partial(weak, flip=self.dataset.flip, shift=self.dataset.image_size // 8, **options)
+    def weak(self, *, shift: int | None = None, **options: str) -> View:
+        """The weak augmentation: flip (never of digits) and shift by up to an eighth of the side (thesis A.1.2.1), or
+        by so many pixels."""
+        shift = self.dataset.image_size // 8 if shift is None else shift
+        return partial(weak, flip=self.dataset.flip, shift=shift, **options)
 
     def stream(
         self,
@@ -114,8 +116,9 @@ class Context:
         labelled_views: Sequence[View] = (),
         unlabelled: int | None = None,
         unlabelled_views: Sequence[View] = (),
+        repetitions: int = 1,
     ) -> Stream:
-        """This process's batches, with these views of the labelled and of the unlabelled images."""
+        """This process's batches, with these views of the labelled and of the unlabelled images, each so many times."""
         return Stream(
             self.dataset.train,
             self.split,
@@ -128,6 +131,7 @@ class Context:
             world=self.accelerator.num_processes,
             device=self.accelerator.device,
             workers=self.settings.workers,
+            repetitions=repetitions,
         )
 
     def classifier(

@@ -1,0 +1,243 @@
+"""MIMO (Havasi et al. 2021) and MixMo (Ramé et al. 2021; thesis 3.3): several images go into one network at once, which
+answers for each of them; asked about one image, it is an ensemble."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import floor, inf, nan
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from hybridgen.losses.classification import smoothed
+from hybridgen.methods.labelled import Made, TrainingSettings, central, chosen_network, labelled_plan
+from hybridgen.mixing.inputs import Patches, loss_weights, mix_inputs
+from hybridgen.mixing.mixing import as_targets
+from hybridgen.networks.multi_input import Ensemble, MultiInputClassifier
+from hybridgen.networks.registry import make_network
+from hybridgen.settings import NUMBER, Few, Share, merged, settings
+from hybridgen.training.context import Context
+from hybridgen.training.objective import Outcome
+from hybridgen.training.plan import Plan, Score
+from hybridgen.training.schedules import Clock
+from hybridgen.training.scores import Measure, logits_of
+from hybridgen.types import Batch, InputError, single
+
+Endless = Annotated[float, Field(gt=0, allow_inf_nan=True), NUMBER]
+"""Above 0, infinity included."""
+
+
+@settings
+class Settings:
+    """How images are mixed inside the network, and what it answers."""
+
+    inputs: Annotated[int, Field(ge=1, le=16), NUMBER] = 2
+    """M, images at once and answers; 1 is the plain network."""
+    mask: Patches = "cutmix"
+    """What patches look like (table 3.3)."""
+    patch_probability: Share = 0.5
+    """p, of a step that mixes by patches and not linearly; over the last twelfth of the epochs it falls to 0."""
+    alpha: Endless = 2.0
+    """α, of the Dirichlet distribution of the images' shares κ; inf: all have the same, as in MIMO (A.5.7)."""
+    root: Endless = 3.0
+    """r, of the weights κ^(1/r) of the losses; 1: κ itself, inf: all the same (equation 3.3)."""
+    repetitions: Few = 2
+    """b, how often each image is in a batch, which has a b-th as many images, at a b-th of the rate, b times the
+    steps (batch repetition)."""
+    input_repetition: Share = 0.0
+    """Part of the images that are shown at all inputs at once, as one is for an answer (MIMO)."""
+    ensemble: Ensemble = "logits"
+    """What of the members is averaged: logits, as the authors' code has it, which leaves a plain network; or
+    probabilities, which none computes: no network.safetensors is left."""
+
+
+TITLES = {
+    "plain": "Plain network",
+    "mimo": "MIMO",
+    "linear-mixmo": "Linear-MixMo",
+    "cut-mixmo": "Cut-MixMo",
+}
+"""By the names that command lines give them."""
+
+
+def variant(name: str, of: Settings) -> Settings:
+    """These settings as the method of this name in `TITLES` has them: the plain network sees every image once, MIMO
+    sums encodings, Linear-MixMo mixes without patches. InputError for another name."""
+    match name:
+        case "plain":
+            return replace(of, inputs=1, repetitions=1)
+        case "mimo":
+            return replace(of, alpha=inf, patch_probability=0.0)
+        case "linear-mixmo":
+            return replace(of, patch_probability=0.0)
+        case "cut-mixmo":
+            return of
+    raise InputError(f"methods: {name!r} is unknown; there are {', '.join(TITLES)}")
+
+
+def patch_probability(clock: Clock, probability: float) -> float:
+    """p_e of algorithm A.6: the whole `probability`, and from 11/12 of the epochs on less with each, down to 0 in the
+    last one."""
+    epochs = clock.steps / clock.steps_per_epoch
+    epoch = min(floor(clock.epoch) + 1, epochs)
+    return probability * min(1.0, 12 * (epochs - epoch) / epochs)
+
+
+class MixMo(nn.Module):
+    """Loss `supervised`: of every image at every input the cross-entropy of its own answer, weighted by w_r of its
+    share, summed over inputs and averaged over the batch (equations 3.1 and A.1, algorithm A.6).
+
+    Kind of mixing and role are drawn for the step, κ and mask for each image (`mix_inputs`). The rates are each input's
+    mean share, `share_0`, …, and whether the step has `patches`. `smoothing` is label smoothing's.
+
+    Batches carry one view of labelled images. Raises InputError for a share outside [0, 1] and a root that is not above
+    0; with the first batch for whatever `mix_inputs` refuses.
+    """
+
+    def __init__(
+        self,
+        classifier: MultiInputClassifier,
+        classes: int,
+        *,
+        mask: Patches,
+        patch_probability: float,
+        alpha: float,
+        root: float,
+        input_repetition: float,
+        smoothing: float,
+    ) -> None:
+        super().__init__()
+        for field, share in (("patch_probability", patch_probability), ("smoothing", smoothing)):
+            if not 0 <= share <= 1:
+                raise InputError(f"{field}: {share} is outside [0, 1]")
+        loss_weights(torch.ones(1, 1), root)  # InputError for root
+        self.classifier, self.classes, self.mask, self.alpha, self.root = classifier, classes, mask, alpha, root
+        self.patch_probability, self.input_repetition, self.smoothing = patch_probability, input_repetition, smoothing
+
+    def forward(self, batch: Batch, clock: Clock) -> Outcome:
+        (images,) = batch.labelled
+        targets = smoothed(as_targets(batch.labels, self.classes), self.smoothing)
+
+        # Kind and role of the step, and for each image its partners, shares and mask
+        patched = torch.rand((), device="cpu").item() < patch_probability(clock, self.patch_probability)
+        mixing = mix_inputs(
+            len(images),
+            self.classifier.encoded_size(images),
+            inputs=self.classifier.inputs,
+            patches=self.mask if patched else None,
+            alpha=self.alpha,
+            repeated=self.input_repetition,
+            device=images.device,
+        )
+
+        # One forward, an answer for every input
+        encodings = self.classifier.encode([images, *(images[each] for each in mixing.partners[1:])])
+        logits = single(self.classifier.decode(mixing.mix(encodings)))
+        wanted = targets.to(logits.dtype)[mixing.partners]
+
+        # Losses
+        each = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(0, 1), reduction="none").view_as(mixing.ratios)
+        losses = loss_weights(mixing.ratios, self.root) * each
+        rates = {f"share_{place}": share.mean() for place, share in enumerate(mixing.ratios)}
+        rates["patches"] = logits.new_tensor(float(patched))
+        return Outcome({"supervised": losses.mean(dim=1).sum()}, rates)
+
+
+def network_of(of: Settings, training: TrainingSettings, context: Context) -> MultiInputClassifier:
+    """A new one, of as many networks of the settings' kind as there are inputs; InputError for one that cannot be
+    made."""
+    name, width = chosen_network(training.network, training.width, context.dataset.image_size)
+    networks = [make_network(name, len(context.dataset.classes), width=width) for _ in range(of.inputs)]
+    statistics = dict(mean=context.dataset.mean, std=context.dataset.std)
+    return context.laid_out(MultiInputClassifier(networks, **statistics, ensemble=of.ensemble))
+
+
+def by_members(context: Context, measure: Measure, crop: int | None) -> Score:
+    """What `measure` says of the members of multi-input classifiers; of no image, that the accuracy is nan."""
+
+    def score(network: MultiInputClassifier, part, indices) -> dict[str, float]:
+        if not len(indices):
+            return {"accuracy": nan}
+        members = lambda images: network.members(central(images, crop))
+        return measure(*logits_of(members, part, indices, context.accelerator))
+
+    return score
+
+
+def plan(of: Settings, training: TrainingSettings, context: Context, seed: int, *, measure: Measure) -> Plan:
+    """Training with several inputs on this split from this seed, judged by `measure`, whose `accuracy` selects. Leaves
+    the plain network that computes the ensemble. InputError for more inputs than images in a batch."""
+    share = training.batch // context.accelerator.num_processes
+    if of.inputs > share:
+        raise InputError(f"method.inputs: {of.inputs}, but a batch has {share} images for each process")
+
+    def make(classifier: MultiInputClassifier) -> Made:
+        objective = MixMo(
+            classifier,
+            len(context.dataset.classes),
+            mask=of.mask,
+            patch_probability=of.patch_probability,
+            alpha=of.alpha,
+            root=of.root,
+            input_repetition=of.input_repetition,
+            smoothing=training.label_smoothing,
+        )
+        side = training.crop or context.dataset.image_size
+        size = classifier.encoded_size(torch.empty(1, 3, side, side, device="meta"))
+        patches = of.mask if of.patch_probability else None
+        mix_inputs(of.inputs, size, inputs=of.inputs, patches=patches, alpha=of.alpha, generator=torch.Generator())
+        return Made(objective, {"supervised": 1.0})
+
+    return labelled_plan(
+        training,
+        context,
+        seed,
+        make,
+        repetitions=of.repetitions,
+        network=lambda training, context: network_of(of, training, context),
+        score=lambda context, _: by_members(context, measure, training.crop),
+        deployed=lambda classifier: classifier.plain() if of.ensemble == "logits" else None,
+    )
+
+
+PAPER: dict[str, Any] = dict(
+    precision="fp32", validation=0, record_every=100,
+    method=dict(
+        inputs=2, mask="cutmix", patch_probability=0.5, alpha=2.0, root=3.0, repetitions=4, input_repetition=0.0,
+        ensemble="logits",
+    ),
+)  # fmt: skip
+"""Thesis 3.3.4.1, b = 4 of its tables."""
+
+CIFAR: dict[str, Any] = merged(
+    PAPER,
+    dict(
+        evaluate_every=3125, save_every=3125,
+        training=dict(
+            network="wrn-28-10", epochs=300, batch=64, rate=0.05, warmup=1, decay_at=(100, 200, 225),
+            weight_decay=6e-4, nesterov=True, padding="zeros",
+        ),
+    ),
+)  # fmt: skip
+"""Thesis A.1.3.1: rate 0.1 / b · 64 / 128, and a penalty of 3e-4 Σ w², whose slope is a weight decay of twice that;
+Nesterov's momentum is that of MIMO's code."""
+
+TINY: dict[str, Any] = merged(
+    PAPER,
+    dict(
+        data="folder:data/tiny-imagenet-200", image_size=64, evaluate_every=4000, save_every=4000,
+        training=dict(
+            network="preact-resnet18", epochs=1200, batch=100, rate=0.2, warmup=0, decay_at=(600, 900),
+            weight_decay=1e-4, nesterov=True, padding="zeros", shift=4,
+        ),
+    ),
+)  # fmt: skip
+"""Thesis A.1.3.1: Puzzle-Mix's hyper-parameters, rate 0.2 / b."""
+
+PRESETS: dict[str, Mapping[str, Any]] = {
+    "smoke": dict(precision="fp32", evaluate_every=20, training=dict(epochs=1.5)),
+    **{f"paper-{data}": merged(CIFAR, dict(data=data)) for data in ("cifar10", "cifar100")},
+    **{f"paper-tiny-imagenet-w{width}": merged(TINY, dict(training=dict(width=float(width)))) for width in (1, 2, 3)},
+}

@@ -1,0 +1,58 @@
+"""MIMO (Havasi et al. 2021) and MixMo (Ramé et al. 2021), whose one network answers for several images at once and is
+an ensemble in one forward, beside the plain network.
+
+accelerate launch recipes/mixmo.py
+accelerate launch recipes/mixmo.py --methods plain cut-mixmo --method.mask cowmix --seeds 3
+accelerate launch recipes/mixmo.py --preset paper-cifar100 --data-root data
+"""
+
+from functools import partial
+from pathlib import Path
+
+from hybridgen.configuration import launch
+from hybridgen.evaluation.ensembles import judged_by
+from hybridgen.methods import mixmo
+from hybridgen.methods.labelled import TrainingSettings
+from hybridgen.settings import settings
+from hybridgen.tables.compare import OF_ENSEMBLES, CompareSettings, Comparison
+from hybridgen.training.context import Context
+from hybridgen.training.train import Result, train
+from hybridgen.types import InputError
+
+
+@settings
+class Config(CompareSettings):
+    """Train one network with one input and with several, and set them side by side."""
+
+    out = Path("runs/mixmo")
+    labels = None
+    evaluate_every = 200
+    methods: tuple[str, ...] = tuple(mixmo.TITLES)
+    """Which ones; all unless given."""
+    training: TrainingSettings = TrainingSettings()
+    method: mixmo.Settings = mixmo.Settings()
+
+
+PRESETS = mixmo.PRESETS
+
+
+def main(config: Config) -> Result:
+    names = config.methods
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"methods: {' '.join(names) or 'none'}; one or more are needed, each once")
+    of = {name: mixmo.variant(name, config.method) for name in names}
+    context = Context.of(config)
+    measure = judged_by(config.method.ensemble)
+    variants = {
+        mixmo.TITLES[name]: partial(mixmo.plan, of[name], config.training, context, measure=measure) for name in names
+    }
+
+    # Every method from every seed
+    comparison = Comparison(config, context, variants, columns=OF_ENSEMBLES)
+    for run in comparison.unfinished():
+        comparison.add(run, train(variants[run.variant](run.seed), config, run.folder, run.seed))
+    return comparison.conclude()
+
+
+if __name__ == "__main__":
+    launch(main, Config, PRESETS)

@@ -1,0 +1,371 @@
+"""MIMO and MixMo against sums written out in float64, against MIMO's own form of its first layer, and against plain
+training."""
+
+import math
+from dataclasses import replace
+from itertools import islice
+from math import inf
+
+import numpy as np
+import pytest
+import torch
+from objectives import Mixed, MixMo
+from torch import nn
+from torch.nn import functional as F
+
+from hybridgen.methods import mixing, mixmo
+from hybridgen.methods.labelled import TrainingSettings
+from hybridgen.methods.mixmo import Settings, patch_probability, variant
+from hybridgen.mixing.inputs import Patches, mix_inputs
+from hybridgen.networks.classifiers import Classifier
+from hybridgen.networks.multi_input import MultiInputClassifier, ensembled
+from hybridgen.training.fit import fit
+from hybridgen.training.schedules import Clock
+from hybridgen.types import Batch, InputError
+
+CLASSES, COUNT = 4, 6
+CLOCK = Clock(1200, 100)
+STATISTICS = dict(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
+PATCHES = Patches.__args__
+
+
+class Toy(nn.Module):
+    """A convolution, tanh, the mean over the map and a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 5, 3, padding=1, bias=False), nn.Linear(5, CLASSES)
+        self.num_features, self.num_classes = 5, CLASSES
+
+    def forward_features(self, images):
+        return torch.tanh(self.conv(images))
+
+    def forward_head(self, features, pre_logits=False):
+        pooled = features.mean((2, 3))
+        return pooled if pre_logits else self.fc(pooled)
+
+
+def network(inputs: int = 2) -> MultiInputClassifier:
+    torch.manual_seed(0)
+    return MultiInputClassifier([Toy() for _ in range(inputs)], **STATISTICS, ensemble="logits").double()
+
+
+def batch() -> Batch:
+    images = torch.rand(COUNT, 3, 8, 10, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return Batch((images,), torch.tensor([0, 1, 2, 3, 1, 2]), ())
+
+
+def run(made: nn.Module, seed: int = 7, clock: Clock = CLOCK):
+    torch.manual_seed(seed)
+    return made(batch(), clock)
+
+
+def measure(members, labels) -> dict[str, float]:
+    return {"accuracy": (members.mean(0).argmax(1) == labels).double().mean().item(), "images": float(len(labels))}
+
+
+# --- the loss ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("patches", [None, *PATCHES])
+@pytest.mark.parametrize("inputs", [1, 2, 3, 4])
+@pytest.mark.parametrize("root", [1.0, 3.0, inf])
+def test_the_loss_of_a_step_is_the_sum_written_out(patches, inputs, root):
+    """Algorithm A.6 and equations A.1 to A.4, image by image and place by place, on the same draws."""
+    made = network(inputs)
+    objective = MixMo(made, CLASSES, mask=patches or "cutmix", patch_probability=1.0 if patches else 0.0, root=root)
+    losses, rates, *_ = run(objective)
+
+    torch.manual_seed(7)
+    torch.rand(())
+    drawn = mix_inputs(COUNT, (8, 10), inputs=inputs, patches=patches, alpha=2.0)
+    (images,), labels = batch()[:2]
+    shown = (images.numpy() - np.reshape(STATISTICS["mean"], (3, 1, 1))) / np.reshape(STATISTICS["std"], (3, 1, 1))
+    kernels = [encoder.weight.detach().numpy() for encoder in made.encoders]
+    total, shares = 0.0, np.zeros((inputs, COUNT))
+    for n in range(COUNT):
+        maps = [np.zeros((5, 8, 10)) for _ in range(inputs)]
+        for i in range(inputs):
+            padded = np.pad(shown[drawn.partners[i, n]], ((0, 0), (1, 1), (1, 1)))
+            for y in range(8):
+                for x in range(10):
+                    maps[i][:, y, x] = (kernels[i] * padded[:, y : y + 3, x : x + 3]).sum(axis=(1, 2, 3))
+        # The part of each input at each place
+        part = {drawn.order[0]: np.ones((8, 10))}
+        for i, each in zip(drawn.order[1:], drawn.mixings, strict=True):
+            mask = np.broadcast_to(each.mask[n, 0].double().numpy(), (8, 10))
+            part = {j: mask * own for j, own in part.items()} | {i: 1 - mask}
+        feature = np.tanh(inputs * sum(part[i] * maps[i] for i in range(inputs))).mean(axis=(1, 2))
+        shares[:, n] = [part[i].mean() for i in range(inputs)]
+        powers = shares[:, n] ** (1 / root)
+        for i in range(inputs):
+            logits = made.heads[i].weight.detach().numpy() @ feature + made.heads[i].bias.detach().numpy()
+            cross_entropy = np.log(np.exp(logits).sum()) - logits[labels[drawn.partners[i, n]]]
+            total += inputs * powers[i] / powers.sum() * cross_entropy / COUNT
+    assert losses.keys() == {"supervised"}
+    assert losses["supervised"].item() == pytest.approx(total, rel=1e-5)
+    for i in range(inputs):
+        assert rates[f"share_{i}"].item() == pytest.approx(shares[i].mean(), abs=1e-6)
+    assert rates["patches"] == bool(patches)
+
+
+@pytest.mark.parametrize("inputs", [2, 3])
+def test_mimo_is_one_convolution_of_the_images_side_by_side(inputs):
+    """As Havasi et al. have it: images concatenated along channels, and no weights."""
+    made = network(inputs)
+    losses, *_ = run(MixMo(made, CLASSES, alpha=inf, patch_probability=0.0))
+    torch.manual_seed(7)
+    torch.rand(())
+    partners = mix_inputs(COUNT, (8, 10), inputs=inputs, patches=None, alpha=inf).partners
+    (images,), labels = batch()[:2]
+    shown = made.normalize(images)
+    beside = torch.cat([shown[row] for row in partners], dim=1)
+    kernel = torch.cat([encoder.weight for encoder in made.encoders], dim=1)
+    pooled = torch.tanh(F.conv2d(beside, kernel, padding=1)).mean((2, 3))
+    each = [F.cross_entropy(head(pooled), labels[row]) for head, row in zip(made.heads, partners, strict=True)]
+    assert kernel.shape[1] == 3 * inputs
+    torch.testing.assert_close(losses["supervised"], sum(each), rtol=1e-6, atol=1e-6)
+
+
+def test_every_answer_is_for_its_own_input():
+    """A head learns nothing from another input's images: the second one's bias has the gradient of its targets."""
+    made = network(2)
+    run(MixMo(made, CLASSES, alpha=inf, patch_probability=0.0))[0]["supervised"].backward()
+    first = made.heads[0].bias.grad + F.one_hot(batch().labels, CLASSES).double().mean(dim=0)
+    second = made.heads[1].bias.grad + F.one_hot(batch().labels, CLASSES).double().mean(dim=0)
+    torch.manual_seed(7)
+    torch.rand(())
+    partners = mix_inputs(COUNT, (8, 10), inputs=2, patches=None, alpha=inf).partners
+    (images,) = batch().labelled
+    with torch.no_grad():
+        answers = made.decode(sum(made.encode([images[row] for row in partners]))).softmax(dim=2).mean(dim=1)
+    torch.testing.assert_close(torch.stack([first, second]), answers, rtol=1e-6, atol=1e-6)
+
+
+def test_smoothing_is_that_of_every_target():
+    made = network(2)
+    losses, *_ = run(MixMo(made, CLASSES, alpha=inf, patch_probability=0.0, smoothing=0.3))
+    torch.manual_seed(7)
+    torch.rand(())
+    partners = mix_inputs(COUNT, (8, 10), inputs=2, patches=None, alpha=inf).partners
+    (images,), labels = batch()[:2]
+    logits = made.decode(sum(made.encode([images[row] for row in partners])))
+    expected = sum(F.cross_entropy(logits[i], labels[partners[i]], label_smoothing=0.3) for i in range(2))
+    torch.testing.assert_close(losses["supervised"], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_input_repetition_shows_all_inputs_the_same_image():
+    made, seen = network(3), []
+    made.encode = lambda inputs: seen.extend(inputs) or MultiInputClassifier.encode(made, inputs)
+    run(MixMo(made, CLASSES, input_repetition=1.0))
+    assert len(seen) == 3 and all(torch.equal(each, batch().labelled[0]) for each in seen)
+
+
+# --- one input -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("patches", [0.0, 1.0])
+def test_one_input_is_plain_training_loss_for_loss_and_gradient_for_gradient(patches):
+    ours = network(1)
+    torch.manual_seed(0)
+    plain = Classifier(Toy(), **STATISTICS).double()
+    first, *_ = run(MixMo(ours, CLASSES, patch_probability=patches))
+    second, *_ = run(Mixed(plain, CLASSES))
+    torch.testing.assert_close(first["supervised"], second["supervised"], rtol=1e-14, atol=0)
+    first["supervised"].backward()
+    second["supervised"].backward()
+    pairs = [(ours.encoders[0], plain.network.conv), (ours.heads[0], plain.network.fc)]
+    for mine, theirs in pairs:
+        for one, other in zip(mine.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-13, atol=1e-15)
+
+
+TRAINING = TrainingSettings(network="wrn-10-1", batch=6, epochs=7.0, warmup=2.0)
+
+
+def plan_of(context, seed: int = 0, training: TrainingSettings = TRAINING, **changes):
+    return mixmo.plan(Settings(**changes), training, context, seed, measure=measure)
+
+
+def trained(plan, steps: int, seed: int = 0) -> list[float]:
+    """Losses of so many steps."""
+    batches = plan.stream.from_step(plan.clock.step)
+    done = islice(fit(plan.tasks, batches, plan.clock, plan.context.accelerator, seed=seed), steps)
+    return [each["classifier/supervised"].item() for each in done]
+
+
+def test_a_plan_of_one_input_trains_as_the_baseline_without_mixing(context):
+    ours, theirs = plan_of(context, inputs=1, repetitions=1), mixing.plan("none", TRAINING, context, 0)
+    assert ours.clock == theirs.clock
+    np.testing.assert_allclose(trained(ours, 6), trained(theirs, 6), rtol=1e-5)
+    state = ours.network.plain().network.state_dict()
+    for name, value in theirs.network.network.state_dict().items():
+        torch.testing.assert_close(state[name], value, rtol=1e-4, atol=1e-6)
+
+
+# --- patches over time -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("epoch", "expected"),
+    [(1, 0.5), (150, 0.5), (274, 0.5), (275, 0.5), (276, 0.48), (288, 0.24), (299, 0.02), (300, 0.0)],
+)
+def test_patches_are_given_up_over_the_last_twelfth_of_the_epochs(epoch, expected):
+    """Algorithm A.6 with 300 epochs, counted from 1: the last 25 have 24/25, 23/25, … of p."""
+    for step in (0, 9):  # of ten
+        clock = Clock(3000, 10, (epoch - 1) * 10 + step)
+        assert patch_probability(clock, 0.5) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("steps", "step", "expected"), [(20, 0, 1.0), (20, 10, 0.0), (15, 0, 1.0), (15, 14, 0.0)])
+def test_of_few_epochs_the_last_one_has_no_patches(steps, step, expected):
+    """Two epochs, and one and a half."""
+    assert patch_probability(Clock(steps, 10, step), 1.0) == expected
+
+
+def test_patches_come_as_often_as_they_should_and_for_the_whole_batch():
+    made = MixMo(network(2), CLASSES, patch_probability=0.3)
+    kinds = [run(made, seed)[1]["patches"].item() for seed in range(300)]
+    assert set(kinds) == {0.0, 1.0} and 0.23 < np.mean(kinds) < 0.37
+    late = Clock(1200, 100, 1150)
+    assert not any(run(made, seed, late)[1]["patches"] for seed in range(30))
+
+
+def test_both_inputs_have_half_the_place_over_many_steps():
+    made = MixMo(network(2), CLASSES, patch_probability=1.0)
+    shares = np.mean([[run(made, seed)[1][f"share_{i}"].item() for i in (0, 1)] for seed in range(300)], axis=0)
+    np.testing.assert_allclose(shares, 0.5, atol=0.04)
+
+
+# --- plans -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("repetitions", [1, 2, 3])
+def test_each_image_comes_b_times_in_b_times_as_many_steps_at_a_bth_of_the_rate(context, repetitions):
+    once, plan = plan_of(context, repetitions=1), plan_of(context, repetitions=repetitions)
+    assert plan.clock.steps_per_epoch == repetitions * once.clock.steps_per_epoch == repetitions * 12 // 6
+    assert plan.clock.steps == repetitions * once.clock.steps
+    labels = []
+    for step in range(plan.clock.steps_per_epoch):
+        indices, _ = plan.stream.indices(step)
+        assert len(indices) == 6 and indices.bincount(minlength=12).max() == repetitions
+        assert len(indices.unique()) == 6 // repetitions
+        labels += indices.tolist()
+    assert [labels.count(image) for image in range(12)] == [repetitions] * 12
+    per_epoch = plan.clock.steps_per_epoch
+    for epoch in (0, 1, 2, 4, 6):
+        # Two epochs of warm-up, along a cosine of seven
+        part = min(1.0, (epoch + 1 / per_epoch) / 2) * (1 + math.cos(math.pi * epoch / 7)) / 2
+        rate = plan.tasks["classifier"].rate(replace(plan.clock, step=epoch * per_epoch))
+        assert rate == pytest.approx(0.1 / repetitions * part)
+
+
+def test_repeated_images_are_augmented_apart(context):
+    (images,) = next(plan_of(context, repetitions=2).stream.from_step(0)).labelled
+    assert not any(torch.equal(one, other) for one, other in zip(images[:3], images[3:], strict=True))
+
+
+def test_what_is_stopped_and_goes_on_equals_what_never_stopped(context):
+    """Losses bit for bit, from weights, momenta and the clock alone."""
+    whole = plan_of(context, inputs=3)
+    losses = trained(whole, 20)
+    stopped = plan_of(context, inputs=3)
+    before = trained(stopped, 7)
+    again = plan_of(context, seed=0, inputs=3)
+    task, old = again.tasks["classifier"], stopped.tasks["classifier"]
+    task.objective.load_state_dict(old.objective.state_dict())
+    task.optimizer.load_state_dict(old.optimizer.state_dict())
+    again.clock.step = 7
+    assert before + trained(again, 13) == losses
+
+
+def test_all_parameters_are_trained_and_decay(context):
+    plan = plan_of(context, inputs=3)
+    (group,) = plan.tasks["classifier"].optimizer.param_groups
+    assert {id(p) for p in group["params"]} == {id(p) for p in plan.network.parameters()}
+    assert group["weight_decay"] == 5e-4
+    first = [p.detach().clone() for p in plan.network.parameters()]
+    trained(plan, 2)
+    assert not any(torch.equal(*pair) for pair in zip(first, plan.network.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("ensemble", ["logits", "probabilities"])
+def test_members_are_scored_on_all_images_in_their_order(context, ensemble):
+    plan = plan_of(context, ensemble=ensemble)
+    seen = {}
+    plan = mixmo.plan(
+        Settings(ensemble=ensemble), TRAINING, context, 0, measure=lambda members, labels: seen.update(
+            members=members, labels=labels) or {"accuracy": 0.5},
+    )  # fmt: skip
+    network, test = plan.network.eval(), context.dataset.test
+    assert plan.score(network, test, [3, 1, 14]) == {"accuracy": 0.5}
+    images = test.images.gather(torch.tensor([3, 1, 14])).float() / 255
+    torch.testing.assert_close(seen["members"], network.members(images), rtol=1e-5, atol=1e-5)
+    assert seen["labels"].tolist() == test.labels[[3, 1, 14]].tolist()
+    assert math.isnan(plan.score(network, test, [])["accuracy"])
+    torch.testing.assert_close(network(images), ensembled(network.members(images), ensemble))
+
+
+def test_variants_are_the_methods():
+    of = Settings(inputs=3, mask="fmix", repetitions=4, alpha=1.5)
+    assert variant("cut-mixmo", of) == of
+    assert variant("linear-mixmo", of) == replace(of, patch_probability=0.0)
+    assert variant("mimo", of) == replace(of, patch_probability=0.0, alpha=inf)
+    assert variant("plain", of) == replace(of, inputs=1, repetitions=1)
+    with pytest.raises(InputError, match=r"^methods: 'mixup' is unknown; there are plain, mimo"):
+        variant("mixup", of)
+
+
+def test_the_core_of_every_variant_begins_as_the_plain_network(context):
+    plans = {name: mixmo.plan(variant(name, Settings()), TRAINING, context, 3, measure=measure) for name in
+             mixmo.TITLES}  # fmt: skip
+    plain = dict(plans["plain"].network.core.named_parameters())
+    for plan in plans.values():
+        assert all(torch.equal(plain[name], own) for name, own in plan.network.core.named_parameters())
+
+
+# --- bad input ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(inputs=0), dict(inputs=17), dict(mask="saliency"), dict(patch_probability=1.1), dict(alpha=0.0),
+        dict(alpha=-inf), dict(root=0.0), dict(root=-3.0), dict(root=float("nan")), dict(repetitions=0),
+        dict(input_repetition=-0.1), dict(ensemble="votes"), dict(inputs=True),
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(changes):
+    (field,) = changes
+    with pytest.raises(InputError, match=f"^{field}"):
+        Settings(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "training", "words"),
+    [
+        (dict(inputs=7, repetitions=1), {}, "method.inputs: 7, but a batch has 6 images"),
+        (dict(repetitions=4), {}, "repetitions = 4: does not divide the 6"),
+        ({}, dict(network="vit_tiny_patch16_224"), "network: the first layer of VisionTransformer is no convolution"),
+        ({}, dict(batch=60), "labelled_batch = 60: 30 different ones are more than the 12"),
+    ],
+)
+def test_plans_that_cannot_be_made_are_refused(context, changes, training, words):
+    with pytest.raises(InputError, match=f"^{words}"):
+        plan_of(context, training=replace(TRAINING, **training), **changes)
+
+
+def test_masks_that_vanish_are_refused_before_anything_trains(monkeypatch, context):
+    tiny = replace(TRAINING, crop=2)
+    with pytest.raises(InputError, match=r"^mask: cutmix on encodings of 2×2"):
+        plan_of(context, training=tiny)
+    assert plan_of(context, training=tiny, patch_probability=0.0).clock.steps
+
+
+@pytest.mark.parametrize(
+    "changes", [dict(patch_probability=-0.1), dict(smoothing=1.1), dict(root=0.0), dict(root=float("nan"))]
+)
+def test_objectives_out_of_range_are_refused(changes):
+    (field,) = changes
+    with pytest.raises(InputError, match=f"^{field}: "):
+        MixMo(network(), CLASSES, **changes)
