@@ -12,6 +12,7 @@ from objectives import (
     FixMatch,
     MeanTeacher,
     MixMatch,
+    MixMo,
     RecursiveMix,
     Samosa,
     SamosaReconstruction,
@@ -30,6 +31,7 @@ from hybridgen.methods import samosa as samosa_method
 from hybridgen.methods.samosa import Watched
 from hybridgen.networks.autoencoder import Architecture, SamosaArchitecture, SamosaAutoencoder, SemanticAutoencoder
 from hybridgen.networks.discriminator import Discriminator
+from hybridgen.networks.multi_input import MultiInputClassifier
 from hybridgen.networks.wide_resnet import TwoHeadClassifier
 from hybridgen.tables.cost import noise
 from hybridgen.training import engine
@@ -38,7 +40,7 @@ from hybridgen.training.engine import laid_out, make_accelerator
 from hybridgen.training.fit import fit
 from hybridgen.training.objective import Outcome, Task, adam, sgd
 from hybridgen.training.schedules import Clock, cosine
-from hybridgen.training.scores import accuracy
+from hybridgen.training.scores import accuracy, logits_of
 from hybridgen.types import Batch
 
 COUNT, SIDE = 53, 16
@@ -258,7 +260,14 @@ def accuracies(accelerator: Accelerator) -> dict[str, torch.Tensor]:
     classify = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 3))
     images = part()
     counts = [accuracy(classify, images, range(count), accelerator, batch_size=7) for count in (COUNT, 16, 1)]
-    return {"accuracy": torch.tensor(counts, dtype=torch.float64)}
+    members = lambda images: torch.stack([classify(images), -2 * classify(images)])
+    predicted = {}
+    for count in (COUNT, 16, 1):
+        chosen = list(reversed(range(count)))
+        predicted[f"logits-{count}"], predicted[f"labels-{count}"] = logits_of(
+            members, images, chosen, accelerator, batch_size=7
+        )
+    return {"accuracy": torch.tensor(counts, dtype=torch.float64), **predicted}
 
 
 class Spatial(nn.Module):
@@ -294,6 +303,40 @@ def recursivemix(accelerator: Accelerator) -> dict[str, torch.Tensor]:
     return {"first": first, "parameters": flat(), "images": history.images, "logits": history.logits}
 
 
+class Convolved(nn.Module):
+    """A convolution, tanh, a mean and a linear layer, in timm's convention, without batch-norm."""
+
+    num_classes = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 6, 3, 2, 1, bias=False), nn.Linear(6, 3)
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.conv(images))
+
+    def forward_head(self, features: torch.Tensor) -> torch.Tensor:
+        return self.fc(features.mean(dim=(2, 3)))
+
+
+def mixmo(accelerator: Accelerator) -> dict[str, torch.Tensor]:
+    """The parameters after six steps: of MIMO whose inputs all see the same image, which draws nothing, and of
+    Cut-MixMo, whose draws are each process's own."""
+    after = {}
+    for name, changes in (
+        ("mimo", dict(alpha=float("inf"), patch_probability=0.0, input_repetition=1.0)),
+        ("cut", dict(patch_probability=1.0)),
+    ):
+        torch.manual_seed(0)
+        made = MultiInputClassifier([Convolved(), Convolved()], mean=MEAN, std=STD, ensemble="logits")
+        objective = MixMo(made, 3, **changes)
+        prepared, optimizer = accelerator.prepare(objective, sgd(objective))
+        tasks = {"classifier": Task(prepared, {"supervised": 1.0}, optimizer, cosine(0.1, 9))}
+        list(fit(tasks, stream(accelerator, 1).from_step(0), Clock(6, 3), accelerator, seed=0))
+        after[name] = torch.cat([p.detach().flatten() for p in objective.parameters()])
+    return after
+
+
 def everything(accelerator: Accelerator) -> dict[str, dict[str, torch.Tensor]]:
     seen = torch.stack(
         [torch.cat([b.labelled[0], b.unlabelled[0]]) for b in islice(stream(accelerator, 1).from_step(0), 3)]
@@ -308,6 +351,7 @@ def everything(accelerator: Accelerator) -> dict[str, dict[str, torch.Tensor]]:
         "uneven": uneven(accelerator),
         "samosa": samosa(accelerator),
         "recursivemix": recursivemix(accelerator),
+        "mixmo": mixmo(accelerator),
         "samosas_hybrids": samosas_hybrids(accelerator),
         "accuracies": accuracies(accelerator),
         "stream": {"images": seen},

@@ -140,6 +140,24 @@ def test_each_process_has_a_history_of_its_own_and_all_the_same_network(of_one, 
     assert not torch.equal(first["logits"], second["logits"])
 
 
+def test_several_inputs_learn_on_two_processes_as_on_one(of_one, of_two):
+    """Where nothing is drawn; else each process draws for its images, and both keep the same network."""
+    first, second = (each["mixmo"] for each in of_two)
+    torch.testing.assert_close(first["mimo"], of_one["mixmo"]["mimo"], rtol=1e-5, atol=1e-6)
+    for name in ("mimo", "cut"):
+        assert torch.equal(first[name], second[name]) and first[name].isfinite().all()
+    assert not torch.equal(first["cut"], first["mimo"])
+
+
+def test_predictions_of_two_processes_are_put_in_the_order_of_the_images(of_one, of_two):
+    """Also where the one has an image more than the other, or all of them."""
+    for name, expected in of_one["accuracies"].items():
+        for each in of_two:
+            torch.testing.assert_close(each["accuracies"][name], expected, rtol=1e-5, atol=1e-6)
+    assert of_one["accuracies"]["logits-53"].shape == (2, 53, 3)
+    assert of_one["accuracies"]["labels-53"].tolist() == [index % 3 for index in reversed(range(53))]
+
+
 def test_hybrids_and_the_average_that_makes_them_are_the_same_on_both_processes(of_two):
     """Statistics of batch-norm included, of which each process has its own."""
     first, second = (each["samosas_hybrids"] for each in of_two)

@@ -30,6 +30,7 @@ from hybridgen.methods import (
     mean_teacher,
     mixing,
     mixmatch,
+    mixmo,
     recursivemix,
     samosa,
     scimix,
@@ -218,6 +219,7 @@ TRAINING = RUN | {
     "training.ema_decay": 0.0,  # none
     "training.width": 1.0,
     "training.crop": None,
+    "training.shift": None,  # RM 4.1: by 4 of 32 pixels
     "training.color_jitter": False,
     "training.erasing": 0.0,
 }
@@ -307,6 +309,44 @@ AUTOMIX = TRAINING | {
     "training.decay_at": (),  # AM A.1: "Cosine Scheduler"
     "training.weight_decay": 1e-4,  # code
     "training.padding": "reflection",  # code
+}
+
+MIXMO = TRAINING | {  # MixMo's thesis chapter, 3.3.4.1 and A.1.3.1
+    "training.nesterov": True,  # code of MIMO, whose hyper-parameters A.1.3.1 re-uses, and of Puzzle-Mix
+    "training.padding": "zeros",  # A.1.3.1: "4 pixels padding"; code: torchvision's RandomCrop
+    "methods": ("plain", "mimo", "linear-mixmo", "cut-mixmo"),  # table 3.1
+    "method.inputs": 2,  # "mostly study ... M = 2"
+    "method.mask": "cutmix",  # 3.3.5.2
+    "method.patch_probability": 0.5,  # p
+    "method.alpha": 2.0,  # α
+    "method.root": 3.0,  # r
+    "method.repetitions": 4,  # b of table 3.1's lower half
+    "method.input_repetition": 0.0,  # 3.3.5.5: of MIMO alone, and not here
+    "method.ensemble": "logits",  # code
+}
+
+MIXMO_CIFAR = MIXMO | {
+    "training.network": "wrn-28-10",  # 3.3.4.2
+    "training.width": None,
+    "training.epochs": 300,
+    "training.batch": 64,
+    "training.rate": 0.1 * 64 / 128,  # of which the plan takes a b-th
+    "training.warmup": 1,
+    "training.decay_at": (100, 200, 225),
+    "training.weight_decay": 2 * 3e-4,  # the slope of 3e-4 Σ w²
+}
+
+MIXMO_TINY = MIXMO | {
+    "data": "folder:data/tiny-imagenet-200",
+    "image_size": 64,
+    "training.network": "preact-resnet18",  # table 3.5
+    "training.shift": 4,  # A.1.3.1
+    "training.epochs": 1200,
+    "training.batch": 100,
+    "training.rate": 0.2,
+    "training.warmup": 0,
+    "training.decay_at": (600, 900),
+    "training.weight_decay": 1e-4,
 }
 
 EVERY_METHOD = (
@@ -477,6 +517,10 @@ EXPECTED = {
         },
         **{f"automix-{data}": AUTOMIX | {"data": data, "methods": EVERY_METHOD} for data in ("cifar10", "cifar100")},
     },
+    "mixmo": {
+        **{f"paper-{data}": MIXMO_CIFAR | {"data": data} for data in ("cifar10", "cifar100")},
+        **{f"paper-tiny-imagenet-w{width}": MIXMO_TINY | {"training.width": float(width)} for width in (1, 2, 3)},
+    },
 }  # fmt: skip
 
 SMOKE = {
@@ -492,6 +536,7 @@ SMOKE = {
     "adain": {"precision": "fp32", "evaluate_every": 40, "method.perception_steps": 30, "method.epochs": 0.3},
     "recursivemix": {"precision": "fp32", "evaluate_every": 20, "training.epochs": 0.5},
     "mixing_baselines": {"precision": "fp32", "evaluate_every": 20, "training.epochs": 0.5},
+    "mixmo": {"precision": "fp32", "evaluate_every": 20, "training.epochs": 1.5},
     **{
         recipe: {
             "precision": "fp32", "evaluate_every": 20, "method.epochs": 1, "oracle.steps": 20, **window(0.2, 0.8)
@@ -526,7 +571,9 @@ def recipe_of(name):
 
 def presets_of(name):
     """Those that the recipe's command line offers."""
-    of_modules = {"scimix": scimix, "adain": adain, "recursivemix": recursivemix, "mixing_baselines": mixing}
+    of_modules = {
+        "scimix": scimix, "adain": adain, "recursivemix": recursivemix, "mixing_baselines": mixing, "mixmo": mixmo
+    }  # fmt: skip
     return (of_modules.get(name) or recipe_of(name)).PRESETS
 
 
@@ -658,6 +705,8 @@ def plan_of(recipe, preset):
             return recursivemix.plan(config.method, config.training, context, 0)
         case "mixing_baselines":
             return mixing.plan("cutmix", config.training, context, 0, alphas=config.alphas)
+        case "mixmo":
+            return mixmo.plan(config.method, config.training, context, 0, measure=lambda *given: {"accuracy": 0.0})
     base = METHOD_OF[recipe].plan(config.method, context, 0)
     return hybrids.with_hybrids(base, hybrids.Mixer("mixup"), config.hybrids)
 
@@ -732,15 +781,42 @@ LABELLED_RATES = {
     **dict.fromkeys(("automix-cifar10", "automix-cifar100"), (200, 0, cosine(0.1, 200), ())),  # AM A.1, code
 }
 
+MIXMO_RATES = {  # A.1.3.1, with b = 4
+    "cifar": (300, 1, steps_down(0.1 / 4 * 64 / 128, 100, 200, 225), (100, 200, 225)),
+    "tiny": (1200, 0, steps_down(0.2 / 4, 600, 900), (600, 900)),
+}
+
 
 ON_LABELS = [each for each in EACH if each[0] in ("recursivemix", "mixing_baselines")]
 
 
 @pytest.mark.parametrize(("recipe", "preset"), ON_LABELS)
 def test_rates_of_training_on_labels(recipe, preset):
-    epochs, warmup, rate, edges = LABELLED_RATES[preset]
-    per_epoch = 390
-    scheduled = rate_of(loaded(recipe, preset).training)
+    compare_rates(rate_of(loaded(recipe, preset).training), *LABELLED_RATES[preset])
+
+
+@pytest.mark.parametrize("preset", EXPECTED["mixmo"])
+def test_rates_of_mixmo(preset):
+    plan = plan_of("mixmo", preset)
+    expected = MIXMO_RATES["tiny" if "tiny" in preset else "cifar"]
+    compare_rates(plan.tasks["classifier"].rate, *expected)
+    batch = 100 if "tiny" in preset else 64
+    assert plan.clock.steps == expected[0] * plan.clock.steps_per_epoch
+    assert plan.clock.steps_per_epoch == 1500 // (batch // 4) and plan.stream.images_per_step == batch
+    decay = 1e-4 if "tiny" in preset else 6e-4
+    assert optimizer_of(plan.tasks["classifier"]) == an_sgd(decay, decay)
+    assert plan.tasks["classifier"].clip is None and plan.average is None
+
+
+def test_mixmo_mixes_as_the_thesis():
+    objective = plan_of("mixmo", "paper-cifar100").tasks["classifier"].objective
+    expected = {"mask": "cutmix", "patch_probability": 0.5, "alpha": 2.0, "root": 3.0, "input_repetition": 0.0,
+                "smoothing": 0.0}  # fmt: skip
+    assert attributes(objective, *expected) == expected
+    assert (objective.classifier.inputs, objective.classifier.ensemble) == (2, "logits")
+
+
+def compare_rates(scheduled, epochs, warmup, rate, edges, per_epoch=390):
     for step in (
         0, 1, warmup * per_epoch // 2, max(0, warmup * per_epoch - 2), max(0, warmup * per_epoch - 1),
         warmup * per_epoch, epochs * per_epoch // 2, *(e * per_epoch + s for e in edges for s in (-1, 0, 1)),
@@ -1272,6 +1348,8 @@ OF_PHOTOGRAPHS = ("weak", {"flip": True, "shift": 0})
     ("recursivemix", "paper-cifar100-pyramidnet200", SHIFTED_ON_BLACK),
     ("mixing_baselines", "paper-cifar100", SHIFTED_ON_BLACK),
     ("mixing_baselines", "automix-cifar100", [("weak", {"flip": True, "shift": 2, "padding": "reflection"})]),  # code
+    ("mixmo", "paper-cifar100", SHIFTED_ON_BLACK),  # A.1.3.1
+    ("mixmo", "paper-tiny-imagenet-w1", [("weak", {"flip": True, "shift": 4, "padding": "zeros"})]),  # A.1.3.1
     # RM 4.2; CutMix's code lets values leave [0, 1]
     ("recursivemix", "paper-imagenet-resnet50",
      [OF_PHOTOGRAPHS, ("color_jitter", {"clip": False}), ("lighting", {"clip": False})]),

@@ -30,6 +30,7 @@ SETS = {
     "mnist-m": (60_000, 10, 28),
     "folder:data/CUB_200": (3000, 200, None),
     "folder:data/imagenet": (5000, 1000, None),
+    "folder:data/tiny-imagenet-200": (100_000, 200, None),
 }
 """Training images, classes and side of the sets of the presets; of ImageNet fewer images than there are."""
 
@@ -122,7 +123,7 @@ def test_every_preset_makes_its_plans(made, name, preset):
     else:
         config = parse(recipe(name).Config, recipe(name).PRESETS, list(given))
         number = {"recursivemix": 2, "scimix": 2, "adain": 1, "scimix_supervised": 2}
-        assert len(objectives) == (len(config.methods) if name == "mixing_baselines" else number[name])
+        assert len(objectives) == (len(config.methods) if hasattr(config, "methods") else number[name])
 
 
 # --- what recipes hand on ------------------------------------------------------------------------------------
@@ -219,6 +220,25 @@ def test_baselines_mix_as_they_are_told_to(made):
     assert (first.draw.keywords["alpha"], first.probability) == (1.0, 0.5)
     assert (second.draw.keywords["alpha"], second.probability) == (0.2, 1.0)
     assert first.smoothing == second.smoothing == 0.2
+
+
+def test_mixmo_hands_on_its_settings(made):
+    plans = made(
+        "mixmo", "--method.inputs", "3", "--method.alpha", "0.3", "--method.root", "inf", "--method.mask", "cowmix",
+        "--method.patch-probability", "0.7", "--method.repetitions", "4", "--method.input-repetition", "0.1",
+        "--method.ensemble", "probabilities", "--rate", "0.08", "--warmup", "0", "--label-smoothing", "0.2",
+    )  # fmt: skip
+    found = [objectives(plan)[0] for plan in plans]
+    assert [each.classifier.inputs for each in found] == [1, 3, 3, 3]
+    assert [each.alpha for each in found[1:]] == [float("inf"), 0.3, 0.3]
+    assert [each.patch_probability for each in found[1:]] == [0.0, 0.0, 0.7]
+    for each in found:
+        assert (each.root, each.mask, each.input_repetition, each.smoothing) == (float("inf"), "cowmix", 0.1, 0.2)
+        assert each.classifier.ensemble == "probabilities"
+    rates = [plan.tasks["classifier"].rate(plan.clock) for plan in plans]
+    assert rates == pytest.approx([0.08, 0.02, 0.02, 0.02])
+    steps = [plan.clock.steps_per_epoch for plan in plans]
+    assert steps == [(1297 - 100) // (64 // times) for times in (1, 4, 4, 4)]
 
 
 def test_stage_1_draws_a_grid_and_takes_its_settings(made):

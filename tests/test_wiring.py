@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from hybridgen.configuration import parse
+from hybridgen.evaluation.ensembles import judged_by
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.methods import (
     fixmatch,
@@ -19,6 +20,7 @@ from hybridgen.methods import (
     mean_teacher,
     mixing,
     mixmatch,
+    mixmo,
     recursivemix,
     samosa,
     scimix,
@@ -288,6 +290,23 @@ def test_recursivemix_is_beside_no_mixing_by_its_own_settings(tmp_path, monkeypa
         )
     again = Ran("recursivemix", tmp_path / "again", monkeypatch, *labelled("--no-baseline"))
     assert list(again.runs) == ["recursivemix-seed3", "recursivemix-seed4"]
+
+
+def test_mixmo_is_every_method_from_every_seed_by_its_own_settings(tmp_path, monkeypatch):
+    given = ("--method.alpha", "0.7", "--method.ensemble", "probabilities")
+    ran = Ran("mixmo", tmp_path, monkeypatch, *labelled(*given))
+    names = {"plain-network": "plain", "mimo": "mimo", "linear-mixmo": "linear-mixmo", "cut-mixmo": "cut-mixmo"}
+    assert list(ran.runs) == [f"{name}-seed{seed}" for seed in (3, 4) for name in names]
+    for seed in (3, 4):
+        for folder, name in names.items():
+            run, of = ran.runs[f"{folder}-seed{seed}"], mixmo.variant(name, ran.config.method)
+            assert run.seed == seed
+            own = mixmo.plan(of, ran.config.training, ran.context, seed, measure=judged_by("probabilities"))
+            assert_same_plan(run.plan, own)
+            network, test = own.network.eval(), ran.context.dataset.test
+            assert run.plan.score(run.plan.network.eval(), test, range(9)) == own.score(network, test, range(9))
+    few = Ran("mixmo", tmp_path / "few", monkeypatch, *labelled("--methods", "cut-mixmo", "plain"))
+    assert list(few.runs)[:2] == ["cut-mixmo-seed3", "plain-network-seed3"]
 
 
 def test_scimix_is_trained_once_with_pictures_of_its_averages(tmp_path, monkeypatch):

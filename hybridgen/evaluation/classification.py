@@ -12,7 +12,8 @@ from hybridgen.types import InputError
 Predicted = Float[Tensor, "images classes"]
 """Logits."""
 
-Classes = Int64[Tensor, " images"]
+Classes = Int64[Tensor, " labelled"]
+"""Of as many images."""
 
 FLOOR = math.log(torch.finfo(torch.float64).tiny)
 """Logarithm of the smallest probability that is told from none, about -708."""
@@ -41,7 +42,7 @@ def top_accuracy(logits: Predicted, labels: Classes, count: int = 1) -> float:
     check_classes(logits, labels)
     if count == 1:
         return (logits.argmax(dim=1) == labels).double().mean().item()
-    best = logits.topk(min(count, logits.shape[1]), dim=1).indices
+    best = logits.sort(dim=1, descending=True, stable=True).indices[:, :count]
     return (best == labels.unsqueeze(1)).any(dim=1).double().mean().item()
 
 

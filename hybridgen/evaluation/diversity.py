@@ -5,9 +5,10 @@ from itertools import combinations
 from math import inf, nan
 from statistics import fmean
 
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hybridgen.evaluation.classification import Classes
 from hybridgen.types import InputError
 
 Members = Float[Tensor, "members images classes"]
@@ -22,7 +23,7 @@ def disagreement(members: Members) -> float:
     return _of_pairs(predicted, lambda first, second: (first != second).double().mean().item())
 
 
-def ratio_error(members: Members, labels: Int64[Tensor, " images"]) -> float:
+def ratio_error(members: Members, labels: Classes) -> float:
     """d_re (Aksela 2003; thesis 3.3.5.2): how many images just one of two members has wrong, for each that both have.
 
     Infinite for a pair that has no error in common, nan for one without any. InputError for a single member.
@@ -35,7 +36,7 @@ def ratio_error(members: Members, labels: Int64[Tensor, " images"]) -> float:
     return _of_pairs(_wrong(members, labels), ratio)
 
 
-def error_correlation(members: Members, labels: Int64[Tensor, " images"]) -> float:
+def error_correlation(members: Members, labels: Classes) -> float:
     """Pearson's correlation of two members' errors, in [-1, 1]; nan where one has none or all wrong. InputError for a
     single member."""
 

@@ -14,20 +14,22 @@ TOP = 5
 def judged_by(of: Ensemble) -> Measure:
     """The measure of ensembles of the members' logits or probabilities.
 
-    Of the ensemble: `accuracy`, `top5`, `nll`, `nll_calibrated` (of two images or more), `ece`, `brier`; of its
-    members, `member_accuracy`, their mean; of two members or more, `disagreement`, `ratio_error` and
+    Of the ensemble: `accuracy`, `top5`, `nll`, `nll_calibrated` (of two images or more), `ece`, `brier`. Of members:
+    `member_accuracy_0`, …, and their mean, `member_accuracy`; of two or more, `disagreement`, `ratio_error` and
     `error_correlation`.
     """
 
     def measure(members: Members, labels: Classes) -> dict[str, float]:
         logits = ensembled(members, of)
+        alone = [classification.top_accuracy(member, labels) for member in members]
         figures = {
             "accuracy": classification.top_accuracy(logits, labels),
             "top5": classification.top_accuracy(logits, labels, TOP),
             "nll": classification.nll(logits, labels),
             "ece": calibration.calibration_error(logits, labels),
             "brier": classification.brier(logits, labels),
-            "member_accuracy": fmean(classification.top_accuracy(member, labels) for member in members),
+            "member_accuracy": fmean(alone),
+            **{f"member_accuracy_{place}": accuracy for place, accuracy in enumerate(alone)},
         }
         if len(labels) > 1:
             figures["nll_calibrated"] = calibration.calibrated_nll(logits, labels)

@@ -47,7 +47,7 @@ class Todo(NamedTuple):
     folder: Path
 
 
-class Column(NamedTuple):
+class FigureColumn(NamedTuple):
     """A further column of the table, of what results of runs have beside accuracy and time."""
 
     title: str
@@ -62,11 +62,11 @@ class Column(NamedTuple):
 
 
 OF_ENSEMBLES = (
-    Column("members", "test_member_accuracy_last", percent=True),
-    Column("NLL_c", "test_nll_calibrated_last"),
-    Column("ECE, %", "test_ece_last", percent=True),
-    Column("disagree, %", "test_disagreement_last", percent=True),
-    Column("ratio-error", "test_ratio_error_last"),
+    FigureColumn("members", "test_member_accuracy_last", percent=True),
+    FigureColumn("NLL_c", "test_nll_calibrated_last"),
+    FigureColumn("ECE, %", "test_ece_last", percent=True),
+    FigureColumn("disagree, %", "test_disagreement_last", percent=True),
+    FigureColumn("ratio-error", "test_ratio_error_last"),
 )
 """Of `evaluation.ensembles.judged_by`."""
 
@@ -80,7 +80,7 @@ class Comparison:
     """
 
     def __init__(
-        self, settings: CompareSettings, context: Context, variants: Variants, *, columns: Sequence[Column] = ()
+        self, settings: CompareSettings, context: Context, variants: Variants, *, columns: Sequence[FigureColumn] = ()
     ) -> None:
         plans = [make(settings.seed) for make in variants.values()]
         self.drawn = settings.seeds * sum(plan.clock.steps * plan.stream.images_per_step for plan in plans)

@@ -18,6 +18,7 @@ from hybridgen.methods import (
     mean_teacher,
     mixing,
     mixmatch,
+    mixmo,
     recursivemix,
     samosa,
     scimix,
@@ -193,7 +194,7 @@ TRAINING = TrainingSettings(network="wrn-10-1", batch=6, epochs=7.0, warmup=2.0)
 OF_TRAINING = {
     "network": "leaky-wrn-10-1", "width": None, "epochs": 5.0, "batch": 4, "optimizer": "adamw", "nesterov": False,
     "rate": 0.0123, "warmup": 3.3, "decay_at": (2.0, 4.0), "weight_decay": 0.0321, "clip": 0.77, "label_smoothing": 0.2,
-    "ema_decay": 0.9, "crop": 12, "padding": "zeros", "color_jitter": True, "erasing": 1.0,
+    "ema_decay": 0.9, "crop": 12, "padding": "zeros", "shift": 1, "color_jitter": True, "erasing": 1.0,
 }  # fmt: skip
 
 
@@ -220,6 +221,29 @@ def test_every_field_of_recursivemix_arrives(field, context):
     plan = lambda settings: recursivemix.plan(settings, TRAINING, context, 0)
     assert observed(plan(settings)) != observed(plan(replace(settings, **{field: OF_RECURSIVEMIX[field]})))
     assert {f.name for f in fields(recursivemix.Settings)} == OF_RECURSIVEMIX.keys()
+
+
+OF_MIXMO = {
+    "inputs": 3, "mask": "fmix", "patch_probability": 0.9, "alpha": 0.7, "root": 1.5, "repetitions": 3,
+    "input_repetition": 0.8, "ensemble": "probabilities",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", OF_MIXMO)
+def test_every_field_of_mixmo_arrives(field, context):
+    settings = mixmo.Settings(patch_probability=1.0)
+    plan = lambda settings: mixmo.plan(settings, TRAINING, context, 0, measure=lambda *given: {"accuracy": 0.0})
+    assert observed(plan(settings)) != observed(plan(replace(settings, **{field: OF_MIXMO[field]})))
+    assert {f.name for f in fields(mixmo.Settings)} == OF_MIXMO.keys()
+
+
+@pytest.mark.parametrize("field", OF_TRAINING)
+def test_every_field_of_training_on_labels_arrives_with_several_inputs(field, context):
+    plan = lambda training: mixmo.plan(mixmo.Settings(), training, context, 0, measure=lambda *given: {"accuracy": 0.0})
+    settings, changes = TRAINING, {field: OF_TRAINING[field]}
+    if field == "width":
+        settings, changes = replace(TRAINING, network="cifar-resnet18", width=0.125), dict(width=0.25)
+    assert observed(plan(settings)) != observed(plan(replace(settings, **changes)))
 
 
 OF_ADAIN = {
@@ -259,11 +283,12 @@ def test_two_seeds_differ_from_the_first_weights_and_images_on_and_one_seed_repe
         lambda context, seed: scimix.plan(scimix.Settings(**SCIMIX_SMALL), context, seed)[0],
         lambda context, seed: mixing.plan("cutmix", TRAINING, context, seed),
         lambda context, seed: recursivemix.plan(recursivemix.Settings(), TRAINING, context, seed),
+        lambda context, seed: mixmo.plan(mixmo.Settings(), TRAINING, context, seed, measure=lambda *given: {}),
         lambda context, seed: adain.perception_plan(
             adain.Settings(), context, adain.network(adain.Settings(), context, seed), seed
         ),
     ],
-    ids=["scimix", "cutmix", "recursivemix", "adain"],
+    ids=["scimix", "cutmix", "recursivemix", "mixmo", "adain"],
 )
 def test_so_do_those_of_other_plans(plan, context):
     weights = lambda made: torch.cat([p.detach().flatten() for p in made.network.parameters()])
