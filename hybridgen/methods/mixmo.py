@@ -121,7 +121,8 @@ class MixMo(nn.Module):
         targets = smoothed(as_targets(batch.labels, self.classes), self.smoothing)
 
         # Kind and role of the step, and for each image its partners, shares and mask
-        patched = torch.rand((), device="cpu").item() < patch_probability(clock, self.patch_probability)
+        chance = torch.rand((), device="cpu").item()
+        patched = self.classifier.inputs > 1 and chance < patch_probability(clock, self.patch_probability)
         mixing = mix_inputs(
             len(images),
             self.classifier.encoded_size(images),
