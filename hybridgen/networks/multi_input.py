@@ -63,10 +63,11 @@ class MultiInputClassifier(nn.Module):
         self.before = nn.Identity()
         self.encoders = nn.ModuleList(network.get_submodule(first) for network in networks)
         self.heads = nn.ModuleList(network.get_submodule(last) for network in networks)
-        whitening = _whitening(core)
-        if whitening is not None:
-            self.before = core.get_submodule(whitening)
-            core.set_submodule(whitening, nn.Identity())
+        self.whitened = next((name for name, part in core.named_modules() if isinstance(part, Whitening)), None)
+        """Name of the core's whitening, before its first convolution, which is not in it either."""
+        if self.whitened is not None:
+            self.before = core.get_submodule(self.whitened)
+            core.set_submodule(self.whitened, nn.Identity())
             for encoder in self.encoders if len(networks) > 1 else ():
                 encoder.reset_parameters()
         for place in self.places:
@@ -127,8 +128,8 @@ class MultiInputClassifier(nn.Module):
             parameter.copy_(torch.stack([head.get_parameter(name) for head in self.heads]).mean(dim=0))
         for place, layer in zip(self.places, (first, last), strict=True):
             core.set_submodule(place, layer)
-        if isinstance(self.before, Whitening):
-            core.set_submodule(WHITENING, deepcopy(self.before))
+        if self.whitened is not None:
+            core.set_submodule(self.whitened, deepcopy(self.before))
         mean, std = (values.flatten().tolist() for values in (self.normalize.mean, self.normalize.std))
         return Classifier(core, mean=mean, std=std).to(self.normalize.mean.device).eval()
 
@@ -144,15 +145,6 @@ class MultiInputClassifier(nn.Module):
 def _decoded(classifier: MultiInputClassifier, mixed: Tensor) -> Tensor:
     pooled = classifier.core.forward_head(classifier.core.forward_features(mixed))
     return torch.stack([head(pooled) for head in classifier.heads])
-
-
-WHITENING = "encoder.trunk.stem"
-"""Of a fast network."""
-
-
-def _whitening(network: nn.Module) -> str | None:
-    """The name of the whitening before the first convolution, where there is one."""
-    return next((name for name, part in network.named_modules() if isinstance(part, Whitening)), None)
 
 
 def _first_convolution(network: nn.Module) -> str:
