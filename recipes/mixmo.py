@@ -29,7 +29,7 @@ class Config(CompareSettings):
     evaluate_every = 200
     methods: tuple[str, ...] = tuple(mixmo.TITLES)
     """Which ones; all unless given."""
-    training: TrainingSettings = TrainingSettings()
+    training: TrainingSettings = TrainingSettings(network="wrn-10-2", epochs=6)
     method: mixmo.Settings = mixmo.Settings()
 
 
@@ -48,10 +48,10 @@ def main(config: Config) -> Result:
     }
 
     # Every method from every seed
-    comparison = Comparison(config, context, variants, columns=OF_ENSEMBLES)
+    comparison = Comparison(config, context, variants)
     for run in comparison.unfinished():
         comparison.add(run, train(variants[run.variant](run.seed), config, run.folder, run.seed))
-    return comparison.conclude()
+    return comparison.conclude(columns=OF_ENSEMBLES)
 
 
 if __name__ == "__main__":

@@ -30,10 +30,11 @@ OF_SEVERAL = {"disagreement", "ratio_error", "error_correlation", "member_accura
 
 
 def tiny(data: str, out: Path | str, *more: str | Path) -> tuple[str | Path, ...]:
-    """18 steps of a very small network, of the plain one 9."""
+    """18 steps of a small network, of the plain one 8."""
     return (
         "--preset", "smoke", "--data", data, "--validation", "8", "--batch", "16", "--epochs", "2", "--threads", "1",
-        "--record-every", "3", "--evaluate-every", "6", "--save-every", "4", "--out", out, *more,
+        "--network", "wrn-10-1", "--method.repetitions", "2", "--record-every", "3",
+        "--evaluate-every", "6", "--save-every", "4", "--out", out, *more,
     )  # fmt: skip
 
 

@@ -43,9 +43,9 @@ class Settings:
     """α, of the Dirichlet distribution of the images' shares κ; inf: all have the same, as in MIMO (A.5.7)."""
     root: Endless = 3.0
     """r, of the weights κ^(1/r) of the losses; 1: κ itself, inf: all the same (equation 3.3)."""
-    repetitions: Few = 2
+    repetitions: Few = 1
     """b, how often each image is in a batch, which has a b-th as many images, at a b-th of the rate, b times the
-    steps (batch repetition)."""
+    steps (batch repetition; the thesis has 2 and 4)."""
     input_repetition: Share = 0.0
     """Part of the images that are shown at all inputs at once, as one is for an answer (MIMO)."""
     ensemble: Ensemble = "logits"

@@ -75,17 +75,14 @@ class Comparison:
     """Every variant from every seed, each run in a folder of its own below `settings.out`.
 
     Each variant's plan is made once, from the first seed, before the folder is: InputError for anything that cannot be
-    made. Runs that are finished are read and not repeated when the comparison is resumed. `columns` are those of the
-    table beside accuracies and seconds.
+    made. Runs that are finished are read and not repeated when the comparison is resumed.
     """
 
-    def __init__(
-        self, settings: CompareSettings, context: Context, variants: Variants, *, columns: Sequence[FigureColumn] = ()
-    ) -> None:
+    def __init__(self, settings: CompareSettings, context: Context, variants: Variants) -> None:
         plans = [make(settings.seed) for make in variants.values()]
         self.drawn = settings.seeds * sum(plan.clock.steps * plan.stream.images_per_step for plan in plans)
         claim(settings.out, settings, context.accelerator, resume=settings.resume)
-        self.settings, self.context, self.columns = settings, context, columns
+        self.settings, self.context = settings, context
         self.results: dict[str, list[Result]] = {name: [] for name in variants}
         self.beside: tuple[str, ...] = ()
         """Parts that have no accuracies to compare: what hybrids come from."""
@@ -145,18 +142,20 @@ class Comparison:
     def conclude(
         self,
         *,
+        columns: Sequence[FigureColumn] = (),
         transfer: Mapping[str, Any] | None = None,
         earlier: Mapping[str, Mapping[str, Any] | None] | None = None,
         **more: Any,
     ) -> Result:
-        """Print the table of all variants, of several seeds with the gains over the first, and the transfer rates of
-        hybrids if there are any, after those of `earlier` variants; write `result.json`, with `more` in it."""
+        """Print the table of all variants, with further columns between accuracies and seconds, of several seeds with
+        the gains over the first, and the transfer rates of hybrids if there are any, after those of `earlier` variants;
+        write `result.json`, with `more` in it."""
         first, *_ = self.results.values()
         summary = {
             name: {key: summarize([result[key] for result in done]) for key in FIGURES[:3]}
             | {
                 figure: summarize([result[figure] for result in done])
-                for _, figure, _ in self.columns
+                for _, figure, _ in columns
                 if all(figure in result for result in done)
             }
             | ({"gain": gain(first, done)} if done is not first and len(done) > 1 else {})
@@ -173,18 +172,17 @@ class Comparison:
             f"\n{self.context.dataset.name}, {len(split.labelled)} labels, "
             f"{self._steps} steps, {settings.seeds} seed(s)",
             f"{'test accuracy, %':{width}}{'last':>16}{'selected':>16}"
-            + "".join(f"{column.title:>16}" for column in self.columns)
+            + "".join(f"{column.title:>16}" for column in columns)
             + f"{'seconds':>10}"
             + ("   gain of the last, 95 % by Student's t" if gains else ""),
         ]
         for name, row in summary.items():
             last, chosen = (shown(row[key]) for key in ("test_accuracy_last", "test_accuracy_selected"))
             more_of_it = f"   {spoken_gain(row['gain'])}" if "gain" in row else ""
-            further = "".join(f"{column.text(row):>16}" for column in self.columns)
+            further = "".join(f"{column.text(row):>16}" for column in columns)
             lines.append(f"{name:{width}}{last:>16}{chosen:>16}{further}{row['seconds']['mean']:>10.0f}{more_of_it}")
         lines += [
-            f"{name:{width + 32 + 16 * len(self.columns)}}{row['seconds']['mean']:>10.0f}"
-            for name, row in beside.items()
+            f"{name:{width + 32 + 16 * len(columns)}}{row['seconds']['mean']:>10.0f}" for name, row in beside.items()
         ]
         lines += [f"hybrids of {name}: {spoken_rates(rates)}" for name, rates in (earlier or {}).items() if rates]
         if transfer is not None:

@@ -347,7 +347,7 @@ def test_settings_out_of_range_are_refused(changes):
         (dict(inputs=7, repetitions=1), {}, "method.inputs: 7, but a batch has 6 images"),
         (dict(repetitions=4), {}, "repetitions = 4: does not divide the 6"),
         ({}, dict(network="vit_tiny_patch16_224"), "network: the first layer of VisionTransformer is no convolution"),
-        ({}, dict(batch=60), "labelled_batch = 60: 30 different ones are more than the 12"),
+        (dict(repetitions=2), dict(batch=60), "labelled_batch = 60: 30 different ones are more than the 12"),
     ],
 )
 def test_plans_that_cannot_be_made_are_refused(context, changes, training, words):

@@ -1,6 +1,7 @@
 """Runs of a comparison and what is said of them, with results that are given."""
 
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -208,3 +209,22 @@ def test_what_is_trained_beside_the_variants_is_counted(tmp_path, capsys, monkey
     said = capsys.readouterr().out
     assert "hybrids of FixMatch + SciMix: semantic transfer 0.610" in said
     assert ["Hybridizer", "105"] in [line.split() for line in said.splitlines()]
+
+
+def test_further_columns_stand_between_accuracies_and_seconds(tmp_path, capsys):
+    """Of what all runs of a variant have; a dash where they have not, and no deviation of what is infinite."""
+    columns = (
+        compare.FigureColumn("NLL", "test_nll_last"), compare.FigureColumn("members", "test_members_last", percent=True)
+    )  # fmt: skip
+    compared = comparison(tmp_path / "c")
+    for run, nll in zip(list(compared.unfinished()), (0.25, math.inf, 0.75, 1.0), strict=True):
+        more = {"test_members_last": 0.4} if run.variant == "FixMatch" else {}
+        compared.add(run, result(run) | {"test_nll_last": nll} | more)
+    told = compared.conclude(columns=columns)["classifiers"]
+    assert told["FixMatch"]["test_nll_last"] == {"mean": 0.5, "std": pytest.approx(0.5 / math.sqrt(2))}
+    assert told["FixMatch + SciMix"]["test_nll_last"]["mean"] == math.inf
+    assert "test_members_last" not in told["FixMatch + SciMix"]
+    header, first, second = capsys.readouterr().out.splitlines()[-3:]
+    assert header.split()[3:8] == ["last", "selected", "NLL", "members", "seconds"]
+    assert first.removeprefix("FixMatch").split()[6:13] == ["0.500", "±", "0.354", "40.0", "±", "0.0", "11"]
+    assert second.removeprefix("FixMatch + SciMix").split()[6:11] == ["inf", "±", "nan", "–", "22"]
