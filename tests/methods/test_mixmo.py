@@ -355,7 +355,7 @@ def test_plans_that_cannot_be_made_are_refused(context, changes, training, words
         plan_of(context, training=replace(TRAINING, **training), **changes)
 
 
-def test_masks_that_vanish_are_refused_before_anything_trains(monkeypatch, context):
+def test_masks_that_vanish_are_refused_before_anything_trains(context):
     tiny = replace(TRAINING, crop=2)
     with pytest.raises(InputError, match=r"^mask: cutmix on encodings of 2×2"):
         plan_of(context, training=tiny)
