@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from hybridgen.networks.classifiers import Classifier
 from hybridgen.networks.fast import Whitening
@@ -104,12 +105,10 @@ class MultiInputClassifier(nn.Module):
         return part(self, mixed)
 
     def members(self, images: Images) -> MemberLogits:
-        """Of the same images at every input."""
-        shown = self.before(self.normalize(images))
-        encoded = self.encoders[0](shown)
-        for encoder in self.encoders[1:]:
-            encoded = encoded + encoder(shown)
-        return self.decode(encoded)
+        """Of the same images at every input: the sum of the encodings is one convolution, by the kernels' sum."""
+        first, *others = self.encoders
+        kernel = sum((encoder.weight for encoder in others), start=first.weight)
+        return self.decode(functional_call(first, {"weight": kernel}, self.before(self.normalize(images))))
 
     def forward(self, images: Images) -> Float[Tensor, "batch classes"]:
         return ensembled(self.members(images), self.ensemble)
