@@ -95,6 +95,7 @@ FIXMATCH = SSL_CLASSIFIER | {
     "method.labelled_batch": 32,  # A.1.2.3
     "method.unlabelled_batch": 224,  # A.1.2.3
     "method.threshold": 0.95,  # τ of Sohn et al. 2020
+    "method.strong_labelled": False,  # Sohn et al. 2020, equation 3: α(x_b)
     "method.cutout": None,  # half the side, 16 pixels: code of FixMatch
     "method.weight_unsupervised": 1.0,  # A.1.2.3, λ_u
     "method.unsupervised_from": 0.0,  # Sohn et al. 2020: from the start, whole

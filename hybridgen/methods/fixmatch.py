@@ -1,7 +1,7 @@
 """FixMatch (Sohn et al. 2020; thesis 2.2.1.2), and as options what came after it: other thresholds and weights
 (FlexMatch, FreeMatch, SoftMatch, AdaMatch), distribution alignment (ReMixMatch), targets of an average."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -54,6 +54,8 @@ class Settings(ClassifierSettings):
     threshold: Share = 0.9
     """τ: confidence that a pseudo-label needs; of FlexMatch the largest one, of AdaMatch relative to that in labelled
     images. FreeMatch and SoftMatch need none."""
+    strong_labelled: bool = False
+    """Learn labelled images from strong views too, as AdaMatch does: half of the loss on them is of these."""
     cutout: Count | None = None
     """Side of the square that strong augmentation cuts out; half the image's unless given."""
     weight_unsupervised: Weight = 1.0
@@ -90,9 +92,9 @@ class Settings(ClassifierSettings):
 class FixMatch(nn.Module):
     """Losses `supervised` and `unsupervised`; with FreeMatch's thresholds `fairness` too.
 
-    Batches carry one view of the labelled images and two, weak and strong, of the unlabelled. Pseudo-labels come from
-    the weak views, without gradient, and count as much as `labelling` says. Who predicts the weak views, and what
-    batch-norm then sees, is a matter of `targets`:
+    Batches carry a weak view of the labelled images, with AdaMatch a strong one too, and both of the unlabelled; the
+    loss on labels is a mean over all views. Pseudo-labels come from the weak views, without gradient, and count as much
+    as `labelling` says. Who predicts the weak views, and what batch-norm then sees, is a matter of `targets`:
 
     - joint, the paper's: labelled, weak and strong images go through the classifier in one forward, whose batch-norm
       statistics are those of all of them together.
@@ -131,17 +133,17 @@ class FixMatch(nn.Module):
         self.targets, self.interpolated = targets, interpolated
 
     def forward(self, batch: Batch, clock: Clock) -> Outcome:
-        (labelled,), (weak, strong) = batch.labelled, batch.unlabelled
+        views, (weak, strong) = batch.labelled, batch.unlabelled
 
         # Predictions
-        of_labelled, of_strong, known, of_weak = self._predict(labelled, weak, strong)
+        of_labelled, of_strong, known, of_weak = self._predict(views, weak, strong)
 
         # Targets
         known = known.softmax(dim=1)
         targets, labels, (weights, threshold) = self.labelling(of_weak.softmax(dim=1), known, batch.indices)
 
         losses = {
-            "supervised": cross_entropy(of_labelled, batch.labels),
+            "supervised": cross_entropy(of_labelled, batch.labels.repeat(len(views))),
             "unsupervised": weighted_cross_entropy(of_strong, labels, weights),
         }
         if isinstance(self.labelling.weighting, SelfAdaptiveThresholds):
@@ -151,38 +153,39 @@ class FixMatch(nn.Module):
             "threshold": threshold,
             "pseudo_classes": effective_classes(labels, weights, targets.shape[1]),
         }
-        taught = lambda: Taught(torch.cat([labelled, weak]), torch.cat([known, targets]), batch.labels)
+        taught = lambda: Taught(torch.cat([views[0], weak]), torch.cat([known, targets]), batch.labels)
         return Outcome(losses, rates, taught=taught)
 
     def _predict(
         self,
-        labelled: Float[Tensor, "labelled 3 height width"],
+        views: Sequence[Float[Tensor, "labelled 3 height width"]],
         weak: Float[Tensor, "unlabelled 3 height width"],
         strong: Float[Tensor, "unlabelled 3 height width"],
     ) -> tuple[
-        Float[Tensor, "labelled classes"],
+        Float[Tensor, "views_labelled classes"],
         Float[Tensor, "unlabelled classes"],
         Float[Tensor, "labelled classes"],
         Float[Tensor, "unlabelled classes"],
     ]:
-        """The classifier's logits of labelled and strong images; and those of labelled and weak ones of who makes
-        targets, without gradient."""
-        count = len(labelled)
+        """The classifier's logits of all views of labelled images, and of strong ones; and those of the first views of
+        labelled images, and of weak ones, of who makes targets, without gradient."""
+        labelled, of_first = torch.cat(tuple(views)), len(views[0])
         if self.targets == "joint":
             logits = single(self.classifier(torch.cat([labelled, weak, strong])))
-            of_labelled, of_weak, of_strong = logits.split([count, len(weak), len(strong)])
+            of_labelled, of_weak, of_strong = logits.split([len(labelled), len(weak), len(strong)])
         else:
-            of_labelled, of_strong = single(self.classifier(torch.cat([labelled, strong]))).tensor_split([count])
+            logits = single(self.classifier(torch.cat([labelled, strong])))
+            of_labelled, of_strong = logits.split([len(labelled), len(strong)])
         if self.interpolated:
             alone = single(unrecorded(self.classifier, labelled))
             of_labelled = torch.lerp(of_labelled, alone, torch.rand_like(alone))
-        known = of_labelled.detach()
+        known = of_labelled[:of_first].detach()
         if self.targets == "apart":
             with torch.no_grad():
                 of_weak = single(self.classifier(weak))
         elif self.targets == "average":
             with torch.no_grad():
-                known, of_weak = single(self.average(torch.cat([labelled, weak]))).tensor_split([count])
+                known, of_weak = single(self.average(torch.cat([views[0], weak]))).tensor_split([of_first])
         return of_labelled, of_strong, known, of_weak.detach()
 
 
@@ -246,7 +249,7 @@ def plan(settings: Settings, context: Context, seed: int, *, classifier: nn.Modu
     stream = context.stream(
         seed,
         labelled=settings.labelled_batch,
-        labelled_views=(context.weak(),),
+        labelled_views=(context.weak(), strongly) if settings.strong_labelled else (context.weak(),),
         unlabelled=settings.unlabelled_batch,
         unlabelled_views=(context.weak(), strongly),
     )
@@ -280,7 +283,8 @@ PAPER: dict[str, Any] = dict(
     method=dict(
         epochs=1000, rate_epochs=1050, labelled_batch=32, unlabelled_batch=224, threshold=0.95, ema_decay=0.999,
         network="leaky-wrn-28-2", momentum=0.001, weight_decay=5e-4, weight_unsupervised=1.0, unsupervised_from=0,
-        unsupervised_ramp=0, targets="joint", weighting="fixmatch", alignment="none", interpolate_logits=False,
+        unsupervised_ramp=0, strong_labelled=False, targets="joint", weighting="fixmatch", alignment="none",
+        interpolate_logits=False,
     ),
 )  # fmt: skip
 PRESETS: dict[str, Mapping[str, Any]] = {

@@ -187,6 +187,40 @@ def test_an_average_is_there_if_and_only_if_it_makes_targets(classifier, targets
         FixMatch(classifier, targets=targets, average=wrong)
 
 
+# --- strong views of labelled images ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("targets", ["joint", "apart", "average"])
+def test_half_of_the_loss_on_labels_is_of_strong_views_and_no_target_sees_them(classifier, batch, targets):
+    average = average_of(classifier) if targets == "average" else None
+    twin = copy.deepcopy(classifier)
+    again = random_batch(7).labelled[0]
+    (labelled,), (weak, strong) = batch.labelled, batch.unlabelled
+    joint = [weak] if targets == "joint" else []
+    of_first, of_again, *of_weak, of_strong = twin(torch.cat([labelled, again, *joint, strong])).split(
+        [LABELLED, LABELLED, *map(len, joint), UNLABELLED]
+    )
+    known = of_first.detach()
+    with torch.no_grad():
+        if targets == "apart":
+            of_weak = [twin(weak)]
+        elif targets == "average":
+            known, *of_weak = copy.deepcopy(average.network)(torch.cat([labelled, weak])).split([LABELLED, UNLABELLED])
+    expected = by_hand(of_first, of_weak[0], of_strong, batch.labels)
+    expected["supervised"] = (
+        expected["supervised"] + by_hand(of_again, of_weak[0], of_strong, batch.labels)["supervised"]
+    ) / 2
+
+    objective = FixMatch(classifier, threshold=THRESHOLD, targets=targets, average=average)
+    outcome = objective(batch._replace(labelled=(labelled, again)), CLOCK)
+    for name, loss in outcome.losses.items():
+        torch.testing.assert_close(loss, expected[name], rtol=1e-12, atol=0)
+        torch.testing.assert_close(gradients(loss, classifier), gradients(expected[name], twin))
+    taught = outcome.taught()
+    assert torch.equal(taught.images, torch.cat([labelled, weak]))
+    torch.testing.assert_close(taught.targets[:LABELLED], known.softmax(1), rtol=1e-12, atol=0)
+
+
 # --- weights, alignment, fairness ---------------------------------------------------------------------------------
 
 

@@ -97,8 +97,8 @@ OTHERS = {
     "network": "leaky-wrn-16-1", "momentum": 0.3, "epochs": 5.0, "rate": 0.123, "rate_epochs": 9.5,
     "weight_decay": 0.0321, "clip": 0.77, "labelled_batch": 6, "unlabelled_batch": 8, "ema_decay": 0.871,
     "weight_supervised": 3.21,
-    "threshold": 0.34, "cutout": 3, "weight_unsupervised": 7.5, "teacher_decay": 0.654, "weight_consistency": 12.5,
-    "reduction": "sum", "weight_logit_distance": 0.777, "guesses": 3, "temperature": 0.9,
+    "strong_labelled": True, "threshold": 0.34, "cutout": 3, "weight_unsupervised": 7.5, "teacher_decay": 0.654,
+    "weight_consistency": 12.5, "reduction": "sum", "weight_logit_distance": 0.777, "guesses": 3, "temperature": 0.9,
     "alpha": 0.31, "ramp_steps": 33,
     "unsupervised_from": 3.1, "unsupervised_ramp": 3.2, "targets": "average", "weighting": "flexmatch",
     "alignment": "labels", "alignment_window": 17, "statistics_decay": 0.31, "weight_fairness": 0.67,
@@ -640,6 +640,8 @@ def test_fixmatch_sees_a_weak_and_a_strong_view_and_the_others_weak_ones(context
     assert (strong == 0.5).all() and not (weak == 0.5).any()
     half = next(make("fixmatch", context).stream.from_step(0)).unlabelled[1]
     assert 0.1 < (half == 0.5).all(dim=1).float().mean() < 0.4  # squares of half the side, clipped at borders
+    labelled = next(make("fixmatch", context, cutout=32, strong_labelled=True).stream.from_step(0)).labelled
+    assert [(view == 0.5).all().item() for view in labelled] == [False, True]
     counts = {"mean_teacher": (2, 2), "mixmatch": (1, 2), "supervised": (1, 1)}
     for name, expected in counts.items():
         batch = next(make(name, context).stream.from_step(0))
