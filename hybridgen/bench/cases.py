@@ -21,11 +21,13 @@ from torchvision.transforms import v2
 
 from hybridgen.data.pillow_policy import pillow_strong
 from hybridgen.data.randaugment import strong
+from hybridgen.evaluation.ensembles import judged_by
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.methods import fixmatch as fixmatch_method
 from hybridgen.methods import mean_teacher as mean_teacher_method
 from hybridgen.methods import mixing as mixing_method
 from hybridgen.methods import mixmatch as mixmatch_method
+from hybridgen.methods import mixmo as mixmo_method
 from hybridgen.methods import recursivemix as recursivemix_method
 from hybridgen.methods import scimix
 from hybridgen.methods.hybrids import Settings as HybridSettings
@@ -441,6 +443,43 @@ def recursivemix(sizes: Sizes, accelerator: Accelerator) -> Case:
     )
 
 
+def _mixmo_plans(sizes: Sizes, accelerator: Accelerator) -> tuple[Plan, Plan]:
+    """Cut-MixMo with two inputs, whose every step mixes by patches, and the plain network."""
+    settings = TrainingSettings(network=_wide(sizes), batch=sizes.mixing, epochs=FOREVER)
+    of = mixmo_method.Settings(patch_probability=1.0, repetitions=1)
+    context, measure = _context((2 * sizes.mixing, 0), accelerator), judged_by(of.ensemble)
+    mixed, plain = (
+        mixmo_method.plan(mixmo_method.variant(name, of), settings, context, 0, measure=measure)
+        for name in ("cut-mixmo", "plain")
+    )
+    return mixed, plain
+
+
+def mixmo(sizes: Sizes, accelerator: Accelerator) -> Case:
+    """Cut-MixMo's training step against the step of the plain network."""
+    mixed, plain = map(_training, _mixmo_plans(sizes, accelerator))
+    return Case(
+        f"Cut-MixMo step, 2 inputs, {_wide(sizes)}, {sizes.mixing} images",
+        "the plain network's step",
+        sizes.mixing,
+        mixed,
+        plain,
+    )
+
+
+def mixmo_inference(sizes: Sizes, accelerator: Accelerator) -> Case:
+    """The ensemble's logits, in one forward, against the plain network's."""
+    mixed, plain = (plan.network.eval() for plan in _mixmo_plans(sizes, accelerator))
+    images, _ = _mixing_batch(sizes, accelerator)
+    return Case(
+        f"MixMo's logits, 2 inputs, {_wide(sizes)}, {sizes.mixing} images",
+        "the plain network's",
+        sizes.mixing,
+        torch.no_grad(lambda: mixed(images)),
+        torch.no_grad(lambda: plain(images)),
+    )
+
+
 def _mixing_batch(sizes: Sizes, accelerator: Accelerator) -> tuple[torch.Tensor, torch.Tensor]:
     images = torch.rand(sizes.mixing, 3, SIZE, SIZE, device=accelerator.device)
     return images, torch.arange(sizes.mixing, device=accelerator.device) % CLASSES
@@ -479,6 +518,8 @@ CASES: dict[str, Entry] = {
     "cutmix-elementwise": Entry(cutmix_beside_timm, 1 / 5, 31),
     **{f"mask-{name}": Entry(partial(mixing, name), None, 101) for name in METHODS},
     "recursivemix": Entry(recursivemix, 1.03, 15),
+    "mixmo": Entry(mixmo, 1.05, 9),
+    "mixmo-inference": Entry(mixmo_inference, 1.02, 15),
 }
 
 
@@ -516,6 +557,10 @@ def _views(plan: Plan) -> Iterator[torch.Tensor]:
     """Both views of the images of a step."""
     batch = next(plan.stream.from_step(0))
     return (torch.cat([batch.labelled[view], batch.unlabelled[view]]) for view in (0, 1))
+
+
+def _wide(sizes: Sizes) -> str:
+    return f"wrn-{sizes.depth}-{sizes.width}"
 
 
 def _leaky(sizes: Sizes) -> str:
