@@ -58,6 +58,15 @@ def test_folder_fingerprint_follows_the_files_and_neither_place_nor_size(tmp_pat
     assert load_dataset(f"folder:{tmp_path / 'b' / 'c'}").fingerprint != by_size
 
 
+@pytest.mark.parametrize("file", ["train/cat/0.png", "test/dog/1.png", "unlabeled/x.png"])
+def test_folder_fingerprint_is_of_every_part(tmp_path, file, picture, write, image_folder):
+    root = image_folder(tmp_path)
+    write(root / "unlabeled" / "x.png", picture(5))
+    before = load_dataset(f"folder:{root}").fingerprint
+    write(root / file, picture(77))
+    assert load_dataset(f"folder:{root}").fingerprint != before
+
+
 def test_folder_faults(tmp_path, picture, write, image_folder, fails):
     fails(f"folder:{tmp_path / 'nowhere'}", "nowhere", "no such folder")
     empty = tmp_path / "empty"
