@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from scipy.stats import binomtest
 
 from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.sources import InMemory
@@ -98,6 +99,14 @@ def test_rates_equal_a_plain_reference(dataset):
     assert own.semantic_transfer.value == pytest.approx(right / len(pairs.semantic))
     assert own.nonsemantic_preservation.value == pytest.approx(near / len(pairs.semantic))
     assert own.background_inheritance.value == pytest.approx(inherited / len(pairs.semantic))
+
+
+def test_intervals_count_semantic_parents_and_not_their_pairs(dataset):
+    rates = measured(dataset, lambda semantic, nonsemantic: semantic, repeats=40).hybridizer
+    right = round(rates.semantic_transfer.value * COUNT)
+    for rate, hits in ((rates.semantic_transfer, right), (rates.nonsemantic_preservation, 0)):
+        expected = binomtest(hits, COUNT).proportion_ci(method="wilson")
+        assert (rate.low, rate.high) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 def test_batches_do_not_change_rates(dataset):
