@@ -154,12 +154,15 @@ def test_a_classifier_starts_from_the_hybridizers_if_asked_to(name, tmp_path, mo
     hybridizer = of("scimix")
     more = ("--unlabelled-batch", "4") if "mixmatch" in name else ()
     given = ("--hybridizer", "any/one", "--from-hybridizer", "--no-baseline", "--hybrids.stop", "5")
+    given = (*given, "--method.momentum", "0.123")
     ran = Ran(name, tmp_path, monkeypatch, *SMALL, *BATCHES, *more, *given, hybridizer=hybridizer)
     ((folder, run),) = ran.runs.items()
     assert folder == "scimix-seed3"
     theirs = hybridizer.autoencoder.classifier
     kernel = run.plan.network.network.encoder.trunk.stem.weight
     assert torch.equal(kernel, theirs.encoder.trunk.stem.weight)
+    momenta = [part.momentum for part in run.plan.network.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    assert momenta and set(momenta) == {0.123}
     images = torch.rand(5, 3, 16, 16)
     with torch.no_grad():
         mine, their = run.plan.classify(run.plan.judged.eval(), images), theirs.eval()(images)[1]
