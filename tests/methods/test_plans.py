@@ -164,10 +164,10 @@ def test_every_field_of_scimix_arrives(field, context):
     assert first != second
 
 
-def samosa_plan(settings: samosa.Settings, context, **changes) -> Plan:
+def samosa_plan(settings: samosa.Settings, context, seed: int = 0, **changes) -> Plan:
     of = mean_teacher.Settings(**SMALL | changes)
-    made = samosa.networks(of, context, 0, heads=2)
-    return samosa.with_samosa(mean_teacher.plan(of, context, 0, classifier=made.watched), made, settings, 0)
+    made = samosa.networks(of, context, seed, heads=2)
+    return samosa.with_samosa(mean_teacher.plan(of, context, seed, classifier=made.watched), made, settings, seed)
 
 
 OF_SAMOSA = {
@@ -753,6 +753,28 @@ def test_mixmatchs_replacement_is_in_the_window_of_every_cycle():
     window = [how.window(Clock(steps=80, steps_per_epoch=10, step=step)) for step in range(80)]
     inside = [10 <= step % 40 < 30 for step in range(80)]
     assert window == inside
+
+
+def test_samosas_average_takes_the_parameters_by_the_decay_of_its_base_method(context):
+    plan = samosa_plan(samosa.Settings(stop=6), context, ema_decay=0.75)
+    before = [parameter.clone() for parameter in plan.average.network.parameters()]
+    with torch.no_grad():
+        for parameter in plan.network.parameters():
+            parameter.add_(1.0)
+    plan.average.update(plan.network)
+    for now, then in zip(plan.average.network.parameters(), before, strict=True):
+        torch.testing.assert_close(now, then + 0.25)
+
+
+def test_samosas_hybrids_have_other_parents_in_every_cycle_and_for_every_seed(context, tmp_path, monkeypatch):
+    seeds = []
+    monkeypatch.setattr(samosa.HybridSet, "make", lambda *given: float(seeds.append(given[-1]) is None))
+    for seed in (0, 1):
+        plan = samosa_plan(samosa.Settings(cycles=3, stop=6), context, seed)
+        for cycle in (1, 2):
+            plan.clock.step = cycle * plan.clock.steps // 3
+            assert plan.after_step(tmp_path)["hybrids_kept"] == 1.0
+    assert len(set(seeds)) == len(seeds) == 4
 
 
 def test_validation_images_are_no_parents_of_samosas_hybrids(context):
