@@ -11,6 +11,7 @@ from hybridgen.data.datasets import load_dataset
 from hybridgen.data.splits import make_split
 from hybridgen.methods import mixing
 from hybridgen.methods.labelled import TrainingSettings, augmentation, central, chosen_network
+from hybridgen.networks.classifiers import FILE, about_classifier
 from hybridgen.training.context import Context
 from hybridgen.types import InputError
 
@@ -41,6 +42,21 @@ def test_images_are_evaluated_in_the_middle_and_trained_on_in_random_crops(conte
     assert torch.equal(seen[0], images[:, :, 4:12, 4:12])
     batch = next(plan.stream.from_step(0))
     assert batch.labelled[0].shape == (6, 3, 8, 8)
+
+
+@pytest.mark.parametrize(("crop", "side"), [(8, 8), (None, 16)])
+def test_the_file_of_a_network_names_the_side_of_the_images_that_it_sees(crop, side, context, tmp_path):
+    plan = mixing.plan("none", replace(SETTINGS, crop=crop), context, 0)
+    plan.finish(tmp_path, plan.judged)
+    assert about_classifier(tmp_path / FILE).image_size == side
+
+
+def test_augmixs_first_of_three_views_is_what_other_methods_see(context):
+    """Hendrycks et al. 2020: the divergence is between the clean image and two mixtures of it."""
+    (seen,) = next(mixing.plan("none", SETTINGS, context, 0).stream.from_step(0)).labelled
+    clean, *mixtures = next(mixing.plan("augmix-jsd", SETTINGS, context, 0).stream.from_step(0)).labelled
+    assert torch.equal(clean, seen) and len(mixtures) == 2
+    assert not any(torch.equal(mixture, seen) for mixture in mixtures)
 
 
 def test_shifts_reflect_or_uncover_zeros(context):
