@@ -1,6 +1,7 @@
 """Networks laid out for training compute what they computed before."""
 
 import copy
+import os
 import shutil
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from hybridgen.training.engine import laid_out
+from hybridgen.training.engine import laid_out, make_accelerator
 
 
 def outcome(network: nn.Module) -> tuple[torch.Tensor, ...]:
@@ -41,3 +42,17 @@ def test_a_network_is_laid_out_on_the_device_of_its_process(monkeypatch):
 def test_channels_last_is_the_layout_of_every_convolution():
     network = laid_out(nn.Sequential(nn.Conv2d(4, 8, 3)), Accelerator(cpu=True), channels_last=True)
     assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("asked", "here", "threads"), [(None, "1", 8), (None, "3", 2), (None, "9", 1), (5, "3", 5)])
+def test_cores_are_divided_among_the_processes_of_this_machine(asked, here, threads, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8), raising=False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    accelerator = Accelerator(cpu=True)
+    monkeypatch.setattr("hybridgen.training.engine.Accelerator", lambda **_: accelerator)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
+    monkeypatch.setenv("WORLD_SIZE", "12")  # of all machines
+    given = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    make_accelerator(precision="fp32", threads=asked, keep_memory=False)
+    assert given == [threads]
