@@ -1,4 +1,4 @@
-"""What the tests of several processes compute, as any number of processes: `torchrun distributed_worker.py FOLDER`."""
+"""What the tests of several processes compute, as any number of processes: `distributed_worker.py FOLDER`."""
 
 import sys
 from dataclasses import replace

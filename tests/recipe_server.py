@@ -1,10 +1,13 @@
 """Recipes as processes of their own, without the seconds that each would take for its imports.
 
 Imports what recipes import and forks a process for every line of JSON on standard input, `{"argv": [...], "folder":
-..., "memory": ..., "curves": ...}`: argv[0] is a recipe, the process's output goes to `stdout` and `stderr` in the
-folder, which has its `cache` too, and where so many bytes more than it has at its beginning are given, it gets no more.
-Curves, which take as long as the training of a toy, are an empty file unless asked for. Answers with two lines: its
-process id at once, and its exit code (a signal's number negative) when it has ended.
+..., "memory": ..., "curves": ..., "processes": ...}`: argv[0] is a recipe, the process's output goes to `stdout` and
+`stderr` in the folder, which has its `cache` too, and where so many bytes more than it has at its beginning are given,
+it gets no more. Curves, which take as long as the training of a toy, are an empty file unless asked for. Answers with
+two lines: its process id at once, and its exit code (a signal's number negative) when it has ended.
+
+Several processes are a group, as torchrun would start them, on CPUs: all their ids are told, one that fails ends the
+others, and the exit code is that of the first that fails. Recipes that a recipe starts are forked, too.
 """
 
 import gc
@@ -14,9 +17,14 @@ import os
 import pkgutil
 import resource
 import runpy
+import signal
+import socket
+import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import install_import_hook
 from libraries import LIBRARIES
@@ -34,11 +42,17 @@ def become(argv: list[str], folder: Path, memory: int | None, curves: bool) -> N
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory,) * 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_APPEND), number)
     if not curves:
         record.draw_curves = lambda folder: (folder / "curves.png").touch()
+    jobs.subprocess = Forks
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     os.chdir(folder)
+    run(argv)
+
+
+def run(argv: list[str]) -> None:
+    """Run a recipe as a process that ends with it."""
     sys.argv = argv
     try:
         runpy.run_path(argv[0], run_name="__main__")
@@ -53,14 +67,69 @@ def become(argv: list[str], folder: Path, memory: int | None, curves: bool) -> N
     os._exit(code)  # the interpreter would take more than a second to take leave of all its modules
 
 
+class Forked(subprocess.Popen):
+    """A process of `[python, recipe, ...]` that never becomes another program."""
+
+    def __init__(self, command: list[str], *, env: dict[str, str], preexec_fn: Callable[[], None], **options):
+        def instead() -> None:
+            preexec_fn()
+            os.closerange(3, 256)  # on one of them the parent waits for the other program
+            os.environ.clear()
+            os.environ.update(env)
+            AcceleratorState._reset_state(reset_partial_state=True)
+            run(command[1:])
+
+        super().__init__(command, preexec_fn=instead, **options)
+
+
+class Forks:
+    """What of `subprocess` the ablations use."""
+
+    DEVNULL, Popen = subprocess.DEVNULL, Forked
+
+
+def start(request: dict[str, Any]) -> list[int]:
+    """The ids of the processes."""
+    folder, count = Path(request["folder"]), request.pop("processes")
+    for name in ("stdout", "stderr"):
+        (folder / name).write_bytes(b"")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    started = []
+    for rank in range(count):
+        process = os.fork()
+        if process == 0:
+            if count > 1:
+                group = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=count, LOCAL_WORLD_SIZE=count, MASTER_PORT=port)
+                os.environ |= {name: str(value) for name, value in group.items()}
+                os.environ |= {"MASTER_ADDR": "127.0.0.1", "CUDA_VISIBLE_DEVICES": ""}
+            become(request["argv"], folder, request["memory"], request["curves"])
+        started.append(process)
+    return started
+
+
+def ended(processes: list[int]) -> int:
+    """The exit code, when all have ended."""
+    first, left = 0, set(processes)
+    while left:
+        process, status = os.wait()
+        left.remove(process)
+        if not first and (first := os.waitstatus_to_exitcode(status)):
+            for other in left:
+                os.kill(other, signal.SIGTERM)
+    return first
+
+
 if __name__ == "__main__":
     for name in LIBRARIES:
         importlib.import_module(name)
     install_import_hook("hybridgen", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+    from accelerate.state import AcceleratorState
     from recipe_modules import NAMES, recipe
 
     import hybridgen
     from hybridgen.configuration import parse
+    from hybridgen.tables import jobs
     from hybridgen.training import record
 
     for name in NAMES:  # parsed once, documentation has been read
@@ -76,10 +145,7 @@ if __name__ == "__main__":
 
     print("ready", flush=True)
     while line := sys.stdin.readline():
-        request = json.loads(line)
-        process = os.fork()
-        if process == 0:
-            become(request["argv"], Path(request["folder"]), request["memory"], request["curves"])
-        print(process, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+        processes = start(json.loads(line))
+        print(*processes, flush=True)
+        print(ended(processes), flush=True)
     os._exit(0)  # as above

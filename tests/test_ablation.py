@@ -1,6 +1,7 @@
 """The ablations: what each row runs, how a table stops and goes on, and MixUp, CutMix and a generator's own classifier
 in the recipes of classifiers."""
 
+import contextlib
 import importlib.util
 import json
 import signal
@@ -229,15 +230,12 @@ def of_table(table: str, data: str, *more: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def running(folder: Path) -> list[str]:
-    """Processes that have the folder among their arguments."""
+def writing(log: Path) -> list[str]:
+    """Processes whose output goes there."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        found += [path.parent.name] if str(folder).encode() in words else []
+    for path in Path("/proc").glob("[0-9]*/fd/1"):
+        with contextlib.suppress(OSError):
+            found += [path.parts[2]] if path.readlink() == log else []
     return found
 
 
@@ -255,10 +253,12 @@ def test_a_table_stopped_and_killed_continues_and_leaves_finished_runs_alone(rec
     done = times(folder / "alone-seed0")
 
     recipes.start("ablation.py", *arguments, "--resume")
-    assert recipes.stop(signal.SIGKILL, processes.reached(trained_on / "scimix-seed0", 5)) == -signal.SIGKILL
-    if sys.platform == "linux":
+    log, there = folder / "trained-on-seed0.log", processes.reached(trained_on / "scimix-seed0", 5)
+    linux = sys.platform == "linux"
+    assert recipes.stop(signal.SIGKILL, lambda: there() and (not linux or writing(log))) == -signal.SIGKILL
+    if linux:
         began = time.monotonic()
-        while running(Path("own/trained-on-seed0")):
+        while writing(log):
             assert time.monotonic() - began < 30
             time.sleep(0.05)
     done |= times(generator)

@@ -1,6 +1,7 @@
-"""The command: what it prints, writes and refuses. In this process where possible, through torchrun for two."""
+"""The command: what it prints, writes and refuses. In this process where possible."""
 
 import csv
+import importlib.util
 import json
 import math
 import os
@@ -20,6 +21,7 @@ import torch
 from PIL import Image
 
 import hybridgen
+from hybridgen import cli
 from hybridgen.cli import COMMANDS, main
 from hybridgen.commands.mixing import MIXING_STUDIES
 from hybridgen.data.datasets import load_dataset
@@ -37,6 +39,10 @@ from hybridgen.networks.registry import make_network
 from hybridgen.settings import checked, flags, plain
 from hybridgen.training.engine import make_accelerator
 
+spec = importlib.util.spec_from_file_location("recipes_as_processes", Path(__file__).with_name("test_recipes.py"))
+processes = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(processes)
+recipes = processes.recipes  # fixture
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 ONE = ["--threads", "1"]
 
@@ -334,14 +340,11 @@ def test_folder_of_a_process_killed_before_its_first_hybrid_is_taken(run, folder
     assert contents(out) == contents(folder)
 
 
-def test_two_processes_equal_one(folder, artefact, tmp_path):
+def test_two_processes_equal_one(recipes, folder, artefact, tmp_path):
     out = tmp_path / "two"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    command += ["-m", "hybridgen.cli", "hybridize", "--hybridizer", str(artefact), "--out", str(out)]
-    command += ["--count", str(COUNT), *ONE]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": ""})
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(f"{COUNT} of them made now") == 1
+    line = ("hybridize", "--hybridizer", artefact, "--out", out, "--count", COUNT, *ONE)
+    recipes.succeed(cli.__file__, *line, processes=2)
+    assert recipes.stdout().count(f"{COUNT} of them made now") == 1
     assert contents(out) == contents(folder)
 
 
@@ -466,13 +469,10 @@ def test_study_over_the_course_of_training(run, artefact, oracle, tmp_path):
     assert values["steps"] == [2, 10] and list(values["hybridizers"]) == ["SciMix step-2", "SciMix step-10"]
 
 
-def test_two_processes_study_what_one_does(run, artefact, oracle, tmp_path):
-    common = ["study", "transfer", "--hybridizer", str(artefact), "--oracle", str(oracle), "--repeats", "1", *ONE]
+def test_two_processes_study_what_one_does(run, recipes, artefact, oracle, tmp_path):
+    common = ("study", "transfer", "--hybridizer", artefact, "--oracle", oracle, "--repeats", 1, *ONE)
     run(*common, "--out", tmp_path / "one")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    command += ["-m", "hybridgen.cli", *common, "--out", str(tmp_path / "two")]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT | {"CUDA_VISIBLE_DEVICES": ""})
-    assert done.returncode == 0, done.stderr
+    recipes.succeed(cli.__file__, *common, "--out", tmp_path / "two", processes=2)
     one, two = (json.loads((tmp_path / folder / "transfer.json").read_text()) for folder in ("one", "two"))
     (own,), (other,) = one.pop("hybridizers").values(), two.pop("hybridizers").values()
     assert two == one

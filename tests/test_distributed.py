@@ -1,5 +1,6 @@
 """Two processes on one machine compute what one computes, and fail together."""
 
+import importlib.util
 import os
 import re
 import runpy
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,10 @@ from torch import distributed
 from hybridgen.errors import InputError, exit_codes
 from hybridgen.training.engine import make_accelerator
 
+spec = importlib.util.spec_from_file_location("recipes_as_processes", Path(__file__).with_name("test_recipes.py"))
+processes = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(processes)
+recipes = processes.recipes  # fixture
 HERE = Path(__file__).parent
 RECIPE = HERE.parent / "recipes" / "scimix.py"
 WORKER = HERE / "distributed_worker.py"
@@ -36,15 +42,10 @@ def environment(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def of_two(tmp_path_factory) -> list[dict[str, dict[str, torch.Tensor]]]:
+def of_two(recipes) -> list[dict[str, dict[str, torch.Tensor]]]:
     """What each of two processes computed."""
-    folder = tmp_path_factory.mktemp("two")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [*TORCHRUN, WORKER, folder], env=environment, capture_output=True, text=True, timeout=PATIENCE
-    )
-    assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"process-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    recipes.succeed(WORKER, recipes.folder, processes=2)
+    return [torch.load(recipes.folder / f"process-{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -187,24 +188,12 @@ def data(tmp_path_factory) -> str:
     return f"npz:{path}"
 
 
-def arguments(data: str, out: Path, *more: str) -> list[str | Path]:
+def arguments(data: str, out: Path | str, *more: str) -> list[str | Path]:
     return [
         "--preset", "smoke", "--data", data, "--labels", "8", "--validation", "4", "--labelled-batch", "4",
         "--unlabelled-batch", "8", "--epochs", "400", "--threads", "1", "--method.generator-channels", "8", "8",
         "--record-every", "5", "--evaluate-every", "1000", "--save-every", "10", "--out", out, *more,
     ]  # fmt: skip
-
-
-def start(command: list[str | Path], log: Path) -> subprocess.Popen:
-    with log.open("w") as file:
-        return subprocess.Popen(command, stdout=file, stderr=file)
-
-
-def await_checkpoint(folder: Path, step: int, process: subprocess.Popen, log: Path) -> None:
-    began = time.monotonic()
-    while not any(int(path.stem[5:]) >= step for path in (folder / "checkpoints").glob("step-*.pt")):
-        assert process.poll() is None and time.monotonic() - began < PATIENCE, log.read_text()
-        time.sleep(0.05)
 
 
 def newest(folder: Path) -> Path:
@@ -222,21 +211,18 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_a_batch_that_does_not_divide_is_bad_input(data, tmp_path):
-    command = [*TORCHRUN, RECIPE, *arguments(data, tmp_path / "run", "--unlabelled-batch", "9")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+def test_a_batch_that_does_not_divide_is_bad_input(recipes, data):
+    code = recipes.run(RECIPE, *arguments(data, "run", "--unlabelled-batch", "9"), processes=2)
+    said = [line for line in recipes.stderr().splitlines() if line.startswith("error: ")]
     line = "error: unlabelled_batch = 9: the global batch does not divide among 2 processes"
     # On a crowded machine the second may lose patience
-    assert said.count(line) == 1 and set(said) <= {line, f"{line} (process 1)"}, done.stderr
-    assert done.returncode != 0 and re.search(r"exitcode\s*:\s*2\b", done.stderr)
-    assert not (tmp_path / "run").exists()
+    assert said.count(line) == 1 and set(said) <= {line, f"{line} (process 1)"}, recipes.stderr()
+    assert code == 2 and not (recipes.folder / "run").exists()
 
 
 MET_BY_THE_SECOND = """
 import os, time
-from hybridgen.configuration import exit_codes
-from hybridgen.types import InputError
+from hybridgen.errors import InputError, exit_codes
 with exit_codes():
     if os.environ["RANK"] == "1":
         raise InputError("a.png: not a readable image")
@@ -250,24 +236,29 @@ def test_bad_input_that_one_process_meets_alone_is_told_by_it(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert said == ["error: a.png: not a readable image (process 1)"], done.stderr
-    assert done.returncode != 0
+    assert done.returncode != 0 and re.search(r"exitcode\s*:\s*2\b", done.stderr)
 
 
-def test_two_processes_stop_together_resume_together_and_die_together(data, tmp_path):
-    folder, log = tmp_path / "run", tmp_path / "log"
+def test_two_processes_stop_together_resume_together_and_die_together(recipes, data, tmp_path):
+    folder = tmp_path / "run"
+
+    def reached(step: int) -> Callable[[], bool]:
+        return lambda: any(int(path.stem[5:]) >= step for path in (folder / "checkpoints").glob("step-*.pt"))
 
     # Stopped by a signal: both save and end
-    process = start([*TORCHRUN, RECIPE, *arguments(data, folder)], log)
-    await_checkpoint(folder, 10, process, log)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(PATIENCE) != 0
-    assert f"stopped by signal 15 after {newest(folder)}; --resume continues" in log.read_text()
-    assert 'Traceback (most recent call last):\n  File "' + str(RECIPE) not in log.read_text()
+    recipes.start(RECIPE, *arguments(data, folder), processes=2)
+    assert recipes.stop(signal.SIGTERM, reached(10)) == 143
+    assert f"stopped by signal 15 after {newest(folder)}; --resume continues" in recipes.stderr()
+    assert "Traceback" not in recipes.stderr()
     stopped = int(newest(folder).stem[5:])
 
     # Resumed, and one of them killed: the other does not wait for ever
-    process = start([*TORCHRUN, RECIPE, *arguments(data, folder, "--resume")], log)
-    await_checkpoint(folder, stopped + 10, process, log)
+    log, began = tmp_path / "log", time.monotonic()
+    with log.open("w") as file:
+        process = subprocess.Popen([*TORCHRUN, RECIPE, *arguments(data, folder, "--resume")], stdout=file, stderr=file)
+    while not reached(stopped + 10)():
+        assert process.poll() is None and time.monotonic() - began < PATIENCE, log.read_text()
+        time.sleep(0.05)
     workers = children(process)
     assert len(workers) == 2
     os.kill(workers[1], signal.SIGKILL)

@@ -33,36 +33,42 @@ PATIENCE = 600
 
 
 class Recipes:
-    """Starts recipes one after the other, each as a process of its own (see recipe_server.py)."""
+    """Starts recipes one after the other, each as a process of its own, or as several (see recipe_server.py)."""
 
     def __init__(self, server: subprocess.Popen, folder: Path) -> None:
-        self.server, self.folder, self.pid = server, folder, 0
+        self.server, self.folder, self.pids = server, folder, []
 
     def _line(self) -> str:
         readable, _, _ = select.select([self.server.stdout], [], [], PATIENCE)
         if not readable:
-            if self.pid:
-                os.kill(self.pid, signal.SIGKILL)
+            self.send(signal.SIGKILL)
             pytest.fail(f"nothing for {PATIENCE} s; stderr:\n{self.stderr()}")
         return self.server.stdout.readline().strip()
 
-    def start(self, recipe: str, *arguments: str | Path, memory: int | None = None, curves: bool = False) -> None:
+    def start(
+        self, recipe: str | Path, *arguments: str | Path, memory: int | None = None, curves: bool = False,
+        processes: int = 1,
+    ) -> None:  # fmt: skip
         """With so many bytes to spare, where they are given; with an empty file in the place of curves unless asked
         for: once for each recipe."""
         argv = [str(RECIPES / recipe), *map(str, arguments)]
-        request = {"argv": argv, "folder": str(self.folder), "memory": memory, "curves": curves}
+        request = {"argv": argv, "folder": str(self.folder), "memory": memory, "curves": curves, "processes": processes}
         self.server.stdin.write(json.dumps(request) + "\n")
         self.server.stdin.flush()
-        self.pid = int(self._line())
+        self.pids = [int(word) for word in self._line().split()]
 
     def code(self) -> int:
         """The exit code, after waiting for it; a signal's number is negative."""
-        code, self.pid = int(self._line()), 0
+        code, self.pids = int(self._line()), []
         return code
 
-    def run(self, recipe: str, *arguments: str | Path, **more: int | bool) -> int:
+    def run(self, recipe: str | Path, *arguments: str | Path, **more: int | bool) -> int:
         self.start(recipe, *arguments, **more)
         return self.code()
+
+    def send(self, number: signal.Signals) -> None:
+        for pid in self.pids:
+            os.kill(pid, number)
 
     def stop(self, number: signal.Signals, when: Callable[[], bool]) -> int:
         """Send the process a signal as soon as `when` holds, and wait for its end."""
@@ -72,7 +78,7 @@ class Recipes:
             ended, _, _ = select.select([self.server.stdout], [], [], 0.01)
             if ended:
                 pytest.fail(f"ended before it was stopped, with {self.code()}:\n{self.stderr()}")
-        os.kill(self.pid, number)
+        self.send(number)
         return self.code()
 
     def stdout(self) -> str:
@@ -81,8 +87,8 @@ class Recipes:
     def stderr(self) -> str:
         return (self.folder / "stderr").read_text()
 
-    def succeed(self, recipe: str, *arguments: str | Path, curves: bool = False) -> None:
-        assert self.run(recipe, *arguments, curves=curves) == 0, self.stderr()
+    def succeed(self, recipe: str | Path, *arguments: str | Path, **more: int | bool) -> None:
+        assert self.run(recipe, *arguments, **more) == 0, self.stderr()
 
     def refuse(self, recipe: str, *arguments: str | Path) -> str:
         """The one line with which bad input is refused."""
@@ -97,8 +103,8 @@ class Recipes:
 def recipes(recipe_server, tmp_path_factory):
     started = Recipes(recipe_server, tmp_path_factory.mktemp("recipes"))
     yield started
-    if started.pid:  # left over by a test that failed
-        os.kill(started.pid, signal.SIGKILL)
+    if started.pids:  # left over by a test that failed
+        started.send(signal.SIGKILL)
         started.code()
 
 
@@ -311,7 +317,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(recipes, toy):
     while not reached(folder, 0)():
         time.sleep(0.01)
     size = (folder / "checkpoints" / "step-00000000.pt").stat().st_size
-    resource.prlimit(recipes.pid, resource.RLIMIT_FSIZE, (size, size))
+    resource.prlimit(*recipes.pids, resource.RLIMIT_FSIZE, (size, size))
     assert recipes.code() == 2
     last = recipes.stderr().splitlines()[-1]
     assert last == "error: full/checkpoints/step-00000005.pt: cannot be written: File too large"

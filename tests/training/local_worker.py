@@ -1,4 +1,4 @@
-"""What the tests of two processes that write one run compute: `torchrun local_worker.py FOLDER`."""
+"""What the tests of two processes that write one run compute: `local_worker.py FOLDER`."""
 
 import sys
 import time

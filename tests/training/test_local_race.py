@@ -1,25 +1,22 @@
 """Two processes that write one run, each with a history of its own, whichever comes late."""
 
-import os
-import subprocess
-import sys
+import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
 
-WORKER = Path(__file__).parent / "local_worker.py"
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+spec = importlib.util.spec_from_file_location("recipes_as_processes", Path(__file__).parents[1] / "test_recipes.py")
+processes = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(processes)
+recipes = processes.recipes  # fixture
 
 
 @pytest.fixture(scope="module")
-def of_two(tmp_path_factory) -> tuple[Path, list[dict]]:
+def of_two(recipes) -> tuple[Path, list[dict]]:
     """The folder, and what each process found."""
-    folder = tmp_path_factory.mktemp("two")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([*TORCHRUN, WORKER, folder], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return folder, [torch.load(folder / f"process-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    recipes.succeed(Path(__file__).with_name("local_worker.py"), recipes.folder, processes=2)
+    return recipes.folder, [torch.load(recipes.folder / f"process-{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
 @pytest.mark.parametrize("who", ["second", "first"])
