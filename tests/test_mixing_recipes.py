@@ -114,9 +114,7 @@ def test_a_run_is_not_resumed_with_another_batch(recipes, toy, run):
 
 
 def test_every_method_trains_and_stands_in_one_table(recipes, toy):
-    recipes.succeed(
-        "mixing_baselines.py", *tiny(toy, "baselines", "--epochs", "0.5", "--evaluate-every", "100"), curves=True
-    )
+    recipes.succeed("mixing_baselines.py", *tiny(toy, "baselines", "--epochs", "0.5", "--evaluate-every", "100"))
     said = result(recipes.folder / "baselines")
     assert list(said["classifiers"]) == list(TITLES.values())
     losses = set()
