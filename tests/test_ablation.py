@@ -29,7 +29,9 @@ from hybridgen.types import InputError
 spec = importlib.util.spec_from_file_location("recipes_as_processes", Path(__file__).with_name("test_recipes.py"))
 processes = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(processes)
-recipes, toy, stage_1 = processes.recipes, processes.toy, processes.stage_1  # fixtures
+recipes, toy, stage_1, refuse = (
+    processes.recipes, processes.toy, processes.stage_1, processes.refuse
+)  # fixtures  # fmt: skip
 ablation = recipe("ablation")
 Config, TABLES, GENERATORS, jobs_of = ablation.Config, ablation.TABLES, ablation.GENERATORS, ablation.jobs_of
 
@@ -308,9 +310,11 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_line_and_leaves_no_run(recipes, toy, name):
+def test_bad_input_is_one_line_and_leaves_no_run(recipes, refuse, toy, name):
     arguments, words = BAD[name]
-    said = recipes.refuse("ablation.py", "--data", toy, "--out", "bad", *arguments)
+    said = (recipes.refuse if name == "no hybridizer" else refuse)(
+        "ablation.py", "--data", toy, "--out", "bad", *arguments
+    )
     for word in words:
         assert word in said, said
     assert not (recipes.folder / "bad").exists()
@@ -345,9 +349,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_recipes_of_classifiers_refuse(recipes, toy, name):
+def test_recipes_of_classifiers_refuse(recipes, refuse, toy, name):
     recipe, hybridizer, more, words = REFUSED[name]
-    said = recipes.refuse(recipe, *processes.tiny_stage_2(toy, hybridizer, "refused", *more))
+    said = refuse(recipe, *processes.tiny_stage_2(toy, hybridizer, "refused", *more))
     for word in words:
         assert word in said, said
     assert not (recipes.folder / "refused").exists()

@@ -17,8 +17,10 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from recipe_modules import recipe
 from safetensors.torch import load_file
 
+from hybridgen.configuration import launch
 from hybridgen.data.datasets import load_dataset
 from hybridgen.data.splits import make_split
 from hybridgen.hybridizer import Hybridizer
@@ -106,6 +108,27 @@ def recipes(recipe_server, tmp_path_factory):
     if started.pids:  # left over by a test that failed
         started.send(signal.SIGKILL)
         started.code()
+
+
+@pytest.fixture
+def refuse(recipes, monkeypatch, capfd) -> Callable[..., str]:
+    """`Recipes.refuse` in this process."""
+    monkeypatch.chdir(recipes.folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(recipes.folder / "cache"))
+    monkeypatch.setattr("tyro._unsafe_cache.clear_cache", lambda: None)  # what tyro has read of a recipe stays
+
+    def refused(name: str, *arguments: str | Path) -> str:
+        of = recipe(Path(name).stem)
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            launch(of.main, of.Config, of.PRESETS)
+        said = capfd.readouterr()
+        lines = said.err.splitlines()
+        assert end.value.code == 2 and len(lines) == 1 and lines[0].startswith("error: ") and said.out == "", said
+        return lines[0]
+
+    return refused
 
 
 # --- small things to train on and from -----------------------------------------------------------------------
@@ -788,10 +811,14 @@ BAD_ADAIN = {
 }
 
 
+AS_PROCESSES = ("unknown flag", "no folder")
+"""Refused as by a user's recipe, a process of its own, whatever the recipe; the others are refused in this process."""
+
+
 @pytest.mark.parametrize("name", BAD_ADAIN)
-def test_bad_input_of_adain_is_one_line_and_leaves_no_run(recipes, toy, name):
+def test_bad_input_of_adain_is_one_line_and_leaves_no_run(recipes, refuse, toy, name):
     arguments, words = BAD_ADAIN[name]
-    said = recipes.refuse("adain.py", *tiny_adain(toy, "bad_adain"), *arguments)
+    said = (recipes.refuse if name in AS_PROCESSES else refuse)("adain.py", *tiny_adain(toy, "bad_adain"), *arguments)
     assert all(word in said for word in words), said
     assert not (recipes.folder / "bad_adain").exists()
 
@@ -872,7 +899,7 @@ CASES += [(recipe, name) for recipe, names in METHOD_CASES.items() for name in n
 
 
 @pytest.mark.parametrize("recipe, name", CASES, ids=lambda value: value.removesuffix(".py").replace(" ", "-"))
-def test_bad_input_is_one_line_and_leaves_no_run(recipes, toy, stage_1, recipe, name):
+def test_bad_input_is_one_line_and_leaves_no_run(recipes, refuse, toy, stage_1, recipe, name):
     (recipes.folder / "unknown-field.yaml").write_text("lables: 10\n")
     (recipes.folder / "wrong-type.yaml").write_text("method:\n  epochs: many\n")
     arguments, words = (BAD | BAD_STAGE_1 | BAD_STAGE_2 | BAD_HYBRIDS | BAD_METHOD)[name]
@@ -885,7 +912,7 @@ def test_bad_input_is_one_line_and_leaves_no_run(recipes, toy, stage_1, recipe, 
     if "mixmatch" in recipe:
         group = "samosa" if recipe in SAMOSA else "hybrids"
         given = (*given, *MIXMATCH_BATCHES, f"--{group}.stop", "1.2")
-    said = recipes.refuse(recipe, *given, *arguments)
+    said = (recipes.refuse if name in AS_PROCESSES else refuse)(recipe, *given, *arguments)
     for word in words:
         assert word in said, said
     assert not (recipes.folder / "bad").exists()
