@@ -53,7 +53,7 @@ class Split:
         The data set's name is left out: the same folder has different paths on different machines, and the
         fingerprint tells which data they are.
         """
-        content = {key: value for key, value in asdict(self).items() if key != "dataset"}
+        content = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "dataset"}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
