@@ -609,11 +609,3 @@ def test_nan_rows_can_be_read_again(tmp_path):
     with run(tmp_path) as made:
         made.log(**{"validation/accuracy": math.nan})
     assert math.isnan(read_metrics(tmp_path)[0]["validation/accuracy"])
-
-
-def test_what_draws_and_shows_is_imported_when_it_does():
-    script = (
-        "import sys, hybridgen.training.record; print({'tensorboard', 'matplotlib', 'torchvision'} & {*sys.modules})"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
