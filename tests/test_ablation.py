@@ -263,6 +263,7 @@ def test_a_table_stopped_and_killed_continues_and_leaves_finished_runs_alone(rec
         while writing(log):
             assert time.monotonic() - began < 30
             time.sleep(0.05)
+        assert not (trained_on / "result.json").exists()  # nobody went on
     done |= times(generator)
 
     recipes.succeed("ablation.py", *arguments, "--resume")
