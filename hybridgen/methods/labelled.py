@@ -15,7 +15,7 @@ from hybridgen.data.sources import holds_photographs
 from hybridgen.data.streams import View
 from hybridgen.networks.classifiers import FILE, Classifier, save_classifier
 from hybridgen.networks.registry import default_network
-from hybridgen.settings import NUMBER, Count, Decay, Epoch, Flat, Positive, Share, Weight, settings
+from hybridgen.settings import NUMBER, Count, Decay, Epoch, Flat, Positive, Share, Weight, Whole, settings
 from hybridgen.training.context import Context
 from hybridgen.training.ema import EMA
 from hybridgen.training.objective import Task, adam, sgd
@@ -61,8 +61,8 @@ class TrainingSettings:
     crop: Flat[Count | None] = None
     """Side of random crops of 8 to 100 % of the image, and of the central one that is evaluated (ImageNet); without,
     images are shifted."""
-    shift: Flat[Count | None] = None
-    """By up to so many pixels; an eighth of the side unless given."""
+    shift: Flat[Whole | None] = None
+    """By up to so many pixels, 0 not at all; an eighth of the side unless given."""
     padding: Flat[augment.Padding] = "reflection"
     """What a shift uncovers."""
     color_jitter: Flat[bool] = False
