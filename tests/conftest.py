@@ -39,6 +39,14 @@ def no_bf16(monkeypatch):
     monkeypatch.setattr("hybridgen.training.engine.look_for_bf16", lambda: ("this CPU", ""))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def tyro_remembers() -> Iterator[None]:
+    """What tyro has read of a recipe's settings stays for the next command line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tyro._unsafe_cache.clear_cache", lambda: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def recipe_server() -> Iterator[subprocess.Popen]:
     """Forks a process for each recipe that it is told to run (see recipe_server.py)."""

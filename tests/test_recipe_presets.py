@@ -37,12 +37,6 @@ SETS = {
 """Training images, classes and side of the sets of the presets; of ImageNet fewer images than there are."""
 
 
-@pytest.fixture(autouse=True)
-def tyro_remembers(monkeypatch):
-    """What it has read of a recipe, from one command line to the next."""
-    monkeypatch.setattr("tyro._unsafe_cache.clear_cache", lambda: None)
-
-
 class Made(Exception):
     """Plans, in the place of their training."""
 

@@ -115,7 +115,6 @@ def refuse(recipes, monkeypatch, capfd) -> Callable[..., str]:
     """`Recipes.refuse` in this process."""
     monkeypatch.chdir(recipes.folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(recipes.folder / "cache"))
-    monkeypatch.setattr("tyro._unsafe_cache.clear_cache", lambda: None)  # what tyro has read of a recipe stays
 
     def refused(name: str, *arguments: str | Path) -> str:
         of = recipe(Path(name).stem)
