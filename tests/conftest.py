@@ -3,16 +3,16 @@
 import gc
 import importlib
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
+from multiprocessing.connection import Connection
 
 import pytest
 from jaxtyping import install_import_hook
 
 # An int where a float is asked for is right in Python (PEP 484), but not with beartype unless told so
 install_import_hook("hybridgen", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+SERVER = pytest.StashKey[Connection]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
         importlib.import_module(name)
     # Each of pytest-xdist's processes has one core
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+    config.stash[SERVER] = importlib.import_module("recipe_server").start_server()
 
 
 def pytest_collection_finish() -> None:
@@ -48,13 +49,6 @@ def tyro_remembers() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def recipe_server() -> Iterator[subprocess.Popen]:
-    """Forks a process for each recipe that it is told to run (see recipe_server.py)."""
-    server = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("recipe_server.py")], env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-    )  # fmt: skip
-    assert server.stdout.readline() == "ready\n"
-    yield server
-    server.stdin.close()
-    assert server.wait(60) == 0
+def recipe_server(pytestconfig: pytest.Config) -> Connection:
+    """Forks a process for each recipe that it is asked for (see recipe_server.py)."""
+    return pytestconfig.stash[SERVER]

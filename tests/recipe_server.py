@@ -1,18 +1,18 @@
 """Recipes as processes of their own, without the seconds that each would take for its imports.
 
-Imports what recipes import and forks a process for every line of JSON on standard input, `{"argv": [...], "folder":
-..., "memory": ..., "curves": ..., "processes": ...}`: argv[0] is a recipe, the process's output goes to `stdout` and
-`stderr` in the folder, which has its `cache` too, and where so many bytes more than it has at its beginning are given,
-it gets no more. Curves, which take as long as the training of a toy, are an empty file unless asked for. Answers with
-two lines: its process id at once, and its exit code (a signal's number negative) when it has ended.
+`start_server` forks a process that forks another for every request, a dictionary of `argv`, `folder`, `memory`,
+`curves` and `processes`: argv[0] is a recipe, the process's output goes to `stdout` and `stderr` in the folder, which
+has its `cache` too, and where so many bytes more than it has at its beginning are given, it gets no more. Curves, which
+take as long as the training of a toy, are an empty file unless asked for. The server sends two answers: the process ids
+at once, and the exit code (a signal's number negative) when all have ended.
 
-Several processes are a group, as torchrun would start them, on CPUs: all their ids are told, one that fails ends the
-others, and the exit code is that of the first that fails. Recipes that a recipe starts are forked, too.
+Several processes are a group, as torchrun would start them, on CPUs: one that fails ends the others, and the exit code
+is that of the first that fails. Recipes that a recipe starts are forked, too.
 """
 
+import contextlib
 import gc
 import importlib
-import json
 import os
 import pkgutil
 import resource
@@ -23,11 +23,18 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import install_import_hook
-from libraries import LIBRARIES
+from accelerate.state import AcceleratorState
+from recipe_modules import NAMES, recipe
+
+import hybridgen
+from hybridgen.configuration import parse
+from hybridgen.tables import jobs
+from hybridgen.training import record
 
 LATE = (
     "PIL.BmpImagePlugin", "PIL.GifImagePlugin", "PIL.JpegImagePlugin", "PIL.PpmImagePlugin", "sklearn.datasets",
@@ -43,6 +50,7 @@ def become(argv: list[str], folder: Path, memory: int | None, curves: bool) -> N
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / name, os.O_WRONLY | os.O_APPEND), number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", 1, errors="backslashreplace")  # not pytest's
     if not curves:
         record.draw_curves = lambda folder: (folder / "curves.png").touch()
     jobs.subprocess = Forks
@@ -90,7 +98,7 @@ class Forks:
 
 def start(request: dict[str, Any]) -> list[int]:
     """The ids of the processes."""
-    folder, count = Path(request["folder"]), request.pop("processes")
+    folder, count = request["folder"], request.pop("processes")
     for name in ("stdout", "stderr"):
         (folder / name).write_bytes(b"")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -120,18 +128,9 @@ def ended(processes: list[int]) -> int:
     return first
 
 
-if __name__ == "__main__":
-    for name in LIBRARIES:
-        importlib.import_module(name)
-    install_import_hook("hybridgen", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
-    from accelerate.state import AcceleratorState
-    from recipe_modules import NAMES, recipe
-
-    import hybridgen
-    from hybridgen.configuration import parse
-    from hybridgen.tables import jobs
-    from hybridgen.training import record
-
+def serve(requests: Connection) -> None:
+    """Until the other end is closed."""
+    os.environ["OMP_NUM_THREADS"] = "1"
     for name in NAMES:  # parsed once, documentation has been read
         parse(recipe(name).Config, recipe(name).PRESETS, [])
     # What is imported late, by the package and by torch's optimizers
@@ -143,9 +142,18 @@ if __name__ == "__main__":
     gc.collect()
     gc.freeze()
 
-    print("ready", flush=True)
-    while line := sys.stdin.readline():
-        processes = start(json.loads(line))
-        print(*processes, flush=True)
-        print(ended(processes), flush=True)
-    os._exit(0)  # as above
+    with contextlib.suppress(EOFError):
+        while request := requests.recv():
+            processes = start(request)
+            requests.send(processes)
+            requests.send(ended(processes))
+
+
+def start_server() -> Connection:
+    """Of requests to a server that ends with this process, or as soon as the connection is closed."""
+    context = get_context("fork")
+    here, there = context.Pipe()
+    server = context.Process(target=serve, args=(there,), daemon=True)
+    server.start()
+    there.close()
+    return here

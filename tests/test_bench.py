@@ -88,11 +88,11 @@ def test_table_has_a_row_and_an_explanation_a_case(in_this_process, capsys):
 
 def test_a_case_has_a_process_and_a_peak_memory_of_its_own(capfd):
     ballast = torch.ones(1 << 29, dtype=torch.uint8)  # `ru_maxrss` would begin at this process's size
-    measure.run(json=True, quick=True, threads=1, only=["hybridization"])
+    measure.run(json=True, quick=True, threads=1, only=["strong-augmentation"])
     said = json.loads(capfd.readouterr().out)
-    check(said["cases"]["hybridization"])
+    check(said["cases"]["strong-augmentation"])
     if sys.platform.startswith("linux"):
-        assert 0 < said["cases"]["hybridization"]["peak_memory_mib"] < len(ballast) / 2**20
+        assert 0 < said["cases"]["strong-augmentation"]["peak_memory_mib"] < len(ballast) / 2**20
 
 
 def test_an_unknown_case_is_an_input_error(capsys):

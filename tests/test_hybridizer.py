@@ -470,7 +470,7 @@ def test_pickle_is_refused_and_nothing_of_it_is_executed(folder, tmp_path, hybri
     assert not sprung.exists()
 
 
-def test_wrong_types_are_refused_where_nothing_checks_types(folder_of_either):
+def test_wrong_types_are_refused_where_nothing_checks_types(tmp_path):
     """As a user runs it, without the type checks of the tests: an InputError for each, naming file."""
     program = """
 import json, sys
@@ -478,23 +478,27 @@ from pathlib import Path
 from hybridgen.hybridizer import Hybridizer
 from hybridgen.types import InputError
 
-path = Path(sys.argv[1]) / "config.json"
-good = json.loads(path.read_text())
 wrong = ["x", None, 1.5, -1, [], {}, [None, 1, 2], ["a", "b", "c"]]
-cases = [{"architecture": good["architecture"] | {f: v}} for f in good["architecture"] for v in wrong]
-cases += [{"classes": v} for v in (4, None, [1, 2, 3, 4], ["a"])]
-for case in cases:
-    path.write_text(json.dumps(good | case))
-    try:
-        Hybridizer.from_pretrained(path.parent)
-    except InputError as error:
-        assert str(error).startswith(str(path.parent)) and "\\n" not in str(error), (case, error)
-    else:
-        raise AssertionError(f"accepted {case}")
-path.write_text(json.dumps(good))
-Hybridizer.from_pretrained(path.parent)
+for folder in sys.argv[1:]:
+    path = Path(folder) / "config.json"
+    good = json.loads(path.read_text())
+    cases = [{"architecture": good["architecture"] | {f: v}} for f in good["architecture"] for v in wrong]
+    cases += [{"classes": v} for v in (4, None, [1, 2, 3, 4], ["a"])]
+    for case in cases:
+        path.write_text(json.dumps(good | case))
+        try:
+            Hybridizer.from_pretrained(folder)
+        except InputError as error:
+            assert str(error).startswith(folder) and "\\n" not in str(error), (case, error)
+        else:
+            raise AssertionError(f"accepted {case}")
+    path.write_text(json.dumps(good))
+    Hybridizer.from_pretrained(folder)
 """
-    done = subprocess.run([sys.executable, "-c", program, str(folder_of_either)], capture_output=True, text=True)
+    folders = [tmp_path / method for method in METHODS]
+    for folder in folders:
+        build(method=folder.name).save_pretrained(folder)
+    done = subprocess.run([sys.executable, "-c", program, *folders], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

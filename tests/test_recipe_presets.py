@@ -17,11 +17,12 @@ from recipe_modules import NAMES, recipe
 from hybridgen.configuration import parse
 from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.sources import InMemory
+from hybridgen.data.splits import Split
 from hybridgen.methods.hybrids import Mixer, WithHybrids
 from hybridgen.methods.samosa import Cycles, Samosa
 from hybridgen.tables.compare import Comparison
 from hybridgen.tables.jobs import Job
-from hybridgen.training.context import Context, split_of
+from hybridgen.training.context import Context, RunSettings, split_of
 from hybridgen.training.plan import Plan
 
 SETS = {
@@ -45,6 +46,7 @@ class Made(Exception):
         self.plans = plans
 
 
+@cache
 def synthetic(name: str, image_size: int | None) -> Dataset:
     """Black images of the set's number, size and classes, which take next to no memory."""
     count, classes, side = SETS[name if name in SETS else name.partition(":")[0]]
@@ -55,14 +57,20 @@ def synthetic(name: str, image_size: int | None) -> Dataset:
     return Dataset(name, names, side, part(count), part(2000), "f" * 64, True, (0.5,) * 3, (0.25,) * 3)
 
 
+@cache
+def split(name: str, image_size: int | None, **drawn: int | None) -> Split:
+    return split_of(RunSettings(out=Path(), **drawn), synthetic(name, image_size))
+
+
 @pytest.fixture
 def made(monkeypatch):
     """From a recipe's name and arguments to the plans that its `main` makes."""
 
     def of(cls, settings) -> Context:
         with torch.device("cpu"):
-            dataset = synthetic(settings.data, settings.image_size)
-            return cls(settings, Accelerator(cpu=True), dataset, split_of(settings, dataset))
+            of = settings.data, settings.image_size
+            drawn = {name: getattr(settings, name) for name in ("labels", "split_seed", "validation")}
+            return cls(settings, Accelerator(cpu=True), synthetic(*of), split(*of, **drawn))
 
     class Planned(Comparison):
         def __init__(self, settings, context, variants) -> None:
@@ -92,6 +100,7 @@ def made(monkeypatch):
         monkeypatch.setattr(torch.nn.init, function, lambda tensor, *given, **more: tensor)  # which has no values
     monkeypatch.setattr(torch.nn.functional, "batch_norm", lambda images, *given, **more: images)  # nor have these
     monkeypatch.setattr(Context, "of", classmethod(of))
+    monkeypatch.setattr(Context, "patches", torch.zeros(12, 12, dtype=torch.float64))  # of black images
     monkeypatch.setattr(Accelerator, "device", property(lambda self: torch.device("meta")))
     return plans
 

@@ -1,6 +1,5 @@
 """The generator against table A.10, its modulated convolution against the grouped form and the package's."""
 
-import subprocess
 import sys
 from itertools import pairwise
 
@@ -232,19 +231,6 @@ def test_backends_are_interchangeable(between):
     for name, parameter in ours.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), name
         torch.testing.assert_close(parameter.grad, want[name].grad, **EXACT)
-
-
-def test_importing_the_package_leaves_cuda_as_it_was():
-    """In a fresh process: it is loaded late, and the answer about CUDA is the machine's own again."""
-    program = """
-import sys, torch
-asked, before = torch.cuda.is_available, torch.cuda.is_available()
-from hybridgen.networks import stylegan2
-assert "stylegan2_pytorch" not in sys.modules
-stylegan2.StyleGAN2Generator(backend="stylegan2-pytorch")
-assert torch.cuda.is_available is asked and torch.cuda.is_available() == before
-"""
-    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_missing_package_names_the_extra(monkeypatch):

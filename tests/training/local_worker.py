@@ -41,7 +41,7 @@ def run(folder: Path, late: int, until: int) -> dict[str, torch.Tensor]:
         save_every=2, resume=True, keep=2,
     ) as going:  # fmt: skip
         if going.clock.step == 0 and number == late:
-            time.sleep(1)
+            time.sleep(0.5)
         began = history.seen.clone()
         while not going.clock.done and going.clock.step < until:
             going.clock.step += 1
@@ -58,7 +58,7 @@ def late_to_the_folder(folder: Path, late: int) -> dict[str, torch.Tensor]:
 
     def waiting(self: Run) -> Run:
         if accelerator.process_index == late:
-            time.sleep(2)
+            time.sleep(1)
         return enter(self)
 
     Run.__enter__ = waiting

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -111,15 +109,6 @@ def test_the_files_are_what_scikit_learn_makes_of_them():
     photographs, theirs = embedded.read_photographs(), load_sample_images()
     assert [Path(name).name for name in theirs.filenames] == list(embedded.PHOTOGRAPHS)
     assert all(np.array_equal(ours, own) for ours, own in zip(photographs, theirs.images, strict=True))
-
-
-def test_nothing_large_is_imported_that_is_not_needed():
-    """In a process of its own, since this one may have them already."""
-    code = "import sys; from hybridgen.data.datasets import load_dataset; load_dataset('digits-m');"
-    code += "import hybridgen.data.augmix, hybridgen.data.randaugment;"
-    code += "print(sorted({'sklearn', 'scipy', 'torchvision', 'matplotlib', 'kornia'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("found", [None, SimpleNamespace(origin=str(Path("nowhere", "__init__.py")))])
