@@ -30,6 +30,8 @@ def parse(kind: type[C], presets: Mapping[str, Mapping[str, Any]], arguments: Se
         default = changed(default, presets[preset])
     if file is not None:
         default = checked(kind, merged(plain(default), load(Path(file))), source=f"{file}: ")
+    if not arguments:
+        return default
     names = ", ".join(presets)
     description = (
         f"{(kind.__doc__ or '').strip()}\n\n"

@@ -132,7 +132,7 @@ def serve(requests: Connection) -> None:
     """Until the other end is closed."""
     os.environ["OMP_NUM_THREADS"] = "1"
     for name in NAMES:  # parsed once, documentation has been read
-        parse(recipe(name).Config, recipe(name).PRESETS, [])
+        parse(recipe(name).Config, recipe(name).PRESETS, ["--out", "x"])
     # What is imported late, by the package and by torch's optimizers
     for module in pkgutil.walk_packages(hybridgen.__path__, "hybridgen."):
         importlib.import_module(module.name)
