@@ -11,10 +11,9 @@ from hybridgen.configuration import launch
 from hybridgen.methods import mixing
 from hybridgen.methods.labelled import TrainingSettings
 from hybridgen.settings import settings
-from hybridgen.tables.compare import CompareSettings, Comparison
+from hybridgen.tables.compare import CompareSettings, Comparison, some_of
 from hybridgen.training.context import Context
 from hybridgen.training.train import Result, train
-from hybridgen.types import InputError
 
 
 @settings
@@ -24,7 +23,7 @@ class Config(CompareSettings):
     out = Path("runs/mixing_baselines")
     labels = None
     evaluate_every = 200
-    methods: tuple[str, ...] = tuple(mixing.TITLES)
+    methods: some_of(mixing.TITLES) = tuple(mixing.TITLES)
     """Which ones; all unless given."""
     alphas: mixing.Alphas = "own"
     """How they mix: as each method's own paper, or as AutoMix's authors compare them on CIFAR (AutoMix, A.1)."""
@@ -35,15 +34,10 @@ PRESETS = mixing.PRESETS
 
 
 def main(config: Config) -> Result:
-    names = config.methods
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"methods: {' '.join(names) or 'none'}; one or more are needed, each once")
-    if unknown := [name for name in names if name not in mixing.TITLES]:
-        raise InputError(f"methods: {unknown[0]!r} is unknown; there are {', '.join(mixing.TITLES)}")
     context = Context.of(config)
     variants = {
         mixing.TITLES[name]: partial(mixing.plan, name, config.training, context, alphas=config.alphas)
-        for name in names
+        for name in config.methods
     }
 
     # Every method from every seed

@@ -14,10 +14,9 @@ from hybridgen.evaluation.ensembles import judged_by
 from hybridgen.methods import mixmo
 from hybridgen.methods.labelled import TrainingSettings
 from hybridgen.settings import settings
-from hybridgen.tables.compare import OF_ENSEMBLES, CompareSettings, Comparison
+from hybridgen.tables.compare import OF_ENSEMBLES, CompareSettings, Comparison, some_of
 from hybridgen.training.context import Context
 from hybridgen.training.train import Result, train
-from hybridgen.types import InputError
 
 
 @settings
@@ -27,7 +26,7 @@ class Config(CompareSettings):
     out = Path("runs/mixmo")
     labels = None
     evaluate_every = 200
-    methods: tuple[str, ...] = tuple(mixmo.TITLES)
+    methods: some_of(mixmo.TITLES) = tuple(mixmo.TITLES)
     """Which ones; all unless given."""
     training: TrainingSettings = TrainingSettings(network="wrn-10-2", epochs=6)
     method: mixmo.Settings = mixmo.Settings()
@@ -37,14 +36,12 @@ PRESETS = mixmo.PRESETS
 
 
 def main(config: Config) -> Result:
-    names = config.methods
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"methods: {' '.join(names) or 'none'}; one or more are needed, each once")
-    of = {name: mixmo.variant(name, config.method) for name in names}
+    of = {name: mixmo.variant(name, config.method) for name in config.methods}
     context = Context.of(config)
     measure = judged_by(config.method.ensemble)
     variants = {
-        mixmo.TITLES[name]: partial(mixmo.plan, of[name], config.training, context, measure=measure) for name in names
+        mixmo.TITLES[name]: partial(mixmo.plan, own, config.training, context, measure=measure)
+        for name, own in of.items()
     }
 
     # Every method from every seed

@@ -1,21 +1,22 @@
 """MIMO (Havasi et al. 2021) and MixMo (Ramé et al. 2021; thesis 3.3): several images go into one network at once, which
 answers for each of them; asked about one image, it is an ensemble."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import floor, inf, nan
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int64
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from hybridgen.losses.classification import smoothed
 from hybridgen.methods.labelled import Made, TrainingSettings, central, chosen_network, labelled_plan
-from hybridgen.mixing.inputs import Patches, loss_weights, mix_inputs
+from hybridgen.mixing.inputs import Patches, Shares, loss_weights, mix_inputs
 from hybridgen.mixing.mixing import as_targets
-from hybridgen.networks.multi_input import Ensemble, MultiInputClassifier
+from hybridgen.networks.multi_input import Ensemble, MemberLogits, MultiInputClassifier
 from hybridgen.networks.registry import make_network
 from hybridgen.settings import NUMBER, Few, Share, merged, settings
 from hybridgen.training.context import Context
@@ -23,10 +24,16 @@ from hybridgen.training.objective import Outcome
 from hybridgen.training.plan import Plan, Score
 from hybridgen.training.schedules import Clock
 from hybridgen.training.scores import Measure, logits_of
-from hybridgen.types import Batch, InputError, single
+from hybridgen.types import Batch, Images, InputError, single
 
 Endless = Annotated[float, Field(gt=0, allow_inf_nan=True), NUMBER]
 """Above 0, infinity included."""
+
+Classifiers = Literal["own", "random", "predominant", "one"]
+"""What last layers answer for (table 3.4)."""
+
+Asked = Int64[Tensor, "members batch"]
+"""Of which input each last layer is asked the class, in each image."""
 
 
 @settings
@@ -51,6 +58,12 @@ class Settings:
     ensemble: Ensemble = "logits"
     """What of the members is averaged: logits, as the authors' code has it, which leaves a plain network; or
     probabilities, which none computes: no network.safetensors is left."""
+    encoders: Literal["each", "one"] = "each"
+    """Whether each input has a first convolution, or all have one (table 3.4)."""
+    classifiers: Classifiers = "own"
+    """What each of M last layers answers for: its own input; an input drawn at random, in each image anew (⊖); the
+    first one for the input of the largest share, the next one for the next (⊗). Or one alone, for the labels mixed by
+    their shares, which no root weights (table 3.4)."""
 
 
 TITLES = {
@@ -85,9 +98,48 @@ def patch_probability(clock: Clock, probability: float) -> float:
     return probability * min(1.0, 12 * (epochs - epoch) / epochs)
 
 
+def asked(classifiers: Classifiers, ratios: Shares) -> Asked | None:
+    """Which input each last layer answers for: its own; a random one, another for each of them; or, by the inputs'
+    shares, the largest first and equal ones in their order (table 3.4). None for one that answers for their mixture."""
+    match classifiers:
+        case "own":
+            return torch.arange(len(ratios), device=ratios.device).unsqueeze(1).expand(ratios.shape)
+        case "random":
+            return torch.rand_like(ratios).argsort(dim=0)
+        case "predominant":
+            return ratios.argsort(dim=0, descending=True, stable=True)
+        case "one":
+            return None
+    raise InputError(f"classifiers: {classifiers!r} is unknown")
+
+
+def of_asked(values: Float[Tensor, "inputs batch ..."], asked: Asked) -> Float[Tensor, "members batch ..."]:
+    """For each last layer those of the input that it is asked for."""
+    return values[asked, torch.arange(asked.shape[1], device=asked.device)]
+
+
+def answer_losses(
+    logits: MemberLogits,
+    targets: Float[Tensor, "inputs batch classes"],
+    ratios: Shares,
+    asked: Asked | None,
+    root: float,
+) -> Float[Tensor, "members batch"]:
+    """Cross-entropies of the answers, each weighted by w_r of the share of the input that it is for (equations 3.1 and
+    A.1); without `asked` of the one answer for the targets mixed by the inputs' shares. Gradient reaches the logits."""
+    if asked is None:
+        wanted = (ratios.to(targets.dtype).unsqueeze(2) * targets).sum(dim=0, keepdim=True)
+        weights = torch.ones_like(ratios[:1])
+    else:
+        wanted, weights = of_asked(targets, asked), of_asked(loss_weights(ratios, root), asked)
+    each = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(0, 1), reduction="none").view(weights.shape)
+    return weights * each
+
+
 class MixMo(nn.Module):
     """Loss `supervised`: of every image at every input the cross-entropy of its own answer, weighted by w_r of its
-    share, summed over inputs and averaged over the batch (equations 3.1 and A.1, algorithm A.6).
+    share, summed over inputs and averaged over the batch (equations 3.1 and A.1, algorithm A.6), or what `classifiers`
+    asks instead (table 3.4).
 
     Kind of mixing and role are drawn for the step, κ and mask for each image (`mix_inputs`). The rates are each input's
     mean share, `share_0`, …, and whether the step has `patches`. `smoothing` is label smoothing's.
@@ -106,6 +158,7 @@ class MixMo(nn.Module):
         alpha: float,
         root: float,
         input_repetition: float,
+        classifiers: Classifiers,
         smoothing: float,
     ) -> None:
         super().__init__()
@@ -115,6 +168,7 @@ class MixMo(nn.Module):
         loss_weights(torch.ones(1, 1), root)  # InputError for root
         self.classifier, self.classes, self.mask, self.alpha, self.root = classifier, classes, mask, alpha, root
         self.patch_probability, self.input_repetition, self.smoothing = patch_probability, input_repetition, smoothing
+        self.classifiers = classifiers
 
     def forward(self, batch: Batch, clock: Clock) -> Outcome:
         (images,) = batch.labelled
@@ -133,14 +187,14 @@ class MixMo(nn.Module):
             device=images.device,
         )
 
-        # One forward, an answer for every input
+        # One forward, an answer of every last layer
         encodings = self.classifier.encode([images, *(images[each] for each in mixing.partners[1:])])
         logits = single(self.classifier.decode(mixing.mix(encodings)))
         wanted = targets.to(logits.dtype)[mixing.partners]
 
         # Losses
-        each = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(0, 1), reduction="none").view_as(mixing.ratios)
-        losses = loss_weights(mixing.ratios, self.root) * each
+        asked_for = asked(self.classifiers, mixing.ratios)
+        losses = answer_losses(logits, wanted, mixing.ratios, asked_for, self.root)
         rates = {f"share_{place}": share.mean() for place, share in enumerate(mixing.ratios)}
         rates["patches"] = logits.new_tensor(float(patched))
         return Outcome({"supervised": losses.mean(dim=1).sum()}, rates)
@@ -152,7 +206,14 @@ def network_of(of: Settings, training: TrainingSettings, context: Context) -> Mu
     name, width = chosen_network(training.network, training.width, context.dataset.image_size)
     networks = [make_network(name, len(context.dataset.classes), width=width) for _ in range(of.inputs)]
     statistics = dict(mean=context.dataset.mean, std=context.dataset.std)
-    return context.laid_out(MultiInputClassifier(networks, **statistics, ensemble=of.ensemble))
+    made = MultiInputClassifier(
+        networks,
+        **statistics,
+        ensemble=of.ensemble,
+        one_encoder=of.encoders == "one",
+        one_head=of.classifiers == "one",
+    )
+    return context.laid_out(made)
 
 
 def by_members(context: Context, measure: Measure, crop: int | None) -> Score:
@@ -167,29 +228,28 @@ def by_members(context: Context, measure: Measure, crop: int | None) -> Score:
     return score
 
 
-def plan(of: Settings, training: TrainingSettings, context: Context, seed: int, *, measure: Measure) -> Plan:
-    """Training with several inputs on this split from this seed, judged by `measure`, whose `accuracy` selects. Leaves
-    the plain network that computes the ensemble. InputError for more inputs than images in a batch."""
+def several_inputs(
+    of: Settings,
+    training: TrainingSettings,
+    context: Context,
+    seed: int,
+    *,
+    objective: Callable[[MultiInputClassifier, Images], nn.Module],
+    measure: Measure,
+) -> Plan:
+    """Training of a new network of these settings' inputs by what `objective` makes of it and of an image of the
+    training's size, which has no values. As `plan` has it."""
     share = training.batch // context.accelerator.num_processes
     if of.inputs > share:
         raise InputError(f"method.inputs: {of.inputs}, but a batch has {share} images for each process")
 
     def make(classifier: MultiInputClassifier) -> Made:
-        objective = MixMo(
-            classifier,
-            len(context.dataset.classes),
-            mask=of.mask,
-            patch_probability=of.patch_probability,
-            alpha=of.alpha,
-            root=of.root,
-            input_repetition=of.input_repetition,
-            smoothing=training.label_smoothing,
-        )
         side = training.crop or context.dataset.image_size
-        size = classifier.encoded_size(torch.empty(1, 3, side, side, device="meta"))
-        patches = of.mask if of.patch_probability else None
+        image = torch.empty(1, 3, side, side, device="meta")
+        made = Made(objective(classifier, image), {"supervised": 1.0})
+        size, patches = classifier.encoded_size(image), of.mask if of.patch_probability else None
         mix_inputs(of.inputs, size, inputs=of.inputs, patches=patches, alpha=of.alpha, generator=torch.Generator())
-        return Made(objective, {"supervised": 1.0})
+        return made
 
     return labelled_plan(
         training,
@@ -203,11 +263,31 @@ def plan(of: Settings, training: TrainingSettings, context: Context, seed: int, 
     )
 
 
+def plan(of: Settings, training: TrainingSettings, context: Context, seed: int, *, measure: Measure) -> Plan:
+    """Training with several inputs on this split from this seed, judged by `measure`, whose `accuracy` selects. Leaves
+    the plain network that computes the ensemble. InputError for more inputs than images in a batch."""
+
+    def objective(classifier: MultiInputClassifier, image: Images) -> nn.Module:
+        return MixMo(
+            classifier,
+            len(context.dataset.classes),
+            mask=of.mask,
+            patch_probability=of.patch_probability,
+            alpha=of.alpha,
+            root=of.root,
+            input_repetition=of.input_repetition,
+            classifiers=of.classifiers,
+            smoothing=training.label_smoothing,
+        )
+
+    return several_inputs(of, training, context, seed, objective=objective, measure=measure)
+
+
 PAPER: dict[str, Any] = dict(
     precision="fp32", validation=0, record_every=100,
     method=dict(
         inputs=2, mask="cutmix", patch_probability=0.5, alpha=2.0, root=3.0, repetitions=4, input_repetition=0.0,
-        ensemble="logits",
+        ensemble="logits", encoders="each", classifiers="own",
     ),
 )  # fmt: skip
 """Thesis 3.3.4.1, b = 4 of its tables."""

@@ -20,6 +20,9 @@ Patches = Literal["cutmix", "horizontal-concat", "vertical-concat", "patchup", "
 
 Shares = Float[Tensor, "inputs batch"]
 
+Masks = Float[Tensor, "inputs batch 1 rows columns"]
+"""In [0, 1]; a single place where the share is the same everywhere."""
+
 PATCH = 7
 """Side of PatchUp's squares."""
 
@@ -57,6 +60,18 @@ class InputMixing:
             shares[place], left = left * (1 - mixing.ratio), left * mixing.ratio
         shares[first] = left
         return torch.stack(shares)
+
+    @cached_property
+    def masks(self) -> Masks:
+        """The share of each input at each place; their sum is 1. Of two inputs mixed by patches 1_M and 1 - 1_M
+        (algorithm A.7); inputs that are interpolated have a part each of what the patch leaves."""
+        first, *others = self.order
+        left = torch.ones(self.partners.shape[1], 1, 1, 1, device=self.partners.device)
+        shares = [left] * len(self.order)
+        for place, mixing in zip(reversed(others), reversed(self.mixings), strict=True):
+            shares[place], left = left * (1 - mixing.mask), left * mixing.mask
+        shares[first] = left
+        return torch.stack(torch.broadcast_tensors(*shares))
 
     def mix(self, encodings: Sequence[Maps]) -> Maps:
         """The map that goes into the core: equation 3.2, for more inputs A.3 and A.4.

@@ -65,7 +65,7 @@ class Classifier(nn.Module):
         """Channels of the last feature map. InputError where it is none."""
         size = (getattr(self.network, "default_cfg", None) or {}).get("input_size", (3, 32, 32))
         with torch.no_grad():
-            probe = _on_meta(self.network).eval()
+            probe = on_meta(self.network).eval()
             for module in probe.modules():  # whoever watches the network is not told of its copy
                 module._forward_hooks.clear()
                 module._forward_pre_hooks.clear()
@@ -127,7 +127,7 @@ class Classifier(nn.Module):
             )
 
 
-def _on_meta(network: nn.Module) -> nn.Module:
+def on_meta(network: nn.Module) -> nn.Module:
     """A copy without values, for which none are copied."""
     tensors = (*network.parameters(), *network.buffers())
     return copy.deepcopy(network, {id(tensor): torch.empty_like(tensor, device="meta") for tensor in tensors})

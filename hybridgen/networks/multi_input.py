@@ -1,4 +1,5 @@
-"""Networks of several inputs and several answers: MIMO's (Havasi et al. 2021) and MixMo's (Ramé et al. 2021)."""
+"""Networks of several inputs and several answers: MIMO's (Havasi et al. 2021), MixMo's (Ramé et al. 2021) and
+MixShare's (thesis 3.4)."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -6,11 +7,12 @@ from functools import cache, partial
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from hybridgen.networks.classifiers import Classifier
+from hybridgen.networks.classifiers import Classifier, on_meta
 from hybridgen.networks.fast import Whitening
 from hybridgen.networks.wide_resnet import Normalize
 from hybridgen.types import Images, InputError, single
@@ -21,8 +23,15 @@ Encodings = Float[Tensor, "batch channels rows columns"]
 MemberLogits = Float[Tensor, "members batch classes"]
 """Of each of the subnetworks."""
 
+Shown = Float[Tensor, "members batch 1 rows columns"]
+"""Masks in [0, 1]: what each subnetwork's last layer sees of every place."""
+
 Ensemble = Literal["logits", "probabilities"]
 """What of the members is averaged: logits, as MixMo's code does, or probabilities."""
+
+Kernels = Literal["equal", "collinear", "apart"]
+"""How first convolutions begin: all with the same kernels, with kernels of the same directions, or as they are drawn
+(thesis 3.4.2.2 and A.6.2)."""
 
 
 def ensembled(members: MemberLogits, of: Ensemble) -> Float[Tensor, "batch classes"]:
@@ -33,6 +42,23 @@ def ensembled(members: MemberLogits, of: Ensemble) -> Float[Tensor, "batch class
     return logarithms.logsumexp(dim=0) - torch.tensor(len(members), dtype=logarithms.dtype).log()
 
 
+def unmix(
+    features: Float[Tensor, "batch channels rows columns"], shown: Shown, part: float
+) -> Float[Tensor, "members batch channels rows columns"]:
+    """What each of the last layers sees of a map (algorithm A.7): its first channels, this part of them, rounded, under
+    the layer's mask, the others as they are.
+
+    Masks of another size are brought to that of the map, by the mean over the area of each place. Gradient reaches the
+    features. InputError for a part outside [0, 1].
+    """
+    if not 0 <= part <= 1:
+        raise InputError(f"part: {part} is outside [0, 1]")
+    masks = F.adaptive_avg_pool2d(shown.flatten(0, 1), features.shape[2:]).unflatten(0, shown.shape[:2])
+    masked, others = features.tensor_split([round(part * features.shape[1])], dim=1)
+    unmixed = masked * masks.to(features.dtype)
+    return torch.cat([unmixed, others.expand(len(shown), *others.shape)], dim=2) if others.shape[1] else unmixed
+
+
 class MultiInputClassifier(nn.Module):
     """M first convolutions, one core, M last layers (thesis 3.3.1): images in [0, 1] to the logits of an ensemble.
 
@@ -41,7 +67,7 @@ class MultiInputClassifier(nn.Module):
     for whoever knows its seed, the core is the plain network's. Encodings are mixed right behind the convolutions,
     before the first normalisation. The first convolution of a `fast` network, behind the whitening that all inputs
     share, hands on what it gets at first; of several inputs all are drawn anew, as torch draws them, so that they
-    differ.
+    differ. With `one_encoder` all inputs go through c_0, with `one_head` there is d_0 alone (table 3.4).
 
     For inference the encodings of the same image are summed, in one forward. Gradient reaches the images and all
     parameters. InputError for no network, networks of several kinds, without timm's convention, whose first layer is
@@ -49,7 +75,14 @@ class MultiInputClassifier(nn.Module):
     """
 
     def __init__(
-        self, networks: Sequence[nn.Module], *, mean: Sequence[float], std: Sequence[float], ensemble: Ensemble
+        self,
+        networks: Sequence[nn.Module],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        ensemble: Ensemble,
+        one_encoder: bool = False,
+        one_head: bool = False,
     ) -> None:
         super().__init__()
         if not networks:
@@ -62,8 +95,9 @@ class MultiInputClassifier(nn.Module):
         first, last = self.places
         self.normalize = Normalize(mean, std)
         self.before = nn.Identity()
-        self.encoders = nn.ModuleList(network.get_submodule(first) for network in networks)
-        self.heads = nn.ModuleList(network.get_submodule(last) for network in networks)
+        self.encoders = nn.ModuleList((core if one_encoder else each).get_submodule(first) for each in networks)
+        """Of every input, all the same one if there is but one."""
+        self.heads = nn.ModuleList(network.get_submodule(last) for network in networks[: 1 if one_head else None])
         self.whitened = next((name for name, part in core.named_modules() if isinstance(part, Whitening)), None)
         """Name of the core's whitening, before its first convolution, which is not in it either."""
         if self.whitened is not None:
@@ -81,6 +115,16 @@ class MultiInputClassifier(nn.Module):
         """M."""
         return len(self.encoders)
 
+    @torch.no_grad()
+    def align(self, kernels: Kernels) -> None:
+        """Give every input's first convolution the first one's kernels, or, for `collinear`, their directions: each
+        kernel keeps the length that was drawn for it."""
+        first, *others = (encoder.weight for encoder in self.encoders)
+        lengths = lambda weight: weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+        for weight in others if kernels != "apart" else ():
+            scale = lengths(weight) / lengths(first).clamp(min=1e-12) if kernels == "collinear" else 1
+            weight.copy_(scale * first)
+
     def encoded_size(self, images: Images) -> tuple[int, int]:
         """Height and width of their encodings."""
         first = self.encoders[0]
@@ -91,6 +135,20 @@ class MultiInputClassifier(nn.Module):
         )
         return height, width
 
+    def map_size(self, images: Images) -> tuple[int, int]:
+        """Height and width of the last map of these images, which are not looked at. InputError where it is none."""
+        channels = self.encoders[0].out_channels
+        with torch.no_grad():
+            encodings = torch.empty(1, channels, *self.encoded_size(images), device="meta")
+            features = on_meta(self.core).eval().forward_features(encodings)
+        if features.ndim != 4:
+            raise InputError(
+                f"network: {type(self.core).__name__} gives features of shape {tuple(features.shape)}; a map "
+                "[batch, channels, rows, columns] is needed"
+            )
+        height, width = features.shape[2:]
+        return height, width
+
     def encode(self, inputs: Sequence[Images]) -> tuple[Encodings, ...]:
         """c_0(x_0), c_1(x_1), …: a batch for each input. InputError for another number of them."""
         if len(inputs) != self.inputs:
@@ -99,10 +157,11 @@ class MultiInputClassifier(nn.Module):
             encoder(self.before(self.normalize(images))) for encoder, images in zip(self.encoders, inputs, strict=True)
         )
 
-    def decode(self, mixed: Encodings) -> MemberLogits:
-        """d_0(C(l)), d_1(C(l)), … of mixed encodings l."""
-        part = _decoded if self._compiled is None else self._compiled(_decoded)
-        return part(self, mixed)
+    def decode(self, mixed: Encodings, shown: Shown | None = None, *, part: float = 1.0) -> MemberLogits:
+        """d_0(C(l)), d_1(C(l)), … of mixed encodings l: of the whole last map, or of what is `shown` to each of this
+        part of its channels (`unmix`)."""
+        decoded = _decoded if self._compiled is None else self._compiled(_decoded)
+        return decoded(self, mixed, shown, part)
 
     def members(self, images: Images) -> MemberLogits:
         """Of the same images at every input: the sum of the encodings is one convolution, by the kernels' sum."""
@@ -141,9 +200,14 @@ class MultiInputClassifier(nn.Module):
         return super().__getstate__() | {"_compiled": None}
 
 
-def _decoded(classifier: MultiInputClassifier, mixed: Tensor) -> Tensor:
-    pooled = classifier.core.forward_head(classifier.core.forward_features(mixed))
-    return torch.stack([head(pooled) for head in classifier.heads])
+def _decoded(classifier: MultiInputClassifier, mixed: Tensor, shown: Tensor | None, part: float) -> Tensor:
+    core, heads = classifier.core, classifier.heads
+    features = core.forward_features(mixed)
+    if shown is None:
+        pooled = core.forward_head(features)
+        return torch.stack([head(pooled) for head in heads])
+    own = core.forward_head(unmix(features, shown, part).flatten(0, 1)).unflatten(0, shown.shape[:2])
+    return torch.stack([head(pooled) for head, pooled in zip(heads, own, strict=True)])
 
 
 def _first_convolution(network: nn.Module) -> str:

@@ -5,7 +5,9 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import AfterValidator
 
 from hybridgen.evaluation.grid import sample_grid
 from hybridgen.evaluation.oracle import Judge, Training, oracle_of, oracle_seconds
@@ -26,6 +28,19 @@ FIGURES = ("test_accuracy_last", "test_accuracy_selected", "seconds", "steps")
 
 PICTURE = "grid.png"
 """Of hybrids, in the folder of a comparison."""
+
+
+def some_of(titles: Mapping[str, str]) -> Any:
+    """The type of the field `methods` of a recipe that compares methods of these names: one or more, each once. Its
+    help lists them."""
+
+    def each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names or len(set(names)) < len(names):
+            raise ValueError("should be one or more, each once")
+        return names
+
+    return Annotated[tuple[Literal[tuple(titles)], ...], AfterValidator(each_once)]
+
 
 Variants = Mapping[str, Callable[[int], Plan]]
 """Plans from a seed, by their names in the table."""
