@@ -20,7 +20,7 @@ Patches = Literal["cutmix", "horizontal-concat", "vertical-concat", "patchup", "
 
 Shares = Float[Tensor, "inputs batch"]
 
-Masks = Float[Tensor, "inputs batch 1 rows columns"]
+Masks = Float[Tensor, "inputs batch 1 height width"]
 """In [0, 1]; a single place where the share is the same everywhere."""
 
 PATCH = 7

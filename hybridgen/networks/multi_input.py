@@ -23,7 +23,7 @@ Encodings = Float[Tensor, "batch channels rows columns"]
 MemberLogits = Float[Tensor, "members batch classes"]
 """Of each of the subnetworks."""
 
-Shown = Float[Tensor, "members batch 1 rows columns"]
+Shown = Float[Tensor, "members batch 1 height width"]
 """Masks in [0, 1]: what each subnetwork's last layer sees of every place."""
 
 Ensemble = Literal["logits", "probabilities"]

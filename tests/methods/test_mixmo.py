@@ -161,6 +161,80 @@ def test_input_repetition_shows_all_inputs_the_same_image():
     assert len(seen) == 3 and all(torch.equal(each, batch().labelled[0]) for each in seen)
 
 
+# --- table 3.4 ---------------------------------------------------------------------------------------------------
+
+TABLE_34 = [("one", "one"), ("each", "one"), ("one", "random"), ("one", "predominant"), ("each", "own")]
+"""Encoders and classifiers of its rows."""
+
+
+@pytest.mark.parametrize("patches", [None, "cutmix"])
+@pytest.mark.parametrize("inputs", [2, 3])
+@pytest.mark.parametrize(("encoders", "classifiers"), TABLE_34)
+def test_every_row_of_table_34_written_out(encoders, classifiers, inputs, patches):
+    """The same draws, and behind them those of ⊖."""
+    torch.manual_seed(0)
+    made = MultiInputClassifier(
+        [Toy() for _ in range(inputs)], **STATISTICS, ensemble="logits", one_encoder=encoders == "one",
+        one_head=classifiers == "one",
+    ).double()  # fmt: skip
+    objective = MixMo(made, CLASSES, patch_probability=1.0 if patches else 0.0, classifiers=classifiers)
+    losses, *_ = run(objective)
+
+    torch.manual_seed(7)
+    torch.rand(())
+    drawn = mix_inputs(COUNT, (8, 10), inputs=inputs, patches=patches, alpha=2.0)
+    random = torch.rand(inputs, COUNT).argsort(dim=0) if classifiers == "random" else None
+    (images,), labels = batch()[:2]
+    shown, kernels = (
+        made.normalize(images),
+        [made.encoders[0 if encoders == "one" else i].weight for i in range(inputs)],
+    )
+    total = 0.0
+    for n in range(COUNT):
+        part = {drawn.order[0]: torch.ones(8, 10, dtype=torch.float64)}
+        for i, each in zip(drawn.order[1:], drawn.mixings, strict=True):
+            mask = each.mask[n, 0].double().expand(8, 10)
+            part = {j: mask * own for j, own in part.items()} | {i: 1 - mask}
+        maps = [F.conv2d(shown[drawn.partners[i, n]][None], kernels[i], padding=1)[0] for i in range(inputs)]
+        pooled = torch.tanh(inputs * sum(part[i] * maps[i] for i in range(inputs))).mean(dim=(1, 2))
+        kappa = [part[i].mean().item() for i in range(inputs)]
+        classes = [labels[drawn.partners[i, n]].item() for i in range(inputs)]
+        logs = [(pooled @ head.weight.T + head.bias).log_softmax(dim=0) for head in made.heads]
+        if classifiers == "one":
+            total -= sum(kappa[i] * logs[0][classes[i]].item() for i in range(inputs)) / COUNT
+            continue
+        asked = {"own": range(inputs), "predominant": sorted(range(inputs), key=lambda i: -kappa[i])}.get(classifiers)
+        asked = random[:, n].tolist() if asked is None else asked
+        powers = [share ** (1 / 3) for share in kappa]
+        for head, i in enumerate(asked):
+            total -= inputs * powers[i] / sum(powers) * logs[head][classes[i]].item() / COUNT
+    assert losses["supervised"].item() == pytest.approx(total, rel=1e-5)
+
+
+def test_every_row_of_table_34_is_a_setting(context):
+    for encoders, classifiers in TABLE_34:
+        plan = plan_of(context, encoders=encoders, classifiers=classifiers)
+        assert (plan.network.encoders[0] is plan.network.encoders[1]) is (encoders == "one")
+        assert len(plan.network.heads) == (1 if classifiers == "one" else 2)
+        before = [p.detach().clone() for p in plan.network.parameters()]
+        assert all(map(math.isfinite, trained(plan, 2)))
+        assert not any(torch.equal(*pair) for pair in zip(before, plan.network.parameters(), strict=True))
+        plain, images = plan.network.eval().plain(), torch.rand(2, 3, 16, 16)
+        torch.testing.assert_close(plain(images), plan.network(images), rtol=1e-4, atol=1e-4)
+
+
+def test_whoever_answers_for_an_input_answers_for_no_other():
+    ratios = torch.tensor([[0.2, 0.4, 1 / 3], [0.7, 0.2, 1 / 3], [0.1, 0.4, 1 / 3]])
+    assert mixmo.asked("own", ratios).T.tolist() == [[0, 1, 2]] * 3
+    assert mixmo.asked("predominant", ratios).T.tolist() == [[1, 0, 2], [0, 2, 1], [0, 1, 2]]
+    assert mixmo.asked("one", ratios) is None
+    torch.manual_seed(0)
+    random = mixmo.asked("random", torch.rand(3, 3000))
+    assert (random.sort(dim=0).values == torch.arange(3)[:, None]).all()
+    for row in random:
+        assert (row.bincount() / 3000 - 1 / 3).abs().max() < 0.05
+
+
 # --- one input -----------------------------------------------------------------------------------------------
 
 
@@ -332,7 +406,8 @@ def test_the_core_of_every_variant_begins_as_the_plain_network(context):
     [
         dict(inputs=0), dict(inputs=17), dict(mask="saliency"), dict(patch_probability=1.1), dict(alpha=0.0),
         dict(alpha=-inf), dict(root=0.0), dict(root=-3.0), dict(root=float("nan")), dict(repetitions=0),
-        dict(input_repetition=-0.1), dict(ensemble="votes"), dict(inputs=True),
+        dict(input_repetition=-0.1), dict(ensemble="votes"), dict(inputs=True), dict(encoders="two"),
+        dict(classifiers="two"),
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(changes):

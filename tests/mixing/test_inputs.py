@@ -123,6 +123,21 @@ def test_gradient_reaches_every_input_by_its_share(patches):
         torch.testing.assert_close(map_.grad.mean(dim=(1, 2, 3)), 3 * share.double(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("patches", [None, "cutmix", "fmix"])
+@pytest.mark.parametrize("inputs", [1, 2, 3, 4])
+def test_masks_are_what_each_input_has_of_every_place(patches, inputs):
+    """Of all places together its share; what is mixed is the sum of what all have."""
+    mixing, maps = drawn(inputs, patches), encodings(inputs)
+    places = (1, 1) if patches is None or inputs == 1 else SIZE
+    assert mixing.masks.shape == (inputs, 6, 1, *places)
+    torch.testing.assert_close(mixing.masks.sum(dim=0), torch.ones(6, 1, *places))
+    torch.testing.assert_close(mixing.masks.mean(dim=(2, 3, 4)), mixing.ratios)
+    together = inputs * sum(mask * map_ for mask, map_ in zip(mixing.masks, maps, strict=True))
+    torch.testing.assert_close(mixing.mix(maps), together, atol=1e-5, rtol=1e-5)
+    if patches and inputs == 2:
+        assert set(mixing.masks.unique().tolist()) == {0.0, 1.0}
+
+
 # --- draws ---------------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hybridgen.networks.classifiers import Classifier
-from hybridgen.networks.multi_input import MultiInputClassifier, ensembled
+from hybridgen.networks.multi_input import MultiInputClassifier, ensembled, unmix
 from hybridgen.networks.registry import make_network
 from hybridgen.types import InputError
 
@@ -184,6 +184,103 @@ def test_probabilities_of_nearly_nothing_stay_numbers():
     logits = ensembled(members, "probabilities")
     logits.sum().backward()
     assert logits.isfinite().all() and members.grad.isfinite().all()
+
+
+# --- what each last layer sees ----------------------------------------------------------------------------------
+
+
+def patch(rows: int = 32, columns: int = 16) -> torch.Tensor:
+    """Masks of two members: of four images the upper three eighths of the rows, and the rest."""
+    mask = (torch.arange(rows) < 3 * rows // 8).double()[:, None].expand(4, 1, rows, columns)
+    return torch.stack([mask, 1 - mask])
+
+
+@pytest.mark.parametrize("name", ["wrn-10-1", "fast-16-32x2", "resnet10t"])
+def test_unmixing_with_a_full_mask_changes_nothing(name):
+    made = classifier(name, 2).eval()
+    mixed = sum(made.encode([images()] * 2))
+    assert torch.equal(made.decode(mixed, torch.ones(2, 4, 1, 32, 16, dtype=torch.float64)), made.decode(mixed))
+    assert torch.equal(made.decode(mixed, patch(), part=0.0), made.decode(mixed))
+    assert not torch.allclose(made.decode(mixed, patch()), made.decode(mixed))
+
+
+@pytest.mark.parametrize(("part", "touched"), [(0.0, 0), (0.25, 3), (0.3, 4), (0.5, 6), (1.0, 12)])
+def test_partial_unmixing_touches_its_part_of_the_channels_alone(part, touched):
+    features = torch.randn(4, 12, 8, 4, generator=torch.Generator().manual_seed(4))
+    seen = unmix(features, patch(), part)
+    assert seen.shape == (2, 4, 12, 8, 4) and seen.dtype == features.dtype
+    for member, mask in enumerate(patch(8, 4)):
+        assert torch.equal(seen[member, :, touched:], features[:, touched:])
+        torch.testing.assert_close(seen[member, :, :touched], features[:, :touched] * mask.float(), rtol=0, atol=0)
+    torch.testing.assert_close(seen[:, :, :touched].sum(dim=0), features[:, :touched])
+
+
+def test_masks_are_brought_to_the_map_by_the_mean_over_each_place():
+    """Whatever the sides; a single place is the same everywhere."""
+    masks = torch.rand(2, 4, 1, 12, 10, generator=torch.Generator().manual_seed(5))
+    seen = unmix(torch.ones(4, 3, 4, 2), masks, 1.0)
+    for y in range(4):
+        for x in range(2):
+            expected = masks[..., 3 * y : 3 * y + 3, 5 * x : 5 * x + 5].mean(dim=(3, 4))
+            torch.testing.assert_close(seen[..., y, x], expected.expand(2, 4, 3))
+    everywhere = unmix(torch.ones(4, 3, 4, 2), masks[..., :1, :1], 1.0)
+    torch.testing.assert_close(everywhere, masks[..., :1, :1].expand(2, 4, 3, 4, 2))
+    with pytest.raises(InputError, match=r"^part: 1.5 is outside"):
+        unmix(torch.ones(4, 3, 4, 2), masks, 1.5)
+
+
+def test_no_gradient_comes_from_places_that_are_hidden():
+    made, kept = classifier("wrn-10-1", 2).eval(), []
+    whole = made.core.forward_features
+    made.core.forward_features = lambda mixed: kept.append(whole(mixed)) or kept[-1].retain_grad() or kept[-1]
+    for member in (0, 1):
+        made.decode(sum(made.encode([images()] * 2)), patch(), part=0.25)[member].square().sum().backward()
+        gradient, hidden = kept[-1].grad, patch(8, 4)[member].expand(4, 16, 8, 4) == 0
+        assert not gradient[:, :16][hidden].any() and (gradient[:, :16][~hidden] != 0).all()
+        assert (gradient[:, 16:] != 0).all() and gradient.shape[1] == 64
+
+
+@pytest.mark.parametrize("name", ["wrn-10-1", "fast-16-32x2", "preact-resnet18"])
+def test_the_size_of_the_last_map_is_known_beforehand(name):
+    made = classifier(name, 2).eval()
+    for shape in ((32, 16), (24, 40)):
+        shown = torch.rand(1, 3, *shape, dtype=torch.float64)
+        seen = made.core.forward_features(sum(made.encode([shown] * 2)))
+        assert made.map_size(shown.to("meta")) == tuple(seen.shape[2:]) and len(set(seen.shape[2:])) == 2
+    assert all(parameter.device.type == "cpu" for parameter in made.parameters())
+
+
+def test_kernels_of_no_length_stay_such():
+    made = classifier("wrn-10-1", 2)
+    with torch.no_grad():
+        made.encoders[0].weight[3] = 0
+    made.align("collinear")
+    assert made.encoders[1].weight.isfinite().all() and not made.encoders[1].weight[3].any()
+
+
+# --- one encoder, one head (table 3.4) ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["wrn-10-1", "fast-16-32x2"])
+@pytest.mark.parametrize(("encoder", "head"), [(True, True), (True, False), (False, True)])
+def test_one_encoder_or_head_for_all_is_the_first_ones(name, encoder, head):
+    made = MultiInputClassifier(networks(name, 3), **STATISTICS, ensemble="logits", one_encoder=encoder, one_head=head)
+    made = made.double().eval()
+    each = classifier(name, 3)
+    assert parameters(each) - parameters(made) == 2 * (
+        encoder * parameters(each.encoders[0]) + head * parameters(each.heads[0])
+    )
+    assert made.inputs == 3 and len(made.heads) == (1 if head else 3)
+    shown = made.before((images() - made.normalize.mean) / made.normalize.std)
+    kernel = 3 * made.encoders[0].weight if encoder else sum(one.weight for one in made.encoders)
+    pooled = made.core.forward_features(F.conv2d(shown, kernel, padding=1)).mean((2, 3))
+    expected = torch.stack([pooled @ one.weight.T + one.bias for one in made.heads])
+    torch.testing.assert_close(made.members(images()), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(made.plain()(images()), expected.mean(0), rtol=1e-10, atol=1e-10)
+    again = MultiInputClassifier(networks(name, 3, seed=1), **STATISTICS, ensemble="logits", one_encoder=encoder,
+                                 one_head=head).double().eval()  # fmt: skip
+    again.load_state_dict(made.state_dict())
+    torch.testing.assert_close(again(images()), made(images()))
 
 
 # --- the plain network that computes the same -------------------------------------------------------------------
