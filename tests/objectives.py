@@ -3,6 +3,7 @@
 from functools import partial
 from math import inf
 
+import torch
 from torch import nn
 
 from hybridgen.methods import (
@@ -90,13 +91,13 @@ def RecursiveMix(classifier, classes, **changes) -> recursivemix.RecursiveMix:
 
 def MixMo(classifier, classes, **changes) -> mixmo.MixMo:
     options = dict(mask="cutmix", patch_probability=0.5, alpha=2.0, root=3.0, input_repetition=0.0, classifiers="own",
-                   smoothing=0.0)  # fmt: skip
+                   cutmix=0.0, labels=torch.zeros(0, dtype=torch.int64), smoothing=0.0)  # fmt: skip
     return mixmo.MixMo(classifier, classes, **(options | changes))
 
 
 def MixShare(classifier, classes, **changes) -> mixshare.MixShare:
     options = dict(
         mask="cutmix", patch_probability=1.0, alpha=2.0, root=1.0, input_repetition=0.1, classifiers="own", part=1.0,
-        fade=100.0, smoothing=0.0,
+        fade=100.0, cutmix=0.0, labels=torch.zeros(0, dtype=torch.int64), smoothing=0.0,
     )  # fmt: skip
     return mixshare.MixShare(classifier, classes, **(options | changes))

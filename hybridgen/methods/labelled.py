@@ -157,6 +157,7 @@ def labelled_plan(
     *,
     views: Callable[[View], Sequence[View]] = lambda view: (view,),
     repetitions: int = 1,
+    others: bool = False,
     network: Callable[[TrainingSettings, Context], N] = classifier_of,
     score: Callable[[Context, Classify], Score] = by_accuracy,
     deployed: Callable[[N], Classifier | None] = lambda network: network,
@@ -165,14 +166,18 @@ def labelled_plan(
     the labels of this split from this seed. Leaves the network that is deployed in the run's folder.
 
     With `repetitions` b each batch has a b-th as many images, each b times; there are b times as many steps, at a b-th
-    of the rate (Havasi et al. 2021; thesis 3.3.4.1). `network` makes another than `classifier_of`, which `score`
+    of the rate (Havasi et al. 2021; thesis 3.3.4.1). With `others` each batch has as many more of the same labelled
+    images, drawn apart from them, as its unlabelled ones. `network` makes another than `classifier_of`, which `score`
     judges, and of which `deployed` makes the classifier to be left; None leaves none.
     """
+    view = augmentation(settings, context)
+    more = dict(unlabelled=settings.batch, unlabelled_views=(view,), unlabelled_pool=context.split.labelled)
     stream = context.stream(
         seed,
         labelled=settings.batch,
-        labelled_views=tuple(views(augmentation(settings, context))),
+        labelled_views=tuple(views(view)),
         repetitions=repetitions,
+        **more if others else {},
     )
     torch.manual_seed(seed)
     classifier = network(settings, context)

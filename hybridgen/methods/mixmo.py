@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from hybridgen.losses.classification import smoothed
 from hybridgen.methods.labelled import Made, TrainingSettings, central, chosen_network, labelled_plan
-from hybridgen.mixing.inputs import Patches, Shares, loss_weights, mix_inputs
-from hybridgen.mixing.mixing import as_targets
+from hybridgen.mixing.inputs import InputMixing, Patches, Shares, cut_others_in, loss_weights, mix_inputs
+from hybridgen.mixing.mixing import Targets, as_targets
 from hybridgen.networks.multi_input import Ensemble, MemberLogits, MultiInputClassifier
 from hybridgen.networks.registry import make_network
 from hybridgen.settings import NUMBER, Few, Share, merged, settings
@@ -24,7 +24,7 @@ from hybridgen.training.objective import Outcome
 from hybridgen.training.plan import Plan, Score
 from hybridgen.training.schedules import Clock
 from hybridgen.training.scores import Measure, logits_of
-from hybridgen.types import Batch, Images, InputError, single
+from hybridgen.types import Batch, Images, InputError, Labels, single
 
 Endless = Annotated[float, Field(gt=0, allow_inf_nan=True), NUMBER]
 """Above 0, infinity included."""
@@ -64,6 +64,10 @@ class Settings:
     """What each of M last layers answers for: its own input; an input drawn at random, in each image anew (⊖); the
     first one for the input of the largest share, the next one for the next (⊗). Or one alone, for the labels mixed by
     their shares, which no root weights (table 3.4)."""
+    cutmix: Share = 0.0
+    """Chance of every image at every input to have a box of another of the training images in it, or to be a box in
+    the other, whichever shows more of it (CutMix on the inputs, A.1.3.1). Targets are mixed by what is visible of
+    both."""
 
 
 TITLES = {
@@ -113,6 +117,30 @@ def asked(classifiers: Classifiers, ratios: Shares) -> Asked | None:
     raise InputError(f"classifiers: {classifiers!r} is unknown")
 
 
+def inputs_of(
+    images: Images, targets: Targets, mixing: InputMixing, others: tuple[Images, Targets] | None, chance: float
+) -> tuple[list[Images], Float[Tensor, "inputs batch classes"]]:
+    """What each input sees of a batch, and its targets: the images of `mixing`, with this chance each mixed by CutMix
+    with one of the `others` (`cut_others_in`); no others are needed for a chance of 0."""
+    shown, wanted = [images, *(images[each] for each in mixing.partners[1:])], targets[mixing.partners]
+    if not chance:
+        return shown, wanted
+    more, their_targets = others
+    cut = [cut_others_in(mask, tuple(images.shape[2:]), chance) for mask in mixing.masks]
+    parts = torch.stack([part for _, part in cut]).to(targets.dtype).unsqueeze(2)
+    theirs = torch.stack([their_targets[each.partner] for each, _ in cut])
+    return [each.mix(own, more) for own, (each, _) in zip(shown, cut, strict=True)], parts * wanted + (
+        1 - parts
+    ) * theirs
+
+
+def others_of(batch: Batch, labels: Int64[Tensor, " images"], classes: int, smoothing: float) -> tuple[Images, Targets]:
+    """The second batch of training images, which travels as unlabelled ones do, and its targets, of all images'
+    `labels`."""
+    (images,) = batch.unlabelled
+    return images, smoothed(as_targets(labels[batch.indices], classes), smoothing)
+
+
 def of_asked(values: Float[Tensor, "inputs batch ..."], asked: Asked) -> Float[Tensor, "members batch ..."]:
     """For each last layer those of the input that it is asked for."""
     return values[asked, torch.arange(asked.shape[1], device=asked.device)]
@@ -144,7 +172,8 @@ class MixMo(nn.Module):
     Kind of mixing and role are drawn for the step, κ and mask for each image (`mix_inputs`). The rates are each input's
     mean share, `share_0`, …, and whether the step has `patches`. `smoothing` is label smoothing's.
 
-    Batches carry one view of labelled images. Raises InputError for a share outside [0, 1] and a root that is not above
+    Batches carry one view of labelled images, and for `cutmix` one of others, whose places in `labels`, those of all
+    training images, they tell. Raises InputError for a share outside [0, 1] and a root that is not above
     0; with the first batch for whatever `mix_inputs` refuses.
     """
 
@@ -159,16 +188,19 @@ class MixMo(nn.Module):
         root: float,
         input_repetition: float,
         classifiers: Classifiers,
+        cutmix: float,
+        labels: Labels,
         smoothing: float,
     ) -> None:
         super().__init__()
-        for field, share in (("patch_probability", patch_probability), ("smoothing", smoothing)):
+        for field, share in (("patch_probability", patch_probability), ("cutmix", cutmix), ("smoothing", smoothing)):
             if not 0 <= share <= 1:
                 raise InputError(f"{field}: {share} is outside [0, 1]")
         loss_weights(torch.ones(1, 1), root)  # InputError for root
         self.classifier, self.classes, self.mask, self.alpha, self.root = classifier, classes, mask, alpha, root
         self.patch_probability, self.input_repetition, self.smoothing = patch_probability, input_repetition, smoothing
-        self.classifiers = classifiers
+        self.classifiers, self.cutmix = classifiers, cutmix
+        self.register_buffer("labels", labels, persistent=False)
 
     def forward(self, batch: Batch, clock: Clock) -> Outcome:
         (images,) = batch.labelled
@@ -188,13 +220,13 @@ class MixMo(nn.Module):
         )
 
         # One forward, an answer of every last layer
-        encodings = self.classifier.encode([images, *(images[each] for each in mixing.partners[1:])])
-        logits = single(self.classifier.decode(mixing.mix(encodings)))
-        wanted = targets.to(logits.dtype)[mixing.partners]
+        others = others_of(batch, self.labels, self.classes, self.smoothing) if self.cutmix else None
+        shown, wanted = inputs_of(images, targets, mixing, others, self.cutmix)
+        logits = single(self.classifier.decode(mixing.mix(self.classifier.encode(shown))))
 
         # Losses
         asked_for = asked(self.classifiers, mixing.ratios)
-        losses = answer_losses(logits, wanted, mixing.ratios, asked_for, self.root)
+        losses = answer_losses(logits, wanted.to(logits.dtype), mixing.ratios, asked_for, self.root)
         rates = {f"share_{place}": share.mean() for place, share in enumerate(mixing.ratios)}
         rates["patches"] = logits.new_tensor(float(patched))
         return Outcome({"supervised": losses.mean(dim=1).sum()}, rates)
@@ -257,6 +289,7 @@ def several_inputs(
         seed,
         make,
         repetitions=of.repetitions,
+        others=of.cutmix > 0,
         network=lambda training, context: network_of(of, training, context),
         score=lambda context, _: by_members(context, measure, training.crop),
         deployed=lambda classifier: classifier.plain() if of.ensemble == "logits" else None,
@@ -277,6 +310,8 @@ def plan(of: Settings, training: TrainingSettings, context: Context, seed: int, 
             root=of.root,
             input_repetition=of.input_repetition,
             classifiers=of.classifiers,
+            cutmix=of.cutmix,
+            labels=context.dataset.train.labels,
             smoothing=training.label_smoothing,
         )
 
@@ -287,7 +322,7 @@ PAPER: dict[str, Any] = dict(
     precision="fp32", validation=0, record_every=100,
     method=dict(
         inputs=2, mask="cutmix", patch_probability=0.5, alpha=2.0, root=3.0, repetitions=4, input_repetition=0.0,
-        ensemble="logits", encoders="each", classifiers="own",
+        ensemble="logits", encoders="each", classifiers="own", cutmix=0.0,
     ),
 )  # fmt: skip
 """Thesis 3.3.4.1, b = 4 of its tables."""

@@ -12,7 +12,7 @@ from torch import nn
 from hybridgen.losses.classification import smoothed
 from hybridgen.methods import mixmo
 from hybridgen.methods.labelled import TrainingSettings
-from hybridgen.methods.mixmo import Classifiers, answer_losses, asked, of_asked, several_inputs
+from hybridgen.methods.mixmo import Classifiers, answer_losses, asked, inputs_of, of_asked, others_of, several_inputs
 from hybridgen.mixing.inputs import Patches, loss_weights, mix_inputs
 from hybridgen.mixing.mixing import as_targets
 from hybridgen.networks.multi_input import Kernels, MultiInputClassifier
@@ -22,7 +22,7 @@ from hybridgen.training.objective import Outcome
 from hybridgen.training.plan import Plan
 from hybridgen.training.schedules import Clock
 from hybridgen.training.scores import Measure
-from hybridgen.types import Batch, Images, InputError, single
+from hybridgen.types import Batch, Images, InputError, Labels, single
 
 
 @settings
@@ -58,11 +58,11 @@ TITLES = {
 
 def variant(name: str, of: Settings) -> mixmo.Settings:
     """These settings as the method of this name in `TITLES` has them. The plain network and Cut-MixMo have MixMo's own,
-    but the number of inputs, masks, shares' distribution, repetitions and ensemble. Unmixing is that of the whole map
-    to the end, with kernels as they are drawn or aligned. InputError for another name."""
+    but for the number of inputs, masks, distribution of shares, repetitions, ensemble and CutMix. Unmixing is that of
+    the whole map to the end, with kernels as they are drawn or aligned. InputError for another name."""
     match name:
         case "plain" | "cut-mixmo":
-            alike = ("inputs", "mask", "alpha", "repetitions", "ensemble")
+            alike = ("inputs", "mask", "alpha", "repetitions", "ensemble", "cutmix")
             return mixmo.variant(name, mixmo.Settings(**{field: getattr(of, field) for field in alike}))
         case "unmixing":
             return replace(of, unmixing="whole", kernels="apart")
@@ -106,10 +106,13 @@ class MixShare(nn.Module):
         classifiers: Classifiers,
         part: float,
         fade: float,
+        cutmix: float,
+        labels: Labels,
         smoothing: float,
     ) -> None:
         super().__init__()
-        for field, share in (("patch_probability", patch_probability), ("part", part), ("smoothing", smoothing)):
+        shares = {"patch_probability": patch_probability, "part": part, "cutmix": cutmix, "smoothing": smoothing}
+        for field, share in shares.items():
             if not 0 <= share <= 1:
                 raise InputError(f"{field}: {share} is outside [0, 1]")
         if not fade > 0:
@@ -119,7 +122,8 @@ class MixShare(nn.Module):
         loss_weights(torch.ones(1, 1), root)  # InputError for root
         self.classifier, self.classes, self.mask, self.alpha, self.root = classifier, classes, mask, alpha, root
         self.patch_probability, self.input_repetition, self.smoothing = patch_probability, input_repetition, smoothing
-        self.classifiers, self.part, self.fade = classifiers, part, fade
+        self.classifiers, self.part, self.fade, self.cutmix = classifiers, part, fade, cutmix
+        self.register_buffer("labels", labels, persistent=False)
 
     def forward(self, batch: Batch, clock: Clock) -> Outcome:
         (images,) = batch.labelled
@@ -139,16 +143,16 @@ class MixShare(nn.Module):
         asked_for = asked(self.classifiers, mixing.ratios)
 
         # One forward, each answer from its own input's part of the last map
-        encodings = self.classifier.encode([images, *(images[each] for each in mixing.partners[1:])])
-        hidden = faded(clock, self.fade)
-        shown = of_asked(mixing.masks + hidden * (1 - mixing.masks), asked_for)
-        logits = single(self.classifier.decode(mixing.mix(encodings), shown, part=self.part))
-        wanted = targets.to(logits.dtype)[mixing.partners]
+        others = others_of(batch, self.labels, self.classes, self.smoothing) if self.cutmix else None
+        shown, wanted = inputs_of(images, targets, mixing, others, self.cutmix)
+        r = faded(clock, self.fade)
+        masks = of_asked(mixing.masks + r * (1 - mixing.masks), asked_for)
+        logits = single(self.classifier.decode(mixing.mix(self.classifier.encode(shown)), masks, part=self.part))
 
         # Losses
-        losses = answer_losses(logits, wanted, mixing.ratios, asked_for, self.root)
+        losses = answer_losses(logits, wanted.to(logits.dtype), mixing.ratios, asked_for, self.root)
         rates = {f"share_{place}": share.mean() for place, share in enumerate(mixing.ratios)}
-        rates |= {"patches": logits.new_tensor(float(patched)), "unmixing": logits.new_tensor(1 - hidden)}
+        rates |= {"patches": logits.new_tensor(float(patched)), "unmixing": logits.new_tensor(1 - r)}
         return Outcome({"supervised": losses.mean(dim=1).sum()}, rates)
 
 
@@ -173,6 +177,8 @@ def plan(of: Settings, training: TrainingSettings, context: Context, seed: int, 
             classifiers=of.classifiers,
             part=of.part if of.unmixing == "partial" else 1.0,
             fade=of.fade if of.unmixing == "fade-out" else inf,
+            cutmix=of.cutmix,
+            labels=context.dataset.train.labels,
             smoothing=training.label_smoothing,
         )
         height, width = classifier.map_size(image)
@@ -204,7 +210,7 @@ PAPER: dict[str, Any] = dict(
     method=dict(
         inputs=2, mask="cutmix", patch_probability=1.0, alpha=2.0, root=1.0, repetitions=2, input_repetition=0.1,
         ensemble="logits", encoders="each", classifiers="own", kernels="equal", unmixing="fade-out", fade=100.0,
-        part=0.25,
+        part=0.25, cutmix=0.0,
     ),
 )  # fmt: skip
 """Thesis A.1.4, which has MixMo's settings but for b = 2 and the epochs at which the rate falls, and A.6.1."""

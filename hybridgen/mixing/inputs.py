@@ -7,6 +7,7 @@ from math import inf
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -158,6 +159,30 @@ def mix_inputs(
         mask = patch_masks(patches, ratio, *size, generator) if over else ratio.view(-1, 1, 1, 1)
         mixings.append(Mixing(mask, torch.arange(count, device=device)))
     return InputMixing(partners, order, tuple(mixings))
+
+
+def cut_others_in(
+    visible: Mask, size: tuple[int, int], chance: float, generator: Generator = None
+) -> tuple[Mixing, Ratio]:
+    """CutMix of an input's images with others, before they are encoded (thesis A.1.3.1): the mixing of images of this
+    height and width, whose partners are others of a second batch in a random order, and each image's own part λ′ of
+    what is `visible` of it: its input's mask, at the size of the encodings. Of images that are hidden, of the whole.
+
+    Boxes are CutMix's, λ ~ Beta(1, 1), drawn for each image with this `chance`; images without one stay as they are.
+    Where the other would have the larger visible part the two exchange their roles, so that λ′ is at least ½. Draws
+    come from `generator` or torch's global one, on the mask's device.
+    """
+    draw = dict(generator=generator, device=visible.device)
+    count = len(visible)
+    boxes = masks.cutmix_boxes(masks.beta(count, 1.0, generator, device=visible.device), *size, generator)
+    drawn = torch.rand(count, 1, 1, 1, **draw) < chance
+    own = torch.where(drawn, masks.inside(boxes, *size), 1.0)
+    seen = F.adaptive_avg_pool2d(own, visible.shape[2:])
+    whole, mean = visible.sum(dim=(1, 2, 3)), own.mean(dim=(1, 2, 3))
+    part = torch.where(whole > 0, (seen * visible).sum(dim=(1, 2, 3)) / whole.clamp(min=1e-12), mean)
+    fewer = part < 0.5
+    own = torch.where(fewer.view(-1, 1, 1, 1), 1 - own, own)
+    return Mixing(own, torch.randperm(count, **draw)), torch.where(fewer, 1 - part, part)
 
 
 def patch_masks(patches: Patches, ratio: Ratio, height: int, width: int, generator: Generator = None) -> Mask:

@@ -116,9 +116,11 @@ class Context:
         labelled_views: Sequence[View] = (),
         unlabelled: int | None = None,
         unlabelled_views: Sequence[View] = (),
+        unlabelled_pool: Sequence[int] | None = None,
         repetitions: int = 1,
     ) -> Stream:
-        """This process's batches, with these views of the labelled and of the unlabelled images, each so many times."""
+        """This process's batches, with these views of the labelled and of the unlabelled images, each so many times;
+        unlabelled ones are the split's unless a pool is given."""
         return Stream(
             self.dataset.train,
             self.split,
@@ -126,6 +128,7 @@ class Context:
             unlabelled=unlabelled,
             labelled_views=labelled_views,
             unlabelled_views=unlabelled_views,
+            unlabelled_pool=unlabelled_pool,
             seed=seed,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,

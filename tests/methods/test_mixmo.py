@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from hybridgen.methods import mixing, mixmo
 from hybridgen.methods.labelled import TrainingSettings
 from hybridgen.methods.mixmo import Settings, patch_probability, variant
-from hybridgen.mixing.inputs import Patches, mix_inputs
+from hybridgen.mixing.inputs import Patches, cut_others_in, mix_inputs
 from hybridgen.networks.classifiers import Classifier
 from hybridgen.networks.multi_input import MultiInputClassifier, ensembled
 from hybridgen.training.fit import fit
@@ -235,6 +235,64 @@ def test_whoever_answers_for_an_input_answers_for_no_other():
         assert (row.bincount() / 3000 - 1 / 3).abs().max() < 0.05
 
 
+# --- CutMix on the inputs ------------------------------------------------------------------------------------------
+
+LABELS = torch.arange(40) % CLASSES
+
+
+def with_others() -> Batch:
+    """With six more images, of places 30, 31, …"""
+    images = torch.rand(COUNT, 3, 8, 10, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    return batch()._replace(unlabelled=(images,), indices=torch.arange(30, 30 + COUNT))
+
+
+@pytest.mark.parametrize("patches", [0.0, 1.0])
+@pytest.mark.parametrize("inputs", [1, 2, 3])
+def test_cutmix_on_the_inputs_written_out(inputs, patches):
+    """Each input has boxes and partners of its own, and targets by what is visible."""
+    made = network(inputs)
+    objective = MixMo(made, CLASSES, patch_probability=patches, cutmix=0.7, labels=LABELS, smoothing=0.1)
+    torch.manual_seed(7)
+    losses = objective(with_others(), CLOCK).losses
+    torch.manual_seed(7)
+    torch.rand(())
+    kind = "cutmix" if patches and inputs > 1 else None
+    drawn = mix_inputs(COUNT, (8, 10), inputs=inputs, patches=kind, alpha=2.0)
+    (images,), labels, (others,), places = with_others()
+    total, shown, targets = 0.0, [], []
+    for i in range(inputs):
+        mixing, parts = cut_others_in(drawn.masks[i], (8, 10), 0.7)
+        keep, partner = mixing.mask.double(), mixing.partner
+        shown.append(keep * images[drawn.partners[i]] + (1 - keep) * others[partner])
+        mine, theirs = (F.one_hot(each, CLASSES) * 0.9 + 0.1 / CLASSES for each in
+                        (labels[drawn.partners[i]], LABELS[places[partner]]))  # fmt: skip
+        targets.append(parts.double()[:, None] * mine + (1 - parts.double()[:, None]) * theirs)
+    logits = made.decode(drawn.mix(made.encode(shown)))
+    powers = drawn.ratios.double() ** (1 / 3)
+    for i in range(inputs):
+        total -= (inputs * powers[i] / powers.sum(0) * (targets[i] * logits[i].log_softmax(1)).sum(1)).mean()
+    torch.testing.assert_close(losses["supervised"], total, rtol=1e-5, atol=1e-6)
+
+
+def test_others_are_labelled_images_drawn_apart(context):
+    """As many as images, all of the labelled ones, none of those without labels; and no more steps."""
+    plan, without = plan_of(context, cutmix=0.5), plan_of(context)
+    assert plan.clock == without.clock and not next(without.stream.from_step(0)).unlabelled
+    assert torch.equal(plan.tasks["classifier"].objective.labels, context.dataset.train.labels)
+    found, same = set(), 0
+    for step in range(20):
+        images, others = plan.stream.indices(step)
+        assert torch.equal(images, without.stream.indices(step)[0]) and len(images) == len(others) == 6
+        found |= set(others.tolist())
+        same += (images == others).sum().item()
+    assert found == set(context.split.labelled) and same < 40  # of 120, of which a twelfth by chance
+    first = next(plan.stream.from_step(0))
+    assert first.unlabelled[0].shape == first.labelled[0].shape
+    assert first.indices.tolist() == plan.stream.indices(0)[1].tolist()
+    assert all(map(math.isfinite, trained(plan, 2)))
+    assert "labels" not in plan.tasks["classifier"].objective.state_dict()
+
+
 # --- one input -----------------------------------------------------------------------------------------------
 
 
@@ -407,7 +465,7 @@ def test_the_core_of_every_variant_begins_as_the_plain_network(context):
         dict(inputs=0), dict(inputs=17), dict(mask="saliency"), dict(patch_probability=1.1), dict(alpha=0.0),
         dict(alpha=-inf), dict(root=0.0), dict(root=-3.0), dict(root=float("nan")), dict(repetitions=0),
         dict(input_repetition=-0.1), dict(ensemble="votes"), dict(inputs=True), dict(encoders="two"),
-        dict(classifiers="two"),
+        dict(classifiers="two"), dict(cutmix=1.1),
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(changes):
@@ -438,7 +496,8 @@ def test_masks_that_vanish_are_refused_before_anything_trains(context):
 
 
 @pytest.mark.parametrize(
-    "changes", [dict(patch_probability=-0.1), dict(smoothing=1.1), dict(root=0.0), dict(root=float("nan"))]
+    "changes",
+    [dict(cutmix=-0.1), dict(patch_probability=-0.1), dict(smoothing=1.1), dict(root=0.0), dict(root=float("nan"))],
 )
 def test_objectives_out_of_range_are_refused(changes):
     (field,) = changes

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from hybridgen.methods import mixmo, mixshare
 from hybridgen.methods.labelled import TrainingSettings
 from hybridgen.methods.mixshare import TITLES, Settings, compared, faded, variant
-from hybridgen.mixing.inputs import mix_inputs
+from hybridgen.mixing.inputs import cut_others_in, mix_inputs
 from hybridgen.networks.multi_input import MultiInputClassifier
 from hybridgen.training.fit import fit
 from hybridgen.training.schedules import Clock
@@ -135,6 +135,28 @@ def test_one_encoder_serves_unmixing_too():
     made = network(one_encoder=True)
     loss = run(MixShare(made, CLASSES))[0]["supervised"].item()
     assert made.encoders[0] is made.encoders[1] and loss == pytest.approx(written_out(made), rel=1e-6)
+
+
+def test_others_within_the_images_are_unmixed_with_them():
+    made, labels = network(), torch.arange(20) % CLASSES
+    others = torch.rand(COUNT, 3, 8, 10, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    given = batch()._replace(unlabelled=(others,), indices=torch.arange(9, 9 + COUNT))
+    torch.manual_seed(7)
+    loss = MixShare(made, CLASSES, cutmix=0.7, labels=labels)(given, START).losses["supervised"]
+    torch.manual_seed(7)
+    torch.rand(())
+    drawn = mix_inputs(COUNT, (8, 10), inputs=2, patches="cutmix", alpha=2.0, repeated=0.1)
+    (images,), one_hot = batch().labelled, lambda classes: F.one_hot(classes, CLASSES).double()
+    shown, targets = [], []
+    for i in (0, 1):
+        mixing, parts = cut_others_in(drawn.masks[i], (8, 10), 0.7)
+        keep, part = mixing.mask.double(), parts.double()[:, None]
+        shown.append(keep * images[drawn.partners[i]] + (1 - keep) * others[mixing.partner])
+        mine, theirs = one_hot(batch().labels[drawn.partners[i]]), one_hot(labels[9 + mixing.partner])
+        targets.append(part * mine + (1 - part) * theirs)
+    logits = made.decode(drawn.mix(made.encode(shown)), drawn.masks)
+    each = [2 * drawn.ratios[i].double() * -(targets[i] * logits[i].log_softmax(1)).sum(1) for i in (0, 1)]
+    torch.testing.assert_close(loss, sum(each).mean(), rtol=1e-5, atol=1e-6)
 
 
 def test_smoothing_is_that_of_every_target():
@@ -315,8 +337,9 @@ def test_unmixing_is_weakened_in_one_way(context, changes, part, fade):
 
 
 def test_variants_are_the_rows_of_table_36():
-    of = Settings(inputs=3, mask="fmix", repetitions=4, alpha=1.5, ensemble="probabilities", root=2.0, fade=7.0)
-    beside = mixmo.Settings(inputs=3, mask="fmix", repetitions=4, alpha=1.5, ensemble="probabilities")
+    of = Settings(inputs=3, mask="fmix", repetitions=4, alpha=1.5, ensemble="probabilities", root=2.0, fade=7.0,
+                  cutmix=0.3, encoders="one")  # fmt: skip
+    beside = mixmo.Settings(inputs=3, mask="fmix", repetitions=4, alpha=1.5, ensemble="probabilities", cutmix=0.3)
     assert variant("cut-mixmo", of) == beside and type(variant("cut-mixmo", of)) is mixmo.Settings
     assert variant("plain", of) == replace(beside, inputs=1, repetitions=1)
     assert variant("unmixing", of) == replace(of, unmixing="whole", kernels="apart")
@@ -358,7 +381,7 @@ def test_settings_out_of_range_are_refused(changes):
 
 @pytest.mark.parametrize(
     "changes",
-    [dict(part=1.5), dict(fade=0.0), dict(fade=float("nan")), dict(classifiers="one"), 
+    [dict(part=1.5), dict(cutmix=1.5), dict(fade=0.0), dict(fade=float("nan")), dict(classifiers="one"), 
      dict(root=0.0), dict(patch_probability=2.0), dict(smoothing=-1.0)],
 )  # fmt: skip
 def test_objectives_out_of_range_are_refused(changes):

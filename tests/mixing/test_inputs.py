@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hybridgen.mixing import masks
-from hybridgen.mixing.inputs import InputMixing, Patches, loss_weights, mix_inputs
+from hybridgen.mixing.inputs import InputMixing, Patches, cut_others_in, loss_weights, mix_inputs
 from hybridgen.types import InputError
 
 PATCHES = Patches.__args__
@@ -205,6 +205,35 @@ def test_an_alpha_near_nothing_leaves_one_input_and_stays_a_number():
         assert mixing.ratios.isfinite().all()
         assert loss_weights(mixing.ratios, 3.0).isfinite().all()
     assert (drawn(3, None, alpha=1e-4).ratios.max(dim=0).values > 0.999).all()
+
+
+# --- others within the images -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("places", [(12, 20), (6, 10), (1, 1)])
+@pytest.mark.parametrize("chance", [0.0, 0.4, 1.0])
+def test_the_image_that_shows_more_is_the_batchs_own(chance, places):
+    """A.1.3.1, place by place on the same draws: λ′ = Σ 1_m 1_M / Σ 1_M, roles exchanged below ½; of encodings that are
+    half as large, of their places."""
+    visible = drawn(2, "cutmix", count=40, size=places).masks[0] if places != (1, 1) else torch.full((40, 1, 1, 1), 0.3)
+    visible[7] = 0
+    mixing, parts = cut_others_in(visible, (12, 20), chance, generator(3))
+    own = generator(3)
+    boxes = masks.cutmix_boxes(masks.beta(40, 1.0, own), 12, 20, own).tolist()
+    cut = (torch.rand(40, 1, 1, 1, generator=own) < chance).flatten().tolist()
+    assert torch.equal(mixing.partner, torch.randperm(40, generator=own))
+    rows, columns = 12 // places[0], 20 // places[1]
+    for n, (top, left, height, width) in enumerate(boxes):
+        mask = torch.ones(12, 20, dtype=torch.float64)
+        if cut[n]:
+            mask[top : top + height, left : left + width] = 0
+        seen = mask.reshape(places[0], rows, places[1], columns).mean(dim=(1, 3))
+        shown = visible[n, 0].double()
+        part = ((seen * shown).sum() / shown.sum() if shown.sum() else mask.mean()).item()
+        mask, part = (1 - mask, 1 - part) if part < 0.5 - 1e-7 else (mask, part)
+        torch.testing.assert_close(mixing.mask[n, 0].double(), mask)
+        assert parts[n].item() == pytest.approx(part, abs=1e-5) and part >= 0.5 - 1e-6
+    assert (parts == 1).all() if chance == 0 else (parts < 1).any()
 
 
 # --- weights ---------------------------------------------------------------------------------------------------
