@@ -44,6 +44,8 @@ class Batch(NamedTuple):
     labels: Labels
     """Their classes."""
     unlabelled: tuple[Images, ...]
-    """Views of the unlabelled images (FixMatch: weak, strong; Mean Teacher: weak, weak)."""
+    """Views of the unlabelled images (FixMatch: weak, strong; Mean Teacher: weak, weak; MixMo with CutMix on its
+    inputs: one of a second batch of labelled ones)."""
     indices: Int64[Tensor, " unlabelled"] | None = None
-    """Places of the unlabelled images in the training part (FlexMatch keeps a record of each), where someone knows."""
+    """Places of the unlabelled images in the training part (FlexMatch keeps a record of each, MixMo knows their
+    classes), where someone knows."""

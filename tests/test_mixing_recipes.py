@@ -278,8 +278,8 @@ def test_bad_input_is_one_line_and_leaves_no_run(recipes, refuse, toy, name):
 
 
 @pytest.mark.parametrize(("methods", "words"), [
-    (("cutmax",), "methods: 'cutmax' is unknown; there are none, mixup"),
-    (("cutmix", "cutmix"), "methods: cutmix cutmix; one or more are needed, each once"),
+    (("cutmax",), "'cutmax' for argument '--methods'. Expected one of ('none', 'mixup'"),
+    (("cutmix", "cutmix"), "--methods: ['cutmix', 'cutmix'] should be one or more, each once"),
 ])  # fmt: skip
 def test_unknown_methods_are_refused(recipes, toy, methods, words):
     assert words in recipes.refuse("mixing_baselines.py", *tiny(toy, "bad", "--methods", *methods))

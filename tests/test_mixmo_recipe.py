@@ -136,8 +136,9 @@ def test_stopped_and_resumed_equals_never_stopped(recipes, toy, run):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--methods", "mixup"), "methods: 'mixup' is unknown; there are plain, mimo, linear-mixmo, cut-mixmo"),
-        (("--methods", "mimo", "mimo"), "methods: mimo mimo; one or more are needed, each once"),
+        (("--methods", "mixup"), "'mixup' for argument '--methods'. Expected one of ('plain', 'mimo', 'linear-mixmo'"),
+        (("--methods", "mimo", "mimo"), "--methods: ['mimo', 'mimo'] should be one or more, each once"),
+        (("--method.cutmix", "1.5"), "--method.cutmix: 1.5 should be less than or equal to 1"),
         (("--method.root", "0"), "--method.root: 0.0 should be greater than 0"),
         (("--method.alpha", "-1"), "--method.alpha: -1.0 should be greater than 0"),
         (("--method.patch-probability", "1.5"), "--method.patch-probability: 1.5 should be less than or equal to 1"),

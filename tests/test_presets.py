@@ -31,6 +31,7 @@ from hybridgen.methods import (
     mixing,
     mixmatch,
     mixmo,
+    mixshare,
     recursivemix,
     samosa,
     scimix,
@@ -324,6 +325,9 @@ MIXMO = TRAINING | {  # MixMo's thesis chapter, 3.3.4.1 and A.1.3.1
     "method.repetitions": 4,  # b of table 3.1's lower half
     "method.input_repetition": 0.0,  # 3.3.5.5: of MIMO alone, and not here
     "method.ensemble": "logits",  # code
+    "method.encoders": "each",  # table 3.4
+    "method.classifiers": "own",  # table 3.4
+    "method.cutmix": 0.0,  # "+ CutMix" in rows of their own
 }
 
 MIXMO_CIFAR = MIXMO | {
@@ -335,6 +339,20 @@ MIXMO_CIFAR = MIXMO | {
     "training.warmup": 1,
     "training.decay_at": (100, 200, 225),
     "training.weight_decay": 2 * 3e-4,  # the slope of 3e-4 Σ w²
+}
+
+MIXSHARE = MIXMO_CIFAR | {  # A.1.4: "similar experimental settings on CIFAR 100"
+    "data": "cifar100",
+    "training.decay_at": (75, 150, 225),  # A.1.4
+    "methods": ("plain", "cut-mixmo", "mixshare-partial", "mixshare"),  # of table 3.6
+    "method.repetitions": 2,  # "batch repetition 2"
+    "method.patch_probability": 1.0,  # A.6.1: "We cannot afford to use summing half the time"
+    "method.input_repetition": 0.1,  # A.6.1: "10% of inputs of our batches"
+    "method.root": 1.0,  # A.6.1: "keep the original mixing ratios"
+    "method.kernels": "equal",  # A.6.2: "MixShare uses the exact same initialization"
+    "method.unmixing": "fade-out",  # 3.4.2.3
+    "method.fade": 100.0,  # 3.4.2.3: r = min(1, epoch / 100)
+    "method.part": 0.25,  # 3.4.2.3
 }
 
 MIXMO_TINY = MIXMO | {
@@ -522,6 +540,9 @@ EXPECTED = {
         **{f"paper-{data}": MIXMO_CIFAR | {"data": data} for data in ("cifar10", "cifar100")},
         **{f"paper-tiny-imagenet-w{width}": MIXMO_TINY | {"training.width": float(width)} for width in (1, 2, 3)},
     },
+    "mixshare": {  # table 3.6
+        f"paper-cifar100-w{width}": MIXSHARE | {"training.network": f"wrn-28-{width}"} for width in (2, 5)
+    },
 }  # fmt: skip
 
 SMOKE = {
@@ -538,6 +559,7 @@ SMOKE = {
     "recursivemix": {"precision": "fp32", "evaluate_every": 20, "training.epochs": 0.5},
     "mixing_baselines": {"precision": "fp32", "evaluate_every": 20, "training.epochs": 0.5},
     "mixmo": {"precision": "fp32", "evaluate_every": 20, "training.epochs": 1.5},
+    "mixshare": {"precision": "fp32", "evaluate_every": 20, "training.epochs": 1.5, "method.fade": 0.5},
     **{
         recipe: {
             "precision": "fp32", "evaluate_every": 20, "method.epochs": 1, "oracle.steps": 20, **window(0.2, 0.8)
@@ -573,7 +595,8 @@ def recipe_of(name):
 def presets_of(name):
     """Those that the recipe's command line offers."""
     of_modules = {
-        "scimix": scimix, "adain": adain, "recursivemix": recursivemix, "mixing_baselines": mixing, "mixmo": mixmo
+        "scimix": scimix, "adain": adain, "recursivemix": recursivemix, "mixing_baselines": mixing, "mixmo": mixmo,
+        "mixshare": mixshare,
     }  # fmt: skip
     return (of_modules.get(name) or recipe_of(name)).PRESETS
 
@@ -706,8 +729,9 @@ def plan_of(recipe, preset):
             return recursivemix.plan(config.method, config.training, context, 0)
         case "mixing_baselines":
             return mixing.plan("cutmix", config.training, context, 0, alphas=config.alphas)
-        case "mixmo":
-            return mixmo.plan(config.method, config.training, context, 0, measure=lambda *given: {"accuracy": 0.0})
+        case "mixmo" | "mixshare":
+            module = {"mixmo": mixmo, "mixshare": mixshare}[recipe]
+            return module.plan(config.method, config.training, context, 0, measure=lambda *given: {"accuracy": 0.0})
     base = METHOD_OF[recipe].plan(config.method, context, 0)
     return hybrids.with_hybrids(base, hybrids.Mixer("mixup"), config.hybrids)
 
@@ -809,10 +833,25 @@ def test_rates_of_mixmo(preset):
     assert plan.tasks["classifier"].clip is None and plan.average is None
 
 
+@pytest.mark.parametrize("preset", EXPECTED["mixshare"])
+def test_mixshare_trains_and_unmixes_as_the_thesis(preset):
+    """A.1.4: rate 0.1 / b · 64 / 128 with b = 2, and A.6.1."""
+    plan = plan_of("mixshare", preset)
+    compare_rates(plan.tasks["classifier"].rate, 300, 1, steps_down(0.1 / 2 * 64 / 128, 75, 150, 225), (75, 150, 225))
+    assert plan.clock.steps_per_epoch == 1500 // (64 // 2) and plan.stream.images_per_step == 64
+    assert optimizer_of(plan.tasks["classifier"]) == an_sgd(6e-4, 6e-4) and plan.average is None
+    objective = plan.tasks["classifier"].objective
+    expected = {"mask": "cutmix", "patch_probability": 1.0, "alpha": 2.0, "root": 1.0, "input_repetition": 0.1,
+                "classifiers": "own", "part": 1.0, "fade": 100.0, "cutmix": 0.0, "smoothing": 0.0}  # fmt: skip
+    assert attributes(objective, *expected) == expected
+    first, second = (encoder.weight for encoder in objective.classifier.encoders)
+    assert torch.equal(first, second) and first is not second
+
+
 def test_mixmo_mixes_as_the_thesis():
     objective = plan_of("mixmo", "paper-cifar100").tasks["classifier"].objective
     expected = {"mask": "cutmix", "patch_probability": 0.5, "alpha": 2.0, "root": 3.0, "input_repetition": 0.0,
-                "smoothing": 0.0}  # fmt: skip
+                "classifiers": "own", "cutmix": 0.0, "smoothing": 0.0}  # fmt: skip
     assert attributes(objective, *expected) == expected
     assert (objective.classifier.inputs, objective.classifier.ensemble) == (2, "logits")
 
@@ -1350,6 +1389,7 @@ OF_PHOTOGRAPHS = ("weak", {"flip": True, "shift": 0})
     ("mixing_baselines", "paper-cifar100", SHIFTED_ON_BLACK),
     ("mixing_baselines", "automix-cifar100", [("weak", {"flip": True, "shift": 2, "padding": "reflection"})]),  # code
     ("mixmo", "paper-cifar100", SHIFTED_ON_BLACK),  # A.1.3.1
+    ("mixshare", "paper-cifar100-w2", SHIFTED_ON_BLACK),  # A.1.4
     ("mixmo", "paper-tiny-imagenet-w1", [("weak", {"flip": True, "shift": 4, "padding": "zeros"})]),  # A.1.3.1
     # RM 4.2; CutMix's code lets values leave [0, 1]
     ("recursivemix", "paper-imagenet-resnet50",

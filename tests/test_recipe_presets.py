@@ -252,6 +252,29 @@ def test_mixmo_hands_on_its_settings(made):
     assert steps == [(1297 - 100) // (64 // times) for times in (1, 4, 4, 4)]
 
 
+def test_mixshare_hands_on_its_settings(made):
+    plans = made(
+        "mixshare", "--methods", "plain", "cut-mixmo", "unmixing", "mixshare-partial", "mixshare",
+        "--method.inputs", "3", "--method.alpha", "0.3", "--method.root", "2", "--method.mask", "cowmix",
+        "--method.patch-probability", "0.7", "--method.repetitions", "4", "--method.input-repetition", "0.2",
+        "--method.ensemble", "probabilities", "--method.classifiers", "random", "--method.encoders", "one",
+        "--method.part", "0.4", "--method.fade", "9", "--method.cutmix", "0.6", "--rate", "0.08", "--warmup", "0",
+        "--label-smoothing", "0.2",
+    )  # fmt: skip
+    found = [objectives(plan)[0] for plan in plans]
+    assert [each.classifier.inputs for each in found] == [1, 3, 3, 3, 3]
+    for each in found:
+        assert (each.alpha, each.mask, each.smoothing, each.cutmix) == (0.3, "cowmix", 0.2, 0.6)
+        assert each.classifier.ensemble == "probabilities"
+    own = [(each.root, each.patch_probability, each.input_repetition, each.classifiers) for each in found]
+    assert own == [(3.0, 0.5, 0.0, "own")] * 2 + [(2.0, 0.7, 0.2, "random")] * 3  # MixMo's are MixMo's own
+    assert [(each.part, each.fade) for each in found[2:]] == [(1.0, float("inf")), (0.4, float("inf")), (1.0, 9.0)]
+    shared = [each.classifier.encoders[0] is each.classifier.encoders[-1] for each in found]
+    assert shared == [True, False, True, True, True]
+    rates = [plan.tasks["classifier"].rate(plan.clock) for plan in plans]
+    assert rates == pytest.approx([0.08, 0.02, 0.02, 0.02, 0.02])
+
+
 def test_stage_1_draws_a_grid_and_takes_its_settings(made):
     (plan,) = made("scimix", "--method.teacher-decay", "0.5", "--guide", "mean-teacher", "--rate", "0.07")
     assert plan.pictures().keys() == {"grid"}

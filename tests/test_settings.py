@@ -347,7 +347,7 @@ def test_every_default_and_preset_is_read_back_from_its_file(name, tmp_path):
     assert "smoke" in of.PRESETS or name == "adain"
 
 
-ENDLESS = {"mixmo": {"method.alpha", "method.root"}}
+ENDLESS = {name: {"method.alpha", "method.root"} for name in ("mixmo", "mixshare")}
 """Fields for which the paper has a name for infinity: MIMO, and losses that all weigh the same."""
 ZERO_HAS_NO_MEANING = {
     "image_size", "labels", "threads", "record_every", "evaluate_every", "save_every", "seeds",
@@ -356,6 +356,7 @@ ZERO_HAS_NO_MEANING = {
         "temperature", "alpha", "batch", "momentum", "perception_steps", "perception_batch", "perception_rate",
         "discriminator_rate", "nonsemantic_channels", "generator_channels", "discriminator_width", "snapshot_every",
         "alignment_window", "gaussian_sigmas", "penalty_every", "inputs", "root", "repetitions",
+        "fade",
     )),
     *(f"training.{field}" for field in ("width", "epochs", "batch", "rate", "clip", "crop")),
     *(f"samosa.{field}" for field in (

@@ -21,6 +21,7 @@ from hybridgen.methods import (
     mixing,
     mixmatch,
     mixmo,
+    mixshare,
     recursivemix,
     samosa,
     scimix,
@@ -310,6 +311,34 @@ def test_mixmo_is_every_method_from_every_seed_by_its_own_settings(tmp_path, mon
             assert run.plan.score(run.plan.network.eval(), test, range(9)) == own.score(network, test, range(9))
     few = Ran("mixmo", tmp_path / "few", monkeypatch, *labelled("--methods", "cut-mixmo", "plain"))
     assert list(few.runs)[:2] == ["cut-mixmo-seed3", "plain-network-seed3"]
+
+
+def test_mixshare_is_every_method_from_every_seed_by_its_own_settings(tmp_path, monkeypatch):
+    given = (
+        "--method.alpha",
+        "0.7",
+        "--method.ensemble",
+        "probabilities",
+        "--method.fade",
+        "3",
+        "--method.part",
+        "0.5",
+    )
+    ran = Ran("mixshare", tmp_path, monkeypatch, *labelled(*given))
+    names = {"plain-network": "plain", "cut-mixmo": "cut-mixmo", "mixshare-partial": "mixshare-partial",
+             "mixshare-fade-out": "mixshare"}  # fmt: skip
+    assert list(ran.runs) == [f"{name}-seed{seed}" for seed in (3, 4) for name in names]
+    for seed in (3, 4):
+        for folder, name in names.items():
+            run, of = ran.runs[f"{folder}-seed{seed}"], mixshare.variant(name, ran.config.method)
+            module = mixshare if "mixshare" in name else mixmo
+            own = module.plan(of, ran.config.training, ran.context, seed, measure=judged_by("probabilities"))
+            assert run.seed == seed
+            assert_same_plan(run.plan, own)
+            network, test = own.network.eval(), ran.context.dataset.test
+            assert run.plan.score(run.plan.network.eval(), test, range(9)) == own.score(network, test, range(9))
+    every = Ran("mixshare", tmp_path / "every", monkeypatch, *labelled("--methods", "unmixing-aligned", "unmixing"))
+    assert list(every.runs)[:2] == ["unmixing-kernels-aligned-seed3", "unmixing-seed3"]
 
 
 def test_scimix_is_trained_once_with_pictures_of_its_averages(tmp_path, monkeypatch):

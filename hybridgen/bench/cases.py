@@ -28,6 +28,7 @@ from hybridgen.methods import mean_teacher as mean_teacher_method
 from hybridgen.methods import mixing as mixing_method
 from hybridgen.methods import mixmatch as mixmatch_method
 from hybridgen.methods import mixmo as mixmo_method
+from hybridgen.methods import mixshare as mixshare_method
 from hybridgen.methods import recursivemix as recursivemix_method
 from hybridgen.methods import scimix
 from hybridgen.methods.hybrids import Settings as HybridSettings
@@ -480,6 +481,23 @@ def mixmo_inference(sizes: Sizes, accelerator: Accelerator) -> Case:
     )
 
 
+def mixshare(sizes: Sizes, accelerator: Accelerator) -> Case:
+    """MixShare's training step at the beginning, when all of the last map is unmixed, against the plain network's."""
+    settings = TrainingSettings(network=_wide(sizes), batch=sizes.mixing, epochs=FOREVER)
+    context, of = _context((2 * sizes.mixing, 0), accelerator), mixshare_method.Settings()
+    shared, plain = (
+        _training(mixshare_method.compared(name, of, settings, context, 0, measure=judged_by(of.ensemble)))
+        for name in ("mixshare", "plain")
+    )
+    return Case(
+        f"MixShare step, 2 inputs, {_wide(sizes)}, {sizes.mixing} images",
+        "the plain network's step",
+        sizes.mixing,
+        shared,
+        plain,
+    )
+
+
 def _mixing_batch(sizes: Sizes, accelerator: Accelerator) -> tuple[torch.Tensor, torch.Tensor]:
     images = torch.rand(sizes.mixing, 3, SIZE, SIZE, device=accelerator.device)
     return images, torch.arange(sizes.mixing, device=accelerator.device) % CLASSES
@@ -520,6 +538,7 @@ CASES: dict[str, Entry] = {
     "recursivemix": Entry(recursivemix, 1.03, 15),
     "mixmo": Entry(mixmo, 1.05, 9),
     "mixmo-inference": Entry(mixmo_inference, 1.02, 15),
+    "mixshare": Entry(mixshare, 1.08, 9),
 }
 
 

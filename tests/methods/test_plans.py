@@ -20,6 +20,7 @@ from hybridgen.methods import (
     mixing,
     mixmatch,
     mixmo,
+    mixshare,
     recursivemix,
     samosa,
     scimix,
@@ -237,7 +238,8 @@ def test_every_field_of_recursivemix_arrives(field, context):
 
 OF_MIXMO = {
     "inputs": 3, "mask": "fmix", "patch_probability": 0.9, "alpha": 0.7, "root": 1.5, "repetitions": 3,
-    "input_repetition": 0.8, "ensemble": "probabilities",
+    "input_repetition": 0.8, "ensemble": "probabilities", "encoders": "one", "classifiers": "predominant",
+    "cutmix": 0.9,
 }  # fmt: skip
 
 
@@ -247,6 +249,20 @@ def test_every_field_of_mixmo_arrives(field, context):
     plan = lambda settings: mixmo.plan(settings, TRAINING, context, 0, measure=lambda *given: {"accuracy": 0.0})
     assert observed(plan(settings)) != observed(plan(replace(settings, **{field: OF_MIXMO[field]})))
     assert {f.name for f in fields(mixmo.Settings)} == OF_MIXMO.keys()
+
+
+OF_MIXSHARE = OF_MIXMO | {
+    "patch_probability": 0.1, "kernels": "collinear", "unmixing": "whole", "fade": 3.0, "part": 0.75
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", OF_MIXSHARE)
+def test_every_field_of_mixshare_arrives(field, context):
+    settings = mixshare.Settings(unmixing="partial" if field == "part" else "fade-out")
+    plan = lambda settings: mixshare.plan(settings, TRAINING, context, 0, measure=lambda *given: {"accuracy": 0.0})
+    before = once(settings, lambda: observed(plan(settings)))
+    assert before != observed(plan(replace(settings, **{field: OF_MIXSHARE[field]})))
+    assert {f.name for f in fields(mixshare.Settings)} == OF_MIXSHARE.keys()
 
 
 @pytest.mark.parametrize("field", OF_TRAINING)

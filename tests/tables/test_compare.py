@@ -14,12 +14,14 @@ from hybridgen.data.splits import Split
 from hybridgen.evaluation.oracle import Training
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
+from hybridgen.settings import from_arguments, settings
 from hybridgen.tables import compare
-from hybridgen.tables.compare import CompareSettings, Comparison, gain, mean_rates, spoken_gain, spoken_rates
+from hybridgen.tables.compare import CompareSettings, Comparison, gain, mean_rates, some_of, spoken_gain, spoken_rates
 from hybridgen.training.context import Context
 from hybridgen.training.plan import Plan
 from hybridgen.training.record import write_result
 from hybridgen.training.schedules import Clock
+from hybridgen.types import InputError
 
 TRAIN, TEST = (
     Part(InMemory(torch.zeros(count, 3, 16, 16, dtype=torch.uint8)), torch.zeros(count, dtype=torch.long))
@@ -228,3 +230,27 @@ def test_further_columns_stand_between_accuracies_and_seconds(tmp_path, capsys):
     assert header.split()[3:8] == ["last", "selected", "NLL", "members", "seconds"]
     assert first.removeprefix("FixMatch").split()[6:13] == ["0.500", "±", "0.354", "40.0", "±", "0.0", "11"]
     assert second.removeprefix("FixMatch + SciMix").split()[6:11] == ["inf", "±", "nan", "–", "22"]
+
+
+@settings
+class Some:
+    methods: some_of({"plain": "Plain network", "cut": "CutMix", "mix": "Mixup"}) = ("plain", "mix")
+    """Which ones."""
+
+
+def test_methods_are_some_of_those_that_there_are_each_once(capsys):
+    """By every way in, and listed in the help."""
+    assert from_arguments(Some, ["--methods", "cut", "plain"]).methods == Some(methods=["cut", "plain"]).methods
+    assert from_arguments(Some, []).methods == ("plain", "mix")
+    for given in ([], ["cut", "cut"]):
+        with pytest.raises(InputError, match=r"^methods: .* should be one or more, each once$"):
+            Some(methods=given)
+        with pytest.raises(InputError, match=r"^--methods: .* should be one or more, each once$"):
+            from_arguments(Some, ["--methods", *given])
+    with pytest.raises(InputError, match=r"^methods.0: 'saliency' should be 'plain', 'cut' or 'mix'$"):
+        Some(methods=["saliency"])
+    with pytest.raises(InputError, match=r"'saliency'.*'plain', 'cut', 'mix'"):
+        from_arguments(Some, ["--methods", "saliency"])
+    with pytest.raises(SystemExit):
+        from_arguments(Some, ["--help"])
+    assert "{plain,cut,mix}" in capsys.readouterr().out
