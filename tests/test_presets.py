@@ -833,6 +833,15 @@ def test_rates_of_mixmo(preset):
     assert plan.tasks["classifier"].clip is None and plan.average is None
 
 
+def test_mixshare_is_the_theses_unless_told_otherwise():
+    """But for batch repetition, which takes twice the time. The recipe's shorter training unmixes for as large a part,
+    100 epochs of 300."""
+    expected = {name.removeprefix("method."): value for name, value in MIXSHARE.items() if name.startswith("method.")}
+    compare(values(mixshare.Settings()), expected | {"repetitions": 1})
+    config = recipe_of("mixshare").Config()
+    assert config.method == replace(mixshare.Settings(), fade=config.training.epochs / 3)
+
+
 @pytest.mark.parametrize("preset", EXPECTED["mixshare"])
 def test_mixshare_trains_and_unmixes_as_the_thesis(preset):
     """A.1.4: rate 0.1 / b · 64 / 128 with b = 2, and A.6.1."""

@@ -129,9 +129,8 @@ def inputs_of(
     cut = [cut_others_in(mask, tuple(images.shape[2:]), chance) for mask in mixing.masks]
     parts = torch.stack([part for _, part in cut]).to(targets.dtype).unsqueeze(2)
     theirs = torch.stack([their_targets[each.partner] for each, _ in cut])
-    return [each.mix(own, more) for own, (each, _) in zip(shown, cut, strict=True)], parts * wanted + (
-        1 - parts
-    ) * theirs
+    wanted = parts * wanted + (1 - parts) * theirs
+    return [each.mix(own, more) for own, (each, _) in zip(shown, cut, strict=True)], wanted
 
 
 def others_of(batch: Batch, labels: Int64[Tensor, " images"], classes: int, smoothing: float) -> tuple[Images, Targets]:
@@ -173,8 +172,8 @@ class MixMo(nn.Module):
     mean share, `share_0`, …, and whether the step has `patches`. `smoothing` is label smoothing's.
 
     Batches carry one view of labelled images, and for `cutmix` one of others, whose places in `labels`, those of all
-    training images, they tell. Raises InputError for a share outside [0, 1] and a root that is not above
-    0; with the first batch for whatever `mix_inputs` refuses.
+    training images, they tell. Raises InputError for a share outside [0, 1] and a root that is not above 0; with the
+    first batch for whatever `mix_inputs` refuses.
     """
 
     def __init__(

@@ -146,7 +146,7 @@ class MixShare(nn.Module):
         others = others_of(batch, self.labels, self.classes, self.smoothing) if self.cutmix else None
         shown, wanted = inputs_of(images, targets, mixing, others, self.cutmix)
         r = faded(clock, self.fade)
-        masks = of_asked(mixing.masks + r * (1 - mixing.masks), asked_for)
+        masks = of_asked(mixing.masks + r * (1 - mixing.masks), asked_for) if r < 1 else None
         logits = single(self.classifier.decode(mixing.mix(self.classifier.encode(shown)), masks, part=self.part))
 
         # Losses
@@ -159,9 +159,9 @@ class MixShare(nn.Module):
 def plan(of: Settings, training: TrainingSettings, context: Context, seed: int, *, measure: Measure) -> Plan:
     """Training of MixShare on this split from this seed, judged by `measure`, whose `accuracy` selects.
 
-    An image alone is the same at all inputs, whose masks together are the whole map: for inference the encodings are
-    summed and nothing is unmixed, in one forward. So what it leaves is exact as a plain network too, as MixMo's is, and
-    none is left of an ensemble of probabilities. InputError for more inputs than images in a batch, for one classifier
+    For inference the encodings are summed (A.6.1) and nothing is unmixed, since every place is all inputs': one forward,
+    whose logits those of the plain network that is left are exactly, as with MixMo. Of an ensemble of probabilities
+    none is left. InputError for more inputs than images in a batch, for one classifier
     for all inputs, and for a last map of fewer than two places a side, where masks vanish.
     """
 
@@ -213,7 +213,8 @@ PAPER: dict[str, Any] = dict(
         part=0.25, cutmix=0.0,
     ),
 )  # fmt: skip
-"""Thesis A.1.4, which has MixMo's settings but for b = 2 and the epochs at which the rate falls, and A.6.1."""
+"""Thesis A.1.4, which has MixMo's settings but for b = 2 and the epochs at which the rate falls, and A.6.1: losses are
+weighted by the shares themselves, r = 1, where algorithm A.7 leaves r open."""
 
 PRESETS: dict[str, Mapping[str, Any]] = {
     "smoke": dict(precision="fp32", evaluate_every=20, training=dict(epochs=1.5), method=dict(fade=0.5)),
