@@ -159,10 +159,10 @@ class MixShare(nn.Module):
 def plan(of: Settings, training: TrainingSettings, context: Context, seed: int, *, measure: Measure) -> Plan:
     """Training of MixShare on this split from this seed, judged by `measure`, whose `accuracy` selects.
 
-    For inference the encodings are summed (A.6.1) and nothing is unmixed, since every place is all inputs': one forward,
-    whose logits those of the plain network that is left are exactly, as with MixMo. Of an ensemble of probabilities
-    none is left. InputError for more inputs than images in a batch, for one classifier
-    for all inputs, and for a last map of fewer than two places a side, where masks vanish.
+    For inference the encodings are summed (A.6.1) and nothing is unmixed, since every place is all inputs': one
+    forward, which the plain network that is left computes too, exactly, as MixMo's does. An ensemble of probabilities
+    leaves none. InputError for more inputs than images in a batch, for one classifier for all inputs, and for a last
+    map of fewer than two places a side, where masks vanish.
     """
 
     def objective(classifier: MultiInputClassifier, image: Images) -> nn.Module:
