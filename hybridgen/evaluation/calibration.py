@@ -1,6 +1,10 @@
 """Whether predictions are as sure as they are right: expected calibration error, temperature, calibrated likelihood."""
 
+from typing import NamedTuple
+
 import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
 
 from hybridgen.evaluation.classification import Classes, Predicted, check_classes, log_probabilities, nll
 from hybridgen.types import InputError
@@ -12,21 +16,32 @@ TEMPERATURES = (1e-3, 1e3)
 """Between these the best one is looked for."""
 
 
-def calibration_error(logits: Predicted, labels: Classes, *, bins: int = BINS) -> float:
-    """Expected calibration error (Naeini et al. 2015; Guo et al. 2017), in [0, 1]: over bins of confidence of the same
-    width, ((k - 1)/bins, k/bins], the mean difference between confidence and accuracy, by their numbers of images.
+class Confidence(NamedTuple):
+    """How sure predictions are, and whether they are right."""
 
-    A confidence of 1 lies in the last one. InputError for fewer bins than one.
-    """
+    bins: Int64[Tensor, " images"]
+    """Of `count`, each's place: bins of the same width, ((k - 1)/count, k/count]. A confidence of 1 is in the last."""
+    confidence: Float64[Tensor, " images"]
+    """The largest probability."""
+    right: Bool[Tensor, " images"]
+
+
+def binned(logits: Predicted, labels: Classes, *, bins: int = BINS) -> Confidence:
+    """Each image's bin. InputError for fewer bins than one."""
     check_classes(logits, labels)
     if bins < 1:
         raise InputError(f"bins: {bins} is below 1")
     confidence, predicted = log_probabilities(logits).exp().max(dim=1)
     edges = torch.arange(1, bins, dtype=torch.float64, device=logits.device) / bins
-    place = torch.bucketize(confidence, edges)  # of an edge, the bin below
-    surplus = confidence - (predicted == labels).double()
-    of_bins = torch.zeros(bins, dtype=torch.float64, device=logits.device).index_add(0, place, surplus)
-    return of_bins.abs().sum().item() / len(labels)
+    return Confidence(torch.bucketize(confidence, edges), confidence, predicted == labels)  # of an edge, the bin below
+
+
+def calibration_error(logits: Predicted, labels: Classes, *, bins: int = BINS) -> float:
+    """Expected calibration error (Naeini et al. 2015; Guo et al. 2017), in [0, 1]: over the bins of confidence, the
+    mean difference between confidence and accuracy, by their numbers of images. InputError for fewer bins than one."""
+    place, confidence, right = binned(logits, labels, bins=bins)
+    of_bins = torch.zeros(bins, dtype=torch.float64, device=logits.device)
+    return of_bins.index_add(0, place, confidence - right.double()).abs().sum().item() / len(labels)
 
 
 def best_temperature(logits: Predicted, labels: Classes) -> float:
@@ -49,15 +64,19 @@ def best_temperature(logits: Predicted, labels: Classes) -> float:
     return ((low + high) / 2).exp().item()
 
 
-def calibrated_nll(logits: Predicted, labels: Classes) -> float:
-    """NLL_c (Ashukha et al. 2020; thesis 3.3.4): of both halves of the images, each at the temperature that is best for
-    the other one, the mean. Every other image is of the first half. InputError for one image."""
+def calibrated(logits: Predicted, labels: Classes) -> Float64[Tensor, "images classes"]:
+    """Logits of both halves of the images, each at the temperature that is best for the other one (Ashukha et al. 2020;
+    thesis 3.3.4). Every other image is of the first half. InputError for one image."""
     check_classes(logits, labels)
     if len(labels) < 2:
         raise InputError(f"predictions: of {len(labels)} images; two halves are needed to calibrate")
-    total = 0.0
-    for half, other in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
-        logarithms = log_probabilities(logits[half])
-        temperature = best_temperature(logits[other], labels[other])
-        total += nll(logarithms / temperature, labels[half]) * len(labels[half])
-    return total / len(labels)
+    logarithms = log_probabilities(logits)
+    first, second = (best_temperature(logits[place::2], labels[place::2]) for place in (0, 1))
+    logarithms[::2] /= second
+    logarithms[1::2] /= first
+    return logarithms
+
+
+def calibrated_nll(logits: Predicted, labels: Classes) -> float:
+    """NLL_c, the likelihood of `calibrated` logits. InputError for one image."""
+    return nll(calibrated(logits, labels), labels)

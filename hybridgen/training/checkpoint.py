@@ -93,7 +93,7 @@ class Checkpoints:
         if not self.paths():
             raise InputError(f"resume: no checkpoint in {self.folder}; start without --resume in a new folder")
         path = self.paths()[-1]
-        state = _read(path)
+        state = read_checkpoint(path)
         if not {"format", "identity"} <= state.keys():
             raise InputError(f"{path}: damaged checkpoint (KeyError)")
         version, identity = state["format"], state["identity"]
@@ -105,7 +105,7 @@ class Checkpoints:
         if self.local and self.process:
             if not self._local_path(path).exists():
                 raise InputError(f"{path}: of another number of processes; nothing in it is process {self.process}'s")
-            states = states | _read(self._local_path(path))
+            states = states | read_checkpoint(self._local_path(path))
         try:
             step = state["step"]
             if type(step) is not int or not 0 <= step <= clock.steps:
@@ -171,7 +171,7 @@ def _write(state: Mapping[str, Any], path: Path) -> None:
         torch.save(state, file)  # opened here: by its name, torch would not tell why it failed
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
     """InputError for a damaged file."""
     try:
         with ZipFile(path) as archive:  # torch reads past a flipped bit without a word
