@@ -1,4 +1,4 @@
-"""The command `hybridgen`: pictures and folders of hybrids, transfer rates, studies, splits, timings.
+"""The command `hybridgen`: pictures and folders of hybrids, transfer rates, scores, studies, splits, timings.
 
 What a command needs is imported when it runs, so that help and version come at once.
 """
@@ -12,17 +12,19 @@ from hybridgen.commands.bench import Bench
 from hybridgen.commands.evaluate import Evaluate
 from hybridgen.commands.hybridize import Hybridize
 from hybridgen.commands.mixing import MIXING_STUDIES, MixingStudy
+from hybridgen.commands.score import ScoreRuns
 from hybridgen.commands.split import SplitImages
 from hybridgen.commands.study import Study, StudyName
 from hybridgen.errors import InputError, exit_codes
 from hybridgen.settings import from_arguments
 
-Command = SplitImages | Hybridize | Evaluate | Study | MixingStudy | Bench
+Command = SplitImages | Hybridize | Evaluate | ScoreRuns | Study | MixingStudy | Bench
 """The fields are a command's options, `run` is what it does."""
 
 COMMANDS: dict[str, type[Command]] = {
     "hybridize": Hybridize,
     "evaluate": Evaluate,
+    "score": ScoreRuns,
     "study": Study,
     "split": SplitImages,
     "bench": Bench,

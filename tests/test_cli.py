@@ -134,13 +134,16 @@ def test_overview_lists_every_command(run):
         assert f"  {name} " in said.out
 
 
+POSITIONAL = (("study", "name"), ("score", "runs"))
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_names_every_option(run, name):
     said = run(name, "--help")
     assert said.code == 0 and said.err == ""
     assert f"hybridgen {name}" in said.out
     for field in COMMANDS[name].__dataclass_fields__:
-        assert f"--{field.replace('_', '-')}" in said.out or (name, field) == ("study", "name")
+        assert f"--{field.replace('_', '-')}" in said.out or (name, field) in POSITIONAL
     for field in COMMANDS[name].__dataclass_fields__.values():
         assert field.name in ("semantic", "nonsemantic") or "MISSING" not in said.out
 
@@ -153,7 +156,8 @@ def test_help_version_and_mistakes_do_not_wait_for_torch():
     script = (
         "import sys; from hybridgen.cli import main\n"
         "main(['--help']); main(['--version'])\n"
-        "for line in ('evaluate --help', 'hybridize --help', 'study cam --help', 'hybridise', 'hybridize --out',\n"
+        "for line in ('evaluate --help', 'score --help', 'hybridize --help', 'study cam --help', 'hybridise',\n"
+        "             'hybridize --out',\n"
         "             'hybridize --out g.png --rows 0', 'hybridize --out f', 'study nothing', 'evaluate --seed x'):\n"
         "    try: main(line.split())\n"
         "    except SystemExit: pass\n"
@@ -699,6 +703,7 @@ def test_bad_input(run, artefact, oracle, networks, tmp_path, monkeypatch, line,
 NEEDED = {
     "hybridize": ("--out", "g.png"),
     "evaluate": (),
+    "score": ("run",),
     "study": ("transfer", "--out", "o"),
     "split": ("--labels", "10", "--out", "s.json"),
     "bench": (),
@@ -726,6 +731,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "places": (1, 10_000),
     "batch": (1, 100_000),
     "runs": (1, 10_000),
+    "severities": (1, 5),
     "rounds": (1, 1_000_000),
     "classes": (1, 100_000),
     "alpha": (1e-6, 1.0),
@@ -755,8 +761,13 @@ def nested(place: str, value: Any) -> dict[str, Any]:
 
 def given(name: str) -> dict[str, Any]:
     """The fields that a command cannot do without."""
-    needed = {"out": "o"} if name != "evaluate" and name != "bench" else {}
-    more = {"study": {"name": "transfer"}, "split": {"labels": 10}, "study cam": {"networks": ["n"]}}
+    needed = {"out": "o"} if name not in ("evaluate", "score", "bench") else {}
+    more = {
+        "score": {"runs": ["run"]},
+        "study": {"name": "transfer"},
+        "split": {"labels": 10},
+        "study cam": {"networks": ["n"]},
+    }
     return needed | more.get(name, {})
 
 
@@ -772,7 +783,7 @@ def test_ranges_of_every_number_of_a_command(name):
     assert checked(kind, plain(made)) == made  # its defaults are in their ranges
     for field, annotation in numbers(name).items():
         least, most = RANGES[field]
-        several, real = field == "index", isinstance(least, float)
+        several, real = field in ("index", "severities"), isinstance(least, float)
         assert several == ("..." in str(annotation)) and real == holds(annotation, float)
 
         def values(value: Any) -> dict[str, Any]:

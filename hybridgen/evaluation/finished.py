@@ -1,0 +1,196 @@
+"""Classifiers that training runs left: in their folders, their files and their checkpoints."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hybridgen import configuration
+from hybridgen.data.datasets import Dataset
+from hybridgen.methods.labelled import central, chosen_network
+from hybridgen.networks.classifiers import FILE, About, Classifier, about_classifier, load_classifier
+from hybridgen.networks.multi_input import Ensemble, MultiInputClassifier
+from hybridgen.networks.registry import default_network, make_network
+from hybridgen.settings import checked
+from hybridgen.training.checkpoint import read_checkpoint
+from hybridgen.training.context import RunSettings, split_of
+from hybridgen.training.engine import laid_out
+from hybridgen.training.record import read_result
+from hybridgen.types import Images, InputError
+
+SUFFIX = ".pt"
+"""Of checkpoints."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a run left of a classifier, not read yet; what is None is not known."""
+
+    path: Path
+    """As it was given."""
+    weights: Path
+    """A network.safetensors, or a checkpoint."""
+    config: Mapping[str, Any] | None
+    """The run's configuration."""
+    about: About | None
+    """What its network.safetensors says, or the one beside the checkpoint."""
+    split_hash: str | None
+
+    @property
+    def settings(self) -> RunSettings | None:
+        """Those of the run that tell its data and split. InputError where they are none."""
+        if self.config is None:
+            return None
+        known = {field.name for field in fields(RunSettings)}
+        own = {name: value for name, value in self.config.items() if name in known}
+        return checked(RunSettings, own, source=f"{self.path}: configuration: ")
+
+
+class Trained(NamedTuple):
+    """A classifier in evaluation mode, on the device."""
+
+    members: Callable[[Images], Float[Tensor, "members batch classes"]]
+    """Logits of its members; of one where it is one network."""
+    ensemble: Ensemble
+    """What of them it averages."""
+
+
+def find(path: Path) -> Left:
+    """The classifier of a finished run's folder, the selected or last one that it deployed, of a run with several
+    inputs its members; a network.safetensors; or a checkpoint: the network that the run would evaluate at that step,
+    the average where it keeps one.
+
+    InputError, naming the path, for a folder without a result, one that holds several runs or no classifier, and for
+    files that cannot be read.
+    """
+    if path.is_dir():
+        return _of_folder(path)
+    if not path.exists():
+        raise InputError(
+            f"{path}: no such file or folder; a finished run's folder, its {FILE} or a checkpoint is needed"
+        )
+    if path.suffix == SUFFIX:
+        identity = read_checkpoint(path).get("identity")
+        if not isinstance(identity, dict):
+            raise InputError(f"{path}: not a checkpoint of a run (no identity)")
+        beside = path.parent.parent / "config.yaml"
+        about = _about(beside.with_name(FILE))
+        return Left(path, path, (_config(beside) or {}) | identity, about, identity.get("split_hash"))
+    about = about_classifier(path)
+    return Left(path, path, _config(path.parent / "config.yaml"), about, about.split_hash)
+
+
+def _of_folder(folder: Path) -> Left:
+    config, result = _config(folder / "config.yaml"), read_result(folder, ("steps",))
+    inside = sorted(str(each.parent) for each in folder.glob("*/result.json"))
+    if inside and not (folder / FILE).exists() and not (folder / "checkpoints").exists():
+        raise InputError(f"{folder}: holds several runs; give some of {', '.join(inside)}")
+    if config is None:
+        raise InputError(f"{folder}: not the folder of a run (config.yaml is missing)")
+    if result is None:
+        raise InputError(
+            f"{folder}: no result (result.json is missing); let the run finish (--resume), or give a checkpoint of it"
+        )
+    # Of several inputs, network.safetensors is the plain network that computes the same as all members together
+    if "inputs" in (config.get("method") or ()):
+        last = folder / "checkpoints" / f"step-{int(result['steps']):08d}.pt"
+        if not last.is_file():
+            raise InputError(
+                f"{folder}: its members are not there ({last} is missing); {folder / FILE} is without them"
+            )
+        return Left(folder, last, config, _about(folder / FILE), result.get("split_hash"))
+    if not (folder / FILE).is_file():
+        raise InputError(f"{folder}: no classifier in it ({FILE} is missing)")
+    return Left(folder, folder / FILE, config, about_classifier(folder / FILE), result.get("split_hash"))
+
+
+def _about(path: Path) -> About | None:
+    return about_classifier(path) if path.is_file() else None
+
+
+def _config(path: Path) -> dict[str, Any] | None:
+    return configuration.load(path) if path.is_file() else None
+
+
+def check_data(left: Sequence[Left], dataset: Dataset, *, others: bool = False) -> None:
+    """InputError, naming what differs, for classifiers of other classes than the data's, and for data that are not
+    those of the runs, whose test images they may have been trained on: the split that a run's configuration makes of
+    them has another hash than the run's. With `others`, data may be others of the same classes."""
+    for one in left:
+        if one.about is not None and one.about.classes != dataset.classes:
+            theirs, ours = (f"{len(names)} ({', '.join(names)[:60]})" for names in (one.about.classes, dataset.classes))
+            raise InputError(f"{one.path}: a classifier of {theirs} classes, {dataset.name} has {ours}")
+        settings = one.settings
+        if settings is not None and not others and (made := split_of(settings, dataset).hash) != one.split_hash:
+            raise InputError(
+                f"{one.path}: trained on other data or another split than {dataset.name} (split {one.split_hash}, of "
+                f"these data {made}); give the data of the run, or --allow-other-data if it saw none of these images"
+            )
+
+
+def load(left: Left, dataset: Dataset, accelerator: Accelerator) -> Trained:
+    """The classifier, which sees images as its run evaluated them: whole, or their centre. InputError, naming the file,
+    for one that is damaged or does not fit, and for images of another size or smaller than that centre."""
+    config = left.config or {}
+    if left.weights.suffix == SUFFIX:
+        network = _of_checkpoint(left.weights, config, dataset)
+    else:
+        network = load_classifier(left.weights)[0]
+    crop = (config.get("training") or {}).get("crop")
+    side = dataset.image_size
+    wanted = crop or (left.about.image_size if left.about else side)
+    if wanted > side or (crop is None and wanted < side):
+        raise InputError(
+            f"{left.path}: a network for images of {wanted}×{wanted}, these have {side}×{side}; --image-size {wanted} "
+            "makes them alike"
+        )
+    network = laid_out(network, accelerator, channels_last=config.get("channels_last", True))
+    network.requires_grad_(False).eval()
+    if isinstance(network, MultiInputClassifier):
+        return Trained(lambda images: network.members(central(images, crop)), network.ensemble)
+    return Trained(lambda images: network(central(images, crop))[None], "logits")
+
+
+def _of_checkpoint(path: Path, config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
+    """What the run evaluates, made anew from its configuration."""
+    modules = read_checkpoint(path).get("modules", {})
+    holder, prefix = ("average", "network.") if "average" in modules else ("classifier", "classifier.")
+    state = {
+        key.removeprefix(prefix): value
+        for key, value in modules.get(holder, {}).items()
+        if key.startswith(prefix) and not key.startswith(f"{prefix}consistency.")  # a head that predicts nothing
+    }
+    if "normalize.mean" not in state:
+        raise InputError(f"{path}: no classifier in it; checkpoints of {', '.join(RECIPES)} have one")
+    statistics = {name: state[f"normalize.{name}"].flatten().tolist() for name in ("mean", "std")}
+    inputs = sum(key.startswith("encoders.") for key in state)
+    try:
+        name, width = _network(config, dataset.image_size)
+        with torch.random.fork_rng(devices=[]):  # the first values are drawn in vain
+            networks = [
+                make_network(name, len(dataset.classes), width=width, pretrained=False) for _ in range(inputs or 1)
+            ]
+        if inputs:
+            network: nn.Module = MultiInputClassifier(networks, **statistics, ensemble=config["method"]["ensemble"])
+        else:
+            network = Classifier(networks[0], **statistics)
+        network.load_state_dict(state)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise InputError(f"{path}: does not fit its configuration ({' '.join(str(error).split())[:200]})") from error
+    return network
+
+
+RECIPES = ("fixmatch", "mean_teacher", "mixmatch", "mixing_baselines", "recursivemix", "mixmo")
+
+
+def _network(config: Mapping[str, Any], image_size: int) -> tuple[str, float]:
+    """Name and width, as the recipes choose them."""
+    if "training" in config:
+        return chosen_network(config["training"]["network"], config["training"]["width"], image_size)
+    name = config["method"]["network"]
+    return (default_network(image_size) if name is None else name), 1

@@ -1,0 +1,354 @@
+"""The command `score` on runs that recipes finished, in this process."""
+
+import json
+import shutil
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from recipe_modules import recipe
+
+from hybridgen.cli import main
+from hybridgen.configuration import parse
+from hybridgen.data.cifar_c import NAMES
+from hybridgen.data.corruptions import CORRUPTIONS, corrupt
+from hybridgen.data.streams import derive_seed
+from hybridgen.evaluation.classification import nll, top_accuracy
+from hybridgen.networks.classifiers import load_classifier
+from hybridgen.training.record import read_result
+
+THREADS = torch.get_num_threads()
+FIGURES = ("accuracy", "top5", "nll", "nll_calibrated", "ece", "brier")
+OF_MEMBERS = ("member_accuracy", "member_accuracy_0", "member_accuracy_1", "disagreement", "error_correlation")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Three classes, of another brightness and another texture, on noise."""
+    random = np.random.RandomState(0)
+    arrays: dict[str, np.ndarray] = {}
+    for part, count in (("train", 60), ("test", 40)):
+        labels = np.arange(count) % 3
+        pixels = 90 + 25 * labels[:, None, None, None] + 60 * random.randn(count, 16, 16, 3)
+        pixels[labels == 1, ::2] += 60
+        arrays[f"x_{part}"], arrays[f"y_{part}"] = pixels.clip(0, 255).astype(np.uint8), labels
+    path = tmp_path_factory.mktemp("score") / "toy.npz"
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(data) -> Path:
+    """Folders of finished runs: of several inputs in `mixmo` and `probable`, of semi-supervised recipes."""
+    common = (
+        "--data", f"npz:{data}", "--validation", "9", "--threads", "1", "--precision", "fp32", "--save-every", "3",
+        "--evaluate-every", "3",
+    )  # fmt: skip
+    labelled = (*common, "--network", "wrn-10-1", "--batch", "17", "--epochs", "5", "--ema-decay", "0.5")
+    semi = (*common, "--labels", "12", "--labelled-batch", "6", "--unlabelled-batch", "6", "--epochs", "2")
+    semi += ("--hybridizer", "none", "--oracle", "none")
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()):
+        patch.setattr("hybridgen.training.record.draw_curves", lambda folder: None)
+        for out, name, *more in (
+            ("mixmo", "mixmo", *labelled, "--methods", "plain", "cut-mixmo"),
+            (
+                "probable",
+                "mixmo",
+                *labelled,
+                "--methods",
+                "mimo",
+                "--method.ensemble",
+                "probabilities",
+                "--seed",
+                "1",
+                "--crop",
+                "12",
+            ),
+            ("fixmatch", "fixmatch", *semi),
+            ("teacher", "mean_teacher", *semi),
+        ):
+            module = recipe(name)
+            module.main(parse(module.Config, module.PRESETS, [*more, "--out", str(data.parent / out)]))
+    return data.parent
+
+
+@pytest.fixture
+def score(capsys):
+    """Runs the command; gives what it printed as JSON, or its error."""
+
+    def command(*arguments: object, json_: bool = True) -> dict | str:
+        said = ["score", *map(str, arguments), "--threads", str(THREADS)]
+        try:
+            main([*said, "--json"] if json_ else said)
+        except SystemExit as stop:
+            captured = capsys.readouterr()
+            assert stop.code == 2 and captured.out == "" and captured.err.count("\n") == 1, captured
+            return captured.err
+        captured = capsys.readouterr().out
+        return json.loads(captured) if json_ else captured
+
+    return command
+
+
+def test_images(data: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    with np.load(data) as arrays:
+        pixels, labels = torch.from_numpy(arrays["x_test"]), torch.from_numpy(arrays["y_test"])
+    return pixels.permute(0, 3, 1, 2).float() / 255, labels
+
+
+test_images.__test__ = False
+
+
+# --- What runs recorded ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["mixmo/plain-network-seed0", "mixmo/cut-mixmo-seed0", "probable/mimo-seed1"])
+def test_figures_are_those_that_the_run_recorded(score, runs, folder):
+    """Of several inputs the members' own, of averaged weights, also where no plain network computes them."""
+    found, recorded = score(runs / folder), read_result(runs / folder)
+    (name, own), *none = found["classifiers"].items()
+    several = not folder.startswith("mixmo/plain")
+    assert (name, none, found["images"], found["part"]) == (Path(folder).name, [], 40, "test")
+    for figure in FIGURES + OF_MEMBERS * several:
+        assert own[figure] == pytest.approx(recorded[f"test_{figure}_last"], rel=1e-6), figure
+    assert several == ("disagreement" in own) and (runs / folder / "network.safetensors").exists() == (
+        not folder.startswith("probable")
+    )
+
+
+@pytest.mark.parametrize("folder", ["fixmatch/fixmatch-seed0", "teacher/mean-teacher-seed0"])
+def test_a_folder_is_what_was_selected_and_a_checkpoint_what_was_evaluated(score, runs, folder):
+    run = runs / folder
+    recorded, last = read_result(run), max((run / "checkpoints").glob("step-*.pt"))
+    (chosen,) = score(run)["classifiers"].values()
+    (same,) = score(run / "network.safetensors")["classifiers"].values()
+    (evaluated,) = score(last)["classifiers"].values()
+    assert chosen == same and chosen["accuracy"] == pytest.approx(recorded["test_accuracy_selected"])
+    assert evaluated["accuracy"] == pytest.approx(recorded["test_accuracy_last"])
+    first = min((run / "checkpoints").glob("step-*.pt"))
+    assert score(first)["classifiers"][first.stem]["nll"] != evaluated["nll"]
+
+
+def test_likelihood_of_a_file_by_hand(score, runs, data):
+    """As torch computes it from the plain state of the network; 95 % around it."""
+    run = runs / "fixmatch" / "fixmatch-seed0"
+    classifier, *_ = load_classifier(run / "network.safetensors")
+    images, labels = test_images(data)
+    with torch.no_grad():
+        expected = torch.nn.functional.cross_entropy(classifier(images), labels.long()).item()
+    found = score(run / "network.safetensors", "--batch", 7)["classifiers"]["fixmatch-seed0"]
+    low, high = found["nll_interval"]
+    assert low < found["nll"] < high and found["nll"] == pytest.approx(expected, rel=1e-5)
+    assert found["aurc_interval"][0] < found["aurc"] < found["aurc_interval"][1]
+
+
+def test_the_validation_part_is_the_splits(score, runs):
+    found = score(runs / "mixmo" / "cut-mixmo-seed0", "--part", "validation")
+    (own,) = found["classifiers"].values()
+    rows = (runs / "mixmo" / "cut-mixmo-seed0" / "metrics.jsonl").read_text().splitlines()
+    last = [row for row in map(json.loads, rows) if "validation/nll" in row][-1]
+    assert (found["images"], found["part"]) == (9, "validation")
+    assert own["nll"] == pytest.approx(last["validation/nll"], rel=1e-6)
+    assert own["disagreement"] == pytest.approx(last["validation/disagreement"])
+
+
+# --- Ensembles ---------------------------------------------------------------------------------------------------
+
+
+def test_two_equal_members_are_one(score, runs, tmp_path):
+    run, copy = runs / "mixmo" / "cut-mixmo-seed0", tmp_path / "copy"
+    shutil.copytree(run, copy)
+    for of in ("logits", "probabilities"):
+        first, second, both = score(run, copy, "--ensemble", of)["classifiers"].values()
+        assert first == second
+        for figure in (*FIGURES, "aurc"):
+            assert both[figure] == pytest.approx(first[figure], rel=1e-5, abs=1e-7)
+        assert both["member_accuracy"] == first["accuracy"] and both["disagreement"] == 0 == both["ratio_error"]
+        assert both["error_correlation"] == pytest.approx(1)
+
+
+def test_ensembles_of_several_runs_and_what_is_written_of_them(score, runs, data, tmp_path):
+    """A MixMo and a plain network, by hand; and the same from the file of their predictions."""
+    folders = [runs / "mixmo" / name for name in ("cut-mixmo-seed0", "plain-network-seed0")]
+    images, labels = test_images(data)
+    each = []
+    for folder in folders:
+        classifier, *_ = load_classifier(folder / "network.safetensors")
+        with torch.no_grad():
+            each.append(classifier(images).double())
+    by_hand = {
+        "logits": torch.stack(each).mean(dim=0),
+        "probabilities": torch.stack(each).softmax(dim=2).mean(dim=0).log(),
+    }
+    predicted = [own.argmax(dim=1) for own in each]
+    for of, expected in by_hand.items():
+        found = score(*folders, "--ensemble", of, "--predictions", tmp_path / f"{of}.npz")
+        assert list(found["classifiers"]) == ["cut-mixmo-seed0", "plain-network-seed0", "ensemble of 2"]
+        both = found["classifiers"]["ensemble of 2"]
+        assert found["ensemble"] == of and both["nll"] == pytest.approx(nll(expected, labels.long()), rel=1e-4)
+        assert both["disagreement"] == pytest.approx((predicted[0] != predicted[1]).double().mean().item())
+        assert both["member_accuracy_0"] == top_accuracy(each[0], labels.long())
+        (read,) = score(tmp_path / f"{of}.npz")["classifiers"].values()
+        assert read == both and read["disagreement"] > 0
+        with np.load(tmp_path / f"{of}.npz") as arrays:
+            np.savez(tmp_path / "bare.npz", logits=arrays["logits"], labels=arrays["labels"])
+        (bare,) = score(tmp_path / "bare.npz", "--ensemble", of)["classifiers"].values()
+        assert bare == both
+    (own,) = score(folders[0], "--predictions", tmp_path / "one.npz")["classifiers"].values()
+    again = score(tmp_path / "one.npz", folders[1])["classifiers"]
+    assert next(iter(again.values())) == own == found["classifiers"]["cut-mixmo-seed0"]
+    assert score(tmp_path / "logits.npz", "--seed", 1)["classifiers"]["logits"]["nll_interval"] != both["nll_interval"]
+
+
+# --- Corruptions -------------------------------------------------------------------------------------------------
+
+
+def test_own_corruptions_by_hand(score, runs, data):
+    """The images that the fifth severity gives, drawn batch by batch, and the means."""
+    run = runs / "fixmatch" / "fixmatch-seed0"
+    kinds = ("--corruptions", "impulse-noise", "contrast", "--severities", "2", "5", "--batch", "25", "--seed", "3")
+    found = score(run, *kinds)["corruptions"]
+    assert (found["of"], found["severities"]) == ("hybridgen's own corruptions", [2, 5])
+    own = found["classifiers"]["fixmatch-seed0"]
+    classifier, *_ = load_classifier(run / "network.safetensors")
+    images, labels = test_images(data)
+    for name in ("impulse-noise", "contrast"):
+        generator = torch.Generator().manual_seed(derive_seed(3, name, 5, 0))
+        with torch.no_grad():
+            logits = torch.cat([classifier(corrupt(part, name, 5, generator)) for part in images.split(25)])
+        assert own["severities"][name]["nll"][1] == pytest.approx(nll(logits, labels.long()), rel=1e-5)
+        assert own["severities"][name]["accuracy"][1] == top_accuracy(logits, labels.long())
+        assert own["means"][name]["ece"] == pytest.approx(sum(own["severities"][name]["ece"]) / 2)
+    assert own["means"]["mean"]["nll"] == pytest.approx(
+        (own["means"]["impulse-noise"]["nll"] + own["means"]["contrast"]["nll"]) / 2
+    )
+
+
+def test_all_corruptions_stand_in_the_table_of_the_ensemble(score, runs, tmp_path):
+    """Beside a picture."""
+    folders = [runs / "mixmo" / name for name in ("cut-mixmo-seed0", "plain-network-seed0")]
+    arguments = (*folders, "--corruptions", "all", "--severities", "1", "--picture", tmp_path / "score.png")
+    said = score(*arguments, json_=False)
+    lines = said.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("Corrupted by hybridgen's own corruptions"))
+    rows = [line.split("  ")[0] for line in lines[start + 1 :]]
+    means = ["mean", "mean of cut-mixmo-seed0", "mean of plain-network-seed0"]
+    assert rows == ["ensemble of 2", *CORRUPTIONS, *means]
+    assert "40 test images; ensembles average logits; 95 % intervals" in said
+    found = score(*arguments[:-2])["classifiers"]
+    heads, *of_each = (line for line in lines[:4])
+    assert [head.strip() for head in heads.split("  ") if head.strip()] == [
+        "top-1, %", "top-5, %", "NLL", "NLL_c", "ECE, %", "Brier", "AURC",
+    ]  # fmt: skip
+    for line, (name, own) in zip(of_each, found.items(), strict=True):
+        told = [part.split(" [")[0] for part in line.removeprefix(name).split("]")]
+        figures = ("accuracy", "top5", "nll", "nll_calibrated", "ece", "brier", "aurc")
+        shown = [f"{100 * own[f]:.1f}" if f in ("accuracy", "top5", "ece") else f"{own[f]:.3f}" for f in figures]
+        assert [part.strip() for part in told[:-1]] == shown
+        low, high = own["nll_interval"]
+        assert f"{own['nll']:.3f} [{low:.3f}, {high:.3f}]" in line
+    picture = Image.open(tmp_path / "score.png")
+    assert min(picture.size) > 400 and len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 100
+
+
+def test_cifar_c_folders(score, runs, data, tmp_path):
+    """Files that have the clean images, but for one that at severity 4 is black."""
+    with np.load(data) as arrays:
+        pixels, labels = np.tile(arrays["x_test"], (5, 1, 1, 1)), np.tile(arrays["y_test"], 5)
+    for name in NAMES:
+        np.save(tmp_path / f"{name}.npy", pixels)
+    pixels[3 * 40 : 4 * 40] = 0
+    np.save(tmp_path / "fog.npy", pixels)
+    np.save(tmp_path / "labels.npy", labels)
+    run = runs / "mixmo" / "plain-network-seed0"
+    found = score(run, "--cifar-c", tmp_path)
+    clean, own = (found[key]["plain-network-seed0"] for key in ("classifiers",)), found["corruptions"]
+    (clean,) = clean
+    of = own["classifiers"]["plain-network-seed0"]
+    assert own["of"] == str(tmp_path) and list(of["severities"]) == list(NAMES)
+    assert of["severities"]["snow"]["nll"] == pytest.approx([clean["nll"]] * 5, rel=1e-6)
+    black = of["severities"]["fog"]["accuracy"]
+    assert black[:3] + black[4:] == [clean["accuracy"]] * 4 and black[3] in (14 / 40, 13 / 40)
+    assert of["means"]["mean"]["accuracy"] == pytest.approx((14 * clean["accuracy"] + sum(black) / 5) / 15)
+
+    np.save(tmp_path / "snow.npy", pixels[:-1])
+    assert "snow.npy: uint8 of shape [199, 16, 16, 3]; needed is uint8 [200, 16, 16, 3]" in score(
+        run, "--cifar-c", tmp_path
+    )
+
+
+# --- Bad input ---------------------------------------------------------------------------------------------------
+
+
+def test_bad_input_is_one_line(score, runs, data, tmp_path):
+    plain, mixmo, fixmatch = (
+        runs / name for name in ("mixmo/plain-network-seed0", "mixmo/cut-mixmo-seed0", "fixmatch/fixmatch-seed0")
+    )
+    other = tmp_path / "other.npz"
+    with np.load(data) as arrays:
+        kept = dict(arrays)
+    np.savez(other, **(kept | {"x_test": kept["x_test"][::-1]}))
+    renamed = tmp_path / "renamed.npz"
+    np.savez(renamed, **kept, classes=np.array(["a", "b", "c"]))
+    unfinished, memberless, empty = (tmp_path / name for name in ("unfinished", "memberless", "empty"))
+    shutil.copytree(fixmatch, unfinished)
+    (unfinished / "result.json").unlink()
+    shutil.copytree(mixmo, memberless)
+    shutil.rmtree(memberless / "checkpoints")
+    empty.mkdir()
+    lone = tmp_path / "network.safetensors"
+    shutil.copy(plain / "network.safetensors", lone)
+    damaged = tmp_path / "step-00000001.pt"
+    damaged.write_bytes(b"PK")
+    predictions = tmp_path / "p.npz"
+    score(plain, "--predictions", predictions)
+    for arguments, words in (
+        ((), "RUNS: none; one or more are needed, each once"),
+        ((plain, plain), "each once"),
+        ((tmp_path / "nothing",), "nothing: no such file or folder; a finished run's folder"),
+        ((empty,), "empty: not the folder of a run (config.yaml is missing)"),
+        ((runs / "mixmo",), f"mixmo: holds several runs; give some of {mixmo}, {plain}"),
+        ((unfinished,), "unfinished: no result (result.json is missing); let the run finish"),
+        ((memberless,), "memberless: its members are not there"),
+        ((damaged,), "step-00000001.pt: damaged checkpoint"),
+        ((lone,), "network.safetensors: in no run's folder, so that its data are not known; give --data"),
+        ((lone, "--data", "digits-m"), "network.safetensors: a classifier of 3 (0, 1, 2) classes, digits-m has 10"),
+        ((lone, "--data", f"npz:{data}", "--part", "validation"), "no run's folder tells which images these are"),
+        ((lone, "--data", f"npz:{data}", "--image-size", 32), "a network for images of 16×16, these have 32×32"),
+        ((plain, "--data", f"npz:{other}"), "trained on other data or another split"),
+        ((plain, "--data", f"npz:{renamed}"), "a classifier of 3 (0, 1, 2) classes"),
+        ((mixmo, "--data", f"npz:{renamed}", "--allow-other-data"), "a classifier of 3 (0, 1, 2) classes"),
+        ((plain, fixmatch), "trained on another split"),
+        ((plain, "--allow-other-data"), "--allow-other-data: is of --data, which is missing"),
+        ((plain, "--corruptions", "gaussian_noise"), "--corruptions: 'gaussian_noise' is unknown; there are gaussian"),
+        ((plain, "--corruptions", "fog", "--severities", "6"), "--severities"),
+        ((plain, "--corruptions", "fog", "--severities", "1", "1"), "--severities: 1 1; each once"),
+        ((plain, "--corruptions", "fog", "--cifar-c", tmp_path), "--corruptions and --cifar-c: give one or the other"),
+        ((plain, "--cifar-c", tmp_path), "labels.npy, gaussian_noise.npy"),
+        ((plain, "--corruptions", "fog", "--part", "validation"), "--corruptions: is of test images"),
+        ((predictions, "--corruptions", "fog"), "--corruptions: files of predictions are of images"),
+        ((predictions, "--data", "digits-m"), "--data: files of predictions are of images that are not there"),
+        ((plain, "--picture", tmp_path / "a.jpg"), "a.jpg: a .png file is needed"),
+        ((plain, "--predictions", tmp_path / "a.csv"), "a.csv: a .npz file is needed"),
+        ((data,), "toy.npz: no logits; logits or probabilities are needed"),
+    ):
+        said = score(*arguments)
+        assert isinstance(said, str) and said.startswith("error: ") and words in said, (arguments, said)
+    reordered = tmp_path / "reordered.npz"
+    with np.load(predictions) as arrays:
+        np.savez(
+            reordered,
+            **{key: arrays[key][::-1] if key in ("logits", "labels", "indices") else arrays[key] for key in arrays},
+        )
+    assert "other images, or another order of them, than" in score(predictions, reordered)
+
+    # Where nothing is wrong
+    (own,) = score(plain, "--data", f"npz:{other}", "--allow-other-data")["classifiers"].values()
+    assert own["accuracy"] != score(plain)["classifiers"]["plain-network-seed0"]["accuracy"]
+    assert score(lone, "--data", f"npz:{data}")["classifiers"][tmp_path.name]["nll"] == pytest.approx(
+        score(plain)["classifiers"]["plain-network-seed0"]["nll"], rel=1e-4
+    )
