@@ -22,6 +22,8 @@ from torchvision.transforms import v2
 from hybridgen.data.pillow_policy import pillow_strong
 from hybridgen.data.randaugment import strong
 from hybridgen.evaluation.ensembles import judged_by
+from hybridgen.evaluation.predictions import Predictions
+from hybridgen.evaluation.scoring import scores_of
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.methods import fixmatch as fixmatch_method
 from hybridgen.methods import mean_teacher as mean_teacher_method
@@ -46,6 +48,7 @@ from hybridgen.training.context import Context
 from hybridgen.training.ema import EMA
 from hybridgen.training.fit import fit
 from hybridgen.training.plan import Plan
+from hybridgen.training.scores import logits_of
 
 SIZE, CLASSES = 32, 10
 STATISTICS: dict[str, Any] = dict(mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
@@ -498,6 +501,27 @@ def mixshare(sizes: Sizes, accelerator: Accelerator) -> Case:
     )
 
 
+def score(sizes: Sizes, accelerator: Accelerator) -> Case:
+    """Logits, and all figures that `hybridgen score` prints of them with their intervals."""
+    context = _context((4 * sizes.network, 0), accelerator)
+    network = context.classifier(_wide(sizes)).requires_grad_(False).eval()
+    part = context.dataset.train
+    indices = range(len(part))
+    images = part.images.gather(torch.arange(len(part))).to(accelerator.device).float() / 255
+
+    def step() -> None:
+        members, labels = logits_of(lambda batch: network(batch)[None], part, indices, accelerator)
+        scores_of(Predictions("network", members, labels), seed=0)
+
+    return Case(
+        f"scores of {_wide(sizes)} with their intervals, {len(part)} images",
+        "bare forward",
+        len(part),
+        step,
+        torch.no_grad(lambda: network(images)),
+    )
+
+
 def _mixing_batch(sizes: Sizes, accelerator: Accelerator) -> tuple[torch.Tensor, torch.Tensor]:
     images = torch.rand(sizes.mixing, 3, SIZE, SIZE, device=accelerator.device)
     return images, torch.arange(sizes.mixing, device=accelerator.device) % CLASSES
@@ -539,6 +563,7 @@ CASES: dict[str, Entry] = {
     "mixmo": Entry(mixmo, 1.05, 9),
     "mixmo-inference": Entry(mixmo_inference, 1.02, 15),
     "mixshare": Entry(mixshare, 1.08, 9),
+    "score": Entry(score, 1.05, 5),
 }
 
 
