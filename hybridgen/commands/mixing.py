@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -255,11 +255,36 @@ class StudyCost(MixingStudy):
         )
 
 
+@settings
+class StudyRuns(MixingStudy):
+    """Test figures of finished runs over one of their settings: runs.json, runs.txt (printed too), runs.png.
+
+    Means and deviations over seeds, a curve for each method. So are drawn the thesis's figures over p
+    (--over method.patch-probability), r (method.root), α (method.alpha), b (method.repetitions), width and members
+    (training.width, method.inputs).
+    """
+
+    runs: tuple[Path, ...]
+    """Folders of finished runs, or of comparisons with runs inside."""
+    over: str
+    """The setting, with its group: method.alpha, training.width, labels, ..."""
+    figures: tuple[str, ...] = ("accuracy",)
+    """Which ones: accuracy, member-accuracy, disagreement, ratio-error, nll-calibrated, ece, ..."""
+    epoch: Literal["last", "selected"] = "last"
+    """Whose figures: those of the last evaluation, or of the one that validation images chose."""
+
+    def _find(self, accelerator: "accelerate.Accelerator") -> "hybridgen.evaluation.studies.Finding":
+        from hybridgen.tables.over import over
+
+        return over(self.over, self.runs, self.figures, epoch=self.epoch)
+
+
 MIXING_STUDIES: dict[str, type[MixingStudy]] = {
     "cam": StudyMaps,
     "sequence": StudySequence,
     "targets": StudyTargets,
     "cost": StudyCost,
     "mixing": StudyMixing,
+    "runs": StudyRuns,
 }
 """Studies with options of their own, by what follows `study`."""

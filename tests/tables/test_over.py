@@ -1,0 +1,110 @@
+"""Figures of finished runs over a setting, against means and deviations by hand."""
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hybridgen.cli import main
+from hybridgen.tables.over import finished, over
+from hybridgen.types import InputError
+
+
+def leave(folder: Path, seed: int, accuracy: float, *, alpha: float, ratio: float = 2.0, **config) -> Path:
+    """A finished run's folder."""
+    folder.mkdir(parents=True)
+    settings = {"data": "digits-m", "seed": seed, "threads": seed + 1, "method": {"alpha": alpha, "root": 3.0}} | config
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    figures = {"test_accuracy_last": accuracy, "test_accuracy_selected": accuracy / 2, "test_ratio_error_last": ratio}
+    (folder / "result.json").write_text(json.dumps(figures | {"seed": seed}))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two methods at α = 10 and 2, the first from two seeds; the second comparison is resumed elsewhere."""
+    for alpha in (10.0, 2.0):
+        for seed in (0, 1):
+            folder = tmp_path / f"alpha{alpha:g}" / f"cut-mixmo-seed{seed}"
+            leave(folder, seed, 0.5 + 0.1 * seed + 0.01 * alpha, alpha=alpha)
+        leave(tmp_path / f"alpha{alpha:g}" / "mimo-seed0", 0, 0.25, alpha=alpha, ratio=float("inf"))
+        (tmp_path / f"alpha{alpha:g}" / "config.yaml").write_text("{}")
+        (tmp_path / f"alpha{alpha:g}" / "result.json").write_text('{"seed": 0}')
+    return [tmp_path / "alpha10", tmp_path / "alpha2"]
+
+
+def test_means_and_deviations_by_method_and_value(runs):
+    found = over("method.alpha", runs, ["accuracy", "ratio-error"])
+    assert found.values["values"] == [2.0, 10.0] and found.values["setting"] == "method.alpha"
+    cut, mimo = (found.values["figures"]["accuracy"][name] for name in ("cut-mixmo", "mimo"))
+    for each, (first, second) in zip(cut, [(0.52, 0.62), (0.6, 0.7)], strict=True):
+        assert each["mean"] == pytest.approx((first + second) / 2) and each["seeds"] == 2
+        assert each["std"] == pytest.approx(statistics.stdev([first, second]))
+    assert mimo == [{"mean": 0.25, "seeds": 1}] * 2
+    assert found.values["figures"]["ratio_error"]["mimo"][0]["mean"] is None
+    assert found.values["differ_in"] == [] and len(found.values["runs"]) == 6
+    assert found.table.splitlines()[0].split() == ["method.alpha", "2", "10"]
+    rows = [line.split("  ") for line in found.table.splitlines()[1:5]]
+    assert rows[0][0] == "cut-mixmo, accuracy, %" and rows[0][-1].strip() == "65.0 ± 7.1"
+    assert rows[2][0] == "cut-mixmo, ratio_error" and rows[2][-1].strip() == "2.000 ± 0.000"
+    axes = found.figure.axes
+    assert [axis.get_title() for axis in axes] == ["accuracy", "ratio error"]
+    assert axes[0].get_lines()[0].get_ydata().tolist() == pytest.approx([0.57, 0.65])
+
+
+def test_the_epoch_that_was_selected(runs):
+    found = over("method.alpha", runs, epoch="selected")
+    assert found.values["figures"]["accuracy"]["mimo"][1]["mean"] == 0.125
+
+
+def test_what_else_differs_is_told(runs, tmp_path):
+    more = leave(tmp_path / "more" / "mimo-seed0", 0, 0.1, alpha=float("inf"), data="cifar10")
+    found = over("method.alpha", [*runs, more])
+    assert found.values["differ_in"] == ["data"] and "The runs differ in data as well." in found.table
+    assert found.values["values"] == [2.0, 10.0, "inf"]  # places, where an axis of numbers has none
+    assert [tick.get_text() for tick in found.figure.axes[0].get_xticklabels()] == ["2", "10", "inf"]
+
+
+def test_settings_of_words_stand_in_the_order_of_the_alphabet(tmp_path):
+    runs = [leave(tmp_path / f"m-{word}", 0, 0.5, alpha=1.0, network=word) for word in ("wrn-28-2", "fast")]
+    assert over("network", runs).values["values"] == ["fast", "wrn-28-2"]
+
+
+def test_a_comparison_stands_for_its_runs(runs):
+    assert [path.name for path in finished(runs[:1])] == ["cut-mixmo-seed0", "cut-mixmo-seed1", "mimo-seed0"]
+    with pytest.raises(InputError, match="mimo-seed0 is there twice"):
+        finished([runs[0], runs[0] / "mimo-seed0"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "figures", "named"),
+    [
+        ("method.alpa", ["accuracy"], "--over method.alpa: .*config.yaml has no 'alpa' there; it has alpha, root"),
+        ("method", ["accuracy"], "--over method: is a group of settings; one of alpha, root is needed"),
+        ("data.alpha", ["accuracy"], "has no 'alpha' there; it has none"),
+        ("method.alpha", ["acuracy"], "--figures acuracy: .*result.json has none; there are accuracy, ratio_error"),
+        ("method.alpha", [], "--figures: none"),
+        ("method.alpha", ["accuracy", "accuracy"], "--figures: accuracy accuracy; one or more are needed, each once"),
+        ("method.root", ["accuracy"], "method.root = 3.0 and seed 0 are those of"),
+    ],
+)
+def test_bad_input(runs, setting, figures, named):
+    with pytest.raises(InputError, match=named):
+        over(setting, runs, figures)
+
+
+def test_folders_without_a_run(tmp_path, runs):
+    with pytest.raises(InputError, match=r"no finished run in it \(result.json is missing\)"):
+        over("method.alpha", [*runs, tmp_path / "nowhere"])
+    with pytest.raises(InputError, match="--runs: none"):
+        over("method.alpha", [])
+
+
+def test_the_command(runs, tmp_path, capsys):
+    out = tmp_path / "out"
+    main(["study", "runs", "--runs", *map(str, runs), "--over", "method.alpha", "--out", str(out)])
+    assert {path.name for path in out.iterdir()} == {"runs.json", "runs.txt", "runs.png"}
+    assert json.loads((out / "runs.json").read_text())["study"] == "runs"
+    assert capsys.readouterr().out.startswith("method.alpha")
