@@ -54,7 +54,7 @@ def over(
     underscores are the same. `figures` are those of a run's result.json between `test_` and `_last` or `_selected`.
     What else differs between the runs is told below the table.
 
-    InputError for a setting or figure that a run does not have, the same method, value and seed twice, and for no run.
+    InputError for a setting that a run does not have, a figure that none has, the same method, value and seed twice, and for no run.
     """
     runs = finished(folders)
     if not runs:
@@ -76,11 +76,13 @@ def over(
         if earlier is not run:
             raise InputError(f"{run}: {setting} = {value} and seed {result['seed']} are those of {earlier}, too")
         for name in names:
-            figure = result.get(f"test_{name}_{epoch}")
-            if not isinstance(figure, int | float):
-                there = sorted({key[5 : -1 - len(epoch)] for key in result if key.endswith(f"_{epoch}")})
-                raise InputError(f"--figures {name}: {run / 'result.json'} has none; there are {', '.join(there)}")
-            found[name].setdefault(method, {}).setdefault(value, []).append(float(figure))
+            if (figure := result.get(f"test_{name}_{epoch}")) is not None:  # of ensembles alone, some of them
+                found[name].setdefault(method, {}).setdefault(value, []).append(float(figure))
+    for name, of in found.items():
+        if not of:
+            keys = {key for result in results.values() for key in result if key.endswith(f"_{epoch}")}
+            there = sorted(key.removeprefix("test_").removesuffix(f"_{epoch}") for key in keys)
+            raise InputError(f"--figures {name}: no run has it; there are {', '.join(there)}")
     at = sorted(set(values.values()), key=lambda value: (isinstance(value, str), value))
     others = _others(configs, ".".join(groups))
 

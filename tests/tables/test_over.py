@@ -59,6 +59,14 @@ def test_the_epoch_that_was_selected(runs):
     assert found.values["figures"]["accuracy"]["mimo"][1]["mean"] == 0.125
 
 
+def test_a_figure_that_a_plain_network_has_not(runs, tmp_path):
+    plain = leave(tmp_path / "more" / "plain-seed0", 0, 0.1, alpha=2.0)
+    (plain / "result.json").write_text(json.dumps({"test_accuracy_last": 0.1, "seed": 0}))
+    found = over("method.alpha", [*runs, plain], ["accuracy", "ratio-error"]).values["figures"]
+    assert found["accuracy"]["plain"][1] is None and found["accuracy"]["plain"][0]["mean"] == 0.1
+    assert list(found["ratio_error"]) == ["cut-mixmo", "mimo"]
+
+
 def test_what_else_differs_is_told(runs, tmp_path):
     more = leave(tmp_path / "more" / "mimo-seed0", 0, 0.1, alpha=float("inf"), data="cifar10")
     found = over("method.alpha", [*runs, more])
@@ -84,7 +92,7 @@ def test_a_comparison_stands_for_its_runs(runs):
         ("method.alpa", ["accuracy"], "--over method.alpa: .*config.yaml has no 'alpa' there; it has alpha, root"),
         ("method", ["accuracy"], "--over method: is a group of settings; one of alpha, root is needed"),
         ("data.alpha", ["accuracy"], "has no 'alpha' there; it has none"),
-        ("method.alpha", ["acuracy"], "--figures acuracy: .*result.json has none; there are accuracy, ratio_error"),
+        ("method.alpha", ["acuracy"], "--figures acuracy: no run has it; there are accuracy, ratio_error"),
         ("method.alpha", [], "--figures: none"),
         ("method.alpha", ["accuracy", "accuracy"], "--figures: accuracy accuracy; one or more are needed, each once"),
         ("method.root", ["accuracy"], "method.root = 3.0 and seed 0 are those of"),
