@@ -352,3 +352,23 @@ def test_bad_input_is_one_line(score, runs, data, tmp_path):
     assert score(lone, "--data", f"npz:{data}")["classifiers"][tmp_path.name]["nll"] == pytest.approx(
         score(plain)["classifiers"]["plain-network-seed0"]["nll"], rel=1e-4
     )
+
+
+# --- What subnetworks share --------------------------------------------------------------------------------------
+
+
+def test_study_sharing_is_of_the_networks_that_runs_left(runs, tmp_path, capsys):
+    names = [f"mixmo/{name}-seed0" for name in ("plain-network", "cut-mixmo")]
+    main(["study", "sharing", "--runs", *(str(runs / name) for name in names), "--images", "20", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "sharing.json").read_text())
+    assert (found["study"], found["data"], found["images"]) == ("sharing", f"npz:{runs / 'toy.npz'}", 20)
+    assert {path.name for path in tmp_path.iterdir()} == {"sharing.json", "sharing.txt", "sharing.png"}
+    plain, several = (found["networks"][name] for name in ("plain-network-seed0", "cut-mixmo-seed0"))
+    state = torch.load(max((runs / names[1] / "checkpoints").glob("*.pt")), weights_only=True)["modules"]["average"]
+    for place, part in (("encoders", "encoders.{}.weight"), ("classifiers", "heads.{}.weight")):
+        norms = [state[f"network.{part.format(i)}"].double().abs() for i in (0, 1)]
+        norms = [norm.sum(dim=(1, 2, 3)) if norm.ndim == 4 else norm.sum(dim=0) for norm in norms]
+        rate = (torch.minimum(*norms) / torch.maximum(*norms)).mean().item()
+        assert several["sharing"][place] == pytest.approx(rate) and plain["sharing"][place] is None
+    assert plain["active_filters"] != several["active_filters"]
+    assert capsys.readouterr().out.startswith("%")

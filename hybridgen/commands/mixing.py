@@ -279,6 +279,48 @@ class StudyRuns(MixingStudy):
         return over(self.over, self.runs, self.figures, epoch=self.epoch)
 
 
+@settings
+class StudySharing(MixingStudy):
+    """What the subnetworks of MIMO, MixMo and MixShare share: sharing.json, sharing.txt (printed too), sharing.png.
+
+    The least use of a feature by a subnetwork over its largest: behind the encoders and before the classifiers by norms
+    of their weights (thesis 3.4.1), behind each stage by the variance that each input makes (A.6.3). And the share of
+    active filters (table A.16), of plain networks too.
+    """
+
+    runs: tuple[Path, ...]
+    """Folders of finished runs (runs/mixmo/cut-mixmo-seed0), or their checkpoints, of the same kind of network."""
+    images: Annotated[int, Field(ge=2, le=1_000_000), NUMBER] = 512
+    """Drawn test images whose variance is measured; all where there are fewer."""
+    data_root: str | None = None
+    """Where data sets lie or are downloaded to; the runs' own unless given."""
+    download: bool = False
+    """Download the data set if it is missing."""
+
+    def _find(self, accelerator: "accelerate.Accelerator") -> "hybridgen.evaluation.studies.Finding":
+        import torch
+
+        from hybridgen.evaluation.finished import check_data, dataset_of, find, names_of, network_of
+        from hybridgen.evaluation.sharing import shared_by, study
+        from hybridgen.methods.labelled import central
+
+        names = names_of(self.runs)
+        left = [find(run) for run in self.runs]
+        dataset = dataset_of(left, data_root=self.data_root, download=self.download)
+        check_data(left, dataset)
+        generator = torch.Generator().manual_seed(self.seed)
+        order = torch.randperm(len(dataset.test), generator=generator)
+        images = dataset.test.images.gather(order[: self.images + 1]).to(accelerator.device).float() / 255
+        found = {}
+        for run, one in zip(self.runs, left, strict=True):
+            network, crop = network_of(one, dataset, accelerator)
+            fixed, *others = central(images, crop).split([1, len(images) - 1])
+            found[names[run]] = shared_by(network, *others, fixed)
+        finding = study(found)
+        circumstances = {"study": "sharing", "data": dataset.name, "images": len(images) - 1, "seed": self.seed}
+        return replace(finding, values=circumstances | finding.values)
+
+
 MIXING_STUDIES: dict[str, type[MixingStudy]] = {
     "cam": StudyMaps,
     "sequence": StudySequence,
@@ -286,5 +328,6 @@ MIXING_STUDIES: dict[str, type[MixingStudy]] = {
     "cost": StudyCost,
     "mixing": StudyMixing,
     "runs": StudyRuns,
+    "sharing": StudySharing,
 }
 """Studies with options of their own, by what follows `study`."""

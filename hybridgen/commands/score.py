@@ -131,13 +131,13 @@ class ScoreRuns:
 
     def _looked_at(self, accelerator: "accelerate.Accelerator") -> "tuple[list[Predictions], Robustness | None]":
         """What every classifier predicts, in the order of RUNS, and what they do on corrupted images."""
-        from hybridgen.evaluation.finished import check_data, find, load
+        from hybridgen.evaluation.finished import check_data, dataset_of, find, load, names_of
         from hybridgen.evaluation.predictions import Predictions, check_alike, read_predictions
         from hybridgen.evaluation.scoring import robustness
         from hybridgen.training.estimate import spoken
         from hybridgen.training.scores import logits_of
 
-        names = _names(self.runs)
+        names = names_of(self.runs)
         read = {
             path: read_predictions(path, name=names[path], ensemble=self.ensemble)
             for path in self.runs
@@ -146,7 +146,13 @@ class ScoreRuns:
         left = {path: find(path) for path in self.runs if path not in read}
         if not left:
             return list(read.values()), None
-        dataset = self._dataset(list(left.values()))
+        dataset = dataset_of(
+            list(left.values()),
+            self.data,
+            image_size=self.image_size,
+            data_root=self.data_root,
+            download=self.download,
+        )
         check_data(list(left.values()), dataset, others=self.allow_other_data)
         part, indices = self._images(list(left.values()), dataset)
         corrupted = self._corrupted(dataset, accelerator)
@@ -179,28 +185,6 @@ class ScoreRuns:
             print(f"corruptions: {times} times all images, about {took} and their own time", file=sys.stderr)
         return each, robustness(
             trained, self.ensemble, indices, accelerator, corrupted, self.severities, batch_size=self.batch
-        )
-
-    def _dataset(self, left: "Sequence[Left]") -> "Dataset":
-        """The runs', or another that is given."""
-        from hybridgen.data.datasets import load_dataset
-
-        runs = [own for one in left if (own := one.settings) is not None]
-        if not runs and self.data is None:
-            raise InputError(f"{left[0].path}: in no run's folder, so that its data are not known; give --data")
-        whole, sizes = {own.whole for own in runs}, {own.image_size for own in runs}
-        if len(whole) > 1 or len(sizes) > 1:
-            raise InputError(
-                f"RUNS: of images of different sizes ({', '.join(map(str, sizes))}); give those of one size"
-            )
-        about = next((one.about for one in left if one.about is not None), None)
-        size = self.image_size or (runs[0].image_size if runs else about and about.image_size)
-        return load_dataset(
-            self.data or runs[0].data,
-            image_size=size,
-            data_root=self.data_root or (runs[0].data_root if runs else "data"),
-            download=self.download,
-            whole=bool(runs) and runs[0].whole and (self.data or runs[0].data).startswith("folder:"),
         )
 
     def _images(self, left: "Sequence[Left]", dataset: "Dataset") -> "tuple[Part, Tensor]":
@@ -249,15 +233,3 @@ class ScoreRuns:
 
 def _is_predictions(path: Path) -> bool:
     return path.suffix.lower() == ".npz" and not path.is_dir()
-
-
-def _names(paths: "Sequence[Path]") -> dict[Path, str]:
-    """What tells each from the others."""
-    from hybridgen.evaluation.studies import apart
-
-    if len(paths) > 1:
-        return dict(zip(paths, apart([path.parts for path in paths]), strict=True))
-    (path,) = paths
-    if path.name == "network.safetensors" and path.parent.name:
-        return {path: path.parent.name}
-    return {path: path.resolve().name if path.is_dir() else path.stem}

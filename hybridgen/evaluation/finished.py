@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from hybridgen import configuration
-from hybridgen.data.datasets import Dataset
+from hybridgen.data.datasets import Dataset, load_dataset
+from hybridgen.evaluation.studies import apart
 from hybridgen.methods.labelled import central, chosen_network
 from hybridgen.networks.classifiers import FILE, About, Classifier, about_classifier, load_classifier
 from hybridgen.networks.multi_input import Ensemble, MultiInputClassifier
@@ -117,6 +118,16 @@ def _config(path: Path) -> dict[str, Any] | None:
     return configuration.load(path) if path.is_file() else None
 
 
+def names_of(paths: Sequence[Path]) -> dict[Path, str]:
+    """What tells each from the others."""
+    if len(paths) > 1:
+        return dict(zip(paths, apart([path.parts for path in paths]), strict=True))
+    (path,) = paths
+    if path.name == FILE and path.parent.name:
+        return {path: path.parent.name}
+    return {path: path.resolve().name if path.is_dir() else path.stem}
+
+
 def check_data(left: Sequence[Left], dataset: Dataset, *, others: bool = False) -> None:
     """InputError, naming what differs, for classifiers of other classes than the data's, and for data that are not
     those of the runs, whose test images they may have been trained on: the split that a run's configuration makes of
@@ -136,6 +147,16 @@ def check_data(left: Sequence[Left], dataset: Dataset, *, others: bool = False) 
 def load(left: Left, dataset: Dataset, accelerator: Accelerator) -> Trained:
     """The classifier, which sees images as its run evaluated them: whole, or their centre. InputError, naming the file,
     for one that is damaged or does not fit, and for images of another size or smaller than that centre."""
+    network, crop = network_of(left, dataset, accelerator)
+    if isinstance(network, MultiInputClassifier):
+        return Trained(lambda images: network.members(central(images, crop)), network.ensemble)
+    return Trained(lambda images: network(central(images, crop))[None], "logits")
+
+
+def network_of(
+    left: Left, dataset: Dataset, accelerator: Accelerator
+) -> tuple[Classifier | MultiInputClassifier, int | None]:
+    """The network, on the device and in evaluation mode, and the side of the images' centre if it sees no more."""
     config = left.config or {}
     if left.weights.suffix == SUFFIX:
         network = _of_checkpoint(left.weights, config, dataset)
@@ -150,13 +171,36 @@ def load(left: Left, dataset: Dataset, accelerator: Accelerator) -> Trained:
             "makes them alike"
         )
     network = laid_out(network, accelerator, channels_last=config.get("channels_last", True))
-    network.requires_grad_(False).eval()
-    if isinstance(network, MultiInputClassifier):
-        return Trained(lambda images: network.members(central(images, crop)), network.ensemble)
-    return Trained(lambda images: network(central(images, crop))[None], "logits")
+    return network.requires_grad_(False).eval(), crop
 
 
-def _of_checkpoint(path: Path, config: Mapping[str, Any], dataset: Dataset) -> nn.Module:
+def dataset_of(
+    left: Sequence[Left],
+    data: str | None = None,
+    *,
+    image_size: int | None = None,
+    data_root: str | None = None,
+    download: bool = False,
+) -> Dataset:
+    """The runs' data set, or another that is given. InputError where it is not known, and for runs whose images have
+    different sizes."""
+    runs = [own for one in left if (own := one.settings) is not None]
+    if not runs and data is None:
+        raise InputError(f"{left[0].path}: in no run's folder, so that its data are not known; give --data")
+    whole, sizes = {own.whole for own in runs}, {own.image_size for own in runs}
+    if len(whole) > 1 or len(sizes) > 1:
+        raise InputError(f"RUNS: of images of different sizes ({', '.join(map(str, sizes))}); give those of one size")
+    about = next((one.about for one in left if one.about is not None), None)
+    return load_dataset(
+        data or runs[0].data,
+        image_size=image_size or (runs[0].image_size if runs else about and about.image_size),
+        data_root=data_root or (runs[0].data_root if runs else "data"),
+        download=download,
+        whole=bool(runs) and runs[0].whole and (data or runs[0].data).startswith("folder:"),
+    )
+
+
+def _of_checkpoint(path: Path, config: Mapping[str, Any], dataset: Dataset) -> Classifier | MultiInputClassifier:
     """What the run evaluates, made anew from its configuration."""
     modules = read_checkpoint(path).get("modules", {})
     holder, prefix = ("average", "network.") if "average" in modules else ("classifier", "classifier.")
@@ -176,7 +220,9 @@ def _of_checkpoint(path: Path, config: Mapping[str, Any], dataset: Dataset) -> n
                 make_network(name, len(dataset.classes), width=width, pretrained=False) for _ in range(inputs or 1)
             ]
         if inputs:
-            network: nn.Module = MultiInputClassifier(networks, **statistics, ensemble=config["method"]["ensemble"])
+            network: Classifier | MultiInputClassifier = MultiInputClassifier(
+                networks, **statistics, ensemble=config["method"]["ensemble"]
+            )
         else:
             network = Classifier(networks[0], **statistics)
         network.load_state_dict(state)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hybridgen.evaluation.studies import Finding
 from hybridgen.evaluation.transfer import aligned
+from hybridgen.networks.classifiers import Classifier
 from hybridgen.networks.multi_input import MultiInputClassifier
 from hybridgen.types import Images, InputError
 
@@ -111,8 +112,15 @@ def influence(
     return {name: torch.stack(each) for name, each in variances.items()}
 
 
-def shared_by(network: MultiInputClassifier, images: Images, fixed: Float[Tensor, "1 3 height width"]) -> Sharing:
-    """All of it for a network in evaluation mode."""
+def shared_by(
+    network: Classifier | MultiInputClassifier, images: Images, fixed: Float[Tensor, "1 3 height width"]
+) -> Sharing:
+    """All of it for a network in evaluation mode; a plain one, whose core is taken out of it, has one subnetwork."""
+    if isinstance(network, Classifier):
+        mean, std = (values.flatten().tolist() for values in (network.normalize.mean, network.normalize.std))
+        network = (
+            MultiInputClassifier([network.network], mean=mean, std=std, ensemble="logits").to(images.device).eval()
+        )
     uses = {ENCODERS: encoder_norms(network), **influence(network, images, fixed), HEADS: head_norms(network)}
     return Sharing({place: of.cpu() for place, of in uses.items()}, active_filters(network.core))
 
@@ -162,7 +170,7 @@ def _figure(found: Mapping[str, Sharing], rates: Mapping[str, Sequence[float]], 
     axis.set_title("active filters of the core", fontsize=9)
     axis.set_xlabel("threshold, of the largest L1 norm in the layer", fontsize=9)
     axis.set_xticks(THRESHOLDS)
-    axis.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))

@@ -54,7 +54,8 @@ def over(
     underscores are the same. `figures` are those of a run's result.json between `test_` and `_last` or `_selected`.
     What else differs between the runs is told below the table.
 
-    InputError for a setting that a run does not have, a figure that none has, the same method, value and seed twice, and for no run.
+    InputError for a setting that a run does not have, a figure that none has, the same method, value and seed twice,
+    and for no run.
     """
     runs = finished(folders)
     if not runs:
@@ -160,8 +161,8 @@ def _figure(
         for method, of in methods.items():
             there = [value for value in at if value in of]
             _draw(axis, there if numbers else [at.index(value) for value in there], [of[v] for v in there], method)
-        if not numbers:
-            axis.set_xticks(range(len(at)), map(_told, at))
+        if not numbers or len(at) < 9:
+            axis.set_xticks(at if numbers else range(len(at)), map(_told, at))
         if name not in RATIOS:
             axis.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
         axis.set_title(name.replace("_", " "), fontsize=10)

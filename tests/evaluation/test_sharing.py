@@ -17,6 +17,7 @@ from hybridgen.evaluation.sharing import (
     sharing_rate,
     study,
 )
+from hybridgen.networks.classifiers import Classifier
 from hybridgen.networks.multi_input import MultiInputClassifier
 from hybridgen.networks.registry import make_network
 from hybridgen.types import InputError
@@ -128,7 +129,10 @@ def test_a_map_varies_over_two_images_at_least():
 
 
 def test_the_study_says_all_of_it():
-    plain, several = (shared_by(network(inputs), images(), images(1)) for inputs in (1, 2))
+    torch.manual_seed(0)
+    alone = Classifier(make_network("wrn-10-1", 3), mean=(0.5,) * 3, std=(0.25,) * 3).eval()
+    plain, one, several = (shared_by(made, images(), images(1)) for made in (alone, network(1), network(2)))
+    assert plain.active == one.active and torch.equal(plain.uses["stage 2"], one.uses["stage 2"])
     found = study({"plain": plain, "two": several})
     assert found.values["thresholds"] == list(THRESHOLDS) == [0.2, 0.3, 0.4, 0.5]
     own = found.values["networks"]["two"]
