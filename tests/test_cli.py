@@ -509,7 +509,7 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", MIXING_STUDIES)
+@pytest.mark.parametrize("name", SMALL)
 def test_study_of_mixing_prints_what_it_writes(run, networks, tmp_path, name):
     common = ("study", name, "--out", tmp_path, *SMALL[name], *ONE)
     if name == "cam":
@@ -708,6 +708,8 @@ NEEDED = {
     "split": ("--labels", "10", "--out", "s.json"),
     "bench": (),
     **{f"study {name}": ("--out", "o") for name in MIXING_STUDIES},
+    "study runs": ("--out", "o", "--runs", "r", "--over", "labels"),
+    "study sharing": ("--out", "o", "--runs", "r"),
 }
 KINDS = COMMANDS | {f"study {name}": kind for name, kind in MIXING_STUDIES.items()}
 
@@ -732,6 +734,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "batch": (1, 100_000),
     "runs": (1, 10_000),
     "severities": (1, 5),
+    "images": (2, 1_000_000),
     "rounds": (1, 1_000_000),
     "classes": (1, 100_000),
     "alpha": (1e-6, 1.0),
@@ -767,6 +770,8 @@ def given(name: str) -> dict[str, Any]:
         "study": {"name": "transfer"},
         "split": {"labels": 10},
         "study cam": {"networks": ["n"]},
+        "study runs": {"runs": ["r"], "over": "labels"},
+        "study sharing": {"runs": ["r"]},
     }
     return needed | more.get(name, {})
 

@@ -359,7 +359,8 @@ def test_bad_input_is_one_line(score, runs, data, tmp_path):
 
 def test_study_sharing_is_of_the_networks_that_runs_left(runs, tmp_path, capsys):
     names = [f"mixmo/{name}-seed0" for name in ("plain-network", "cut-mixmo")]
-    main(["study", "sharing", "--runs", *(str(runs / name) for name in names), "--images", "20", "--out", str(tmp_path)])
+    folders = [str(runs / name) for name in names]
+    main(["study", "sharing", "--runs", *folders, "--images", "20", "--out", str(tmp_path), "--threads", str(THREADS)])
     found = json.loads((tmp_path / "sharing.json").read_text())
     assert (found["study"], found["data"], found["images"]) == ("sharing", f"npz:{runs / 'toy.npz'}", 20)
     assert {path.name for path in tmp_path.iterdir()} == {"sharing.json", "sharing.txt", "sharing.png"}

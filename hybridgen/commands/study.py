@@ -20,7 +20,8 @@ class Study(Judged):
     several are given. background: outside the object, where masks are known. probe: what a linear classifier reads
     from the codes. methods: hybridizers beside MixUp, FDA and unrelated images.
 
-    Of mixing, each with options of its own (see hybridgen study cam --help): cam, sequence, targets, cost, mixing.
+    Of mixing, each with options of its own (see hybridgen study cam --help): cam, sequence, targets, cost, mixing; of
+    finished runs: runs, their figures over a setting, and sharing, what subnetworks of several inputs share.
     """
 
     name: tyro.conf.Positional[StudyName]
