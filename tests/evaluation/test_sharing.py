@@ -112,7 +112,7 @@ def test_an_input_that_is_not_encoded_has_no_influence_and_shares_nothing():
         if place != "classifiers":
             assert not uses[1].any() and uses[0].any() and sharing_rate(uses) == 0
     assert 0 < sharing_rate(found.uses["classifiers"]) < 1
-    assert not any(stage._forward_hooks for stage in made.core.modules())
+    assert not any(stage._forward_pre_hooks for stage in made.core.modules())
 
 
 def test_equal_encoders_share_all_but_the_answers():

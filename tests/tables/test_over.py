@@ -112,7 +112,8 @@ def test_folders_without_a_run(tmp_path, runs):
 
 def test_the_command(runs, tmp_path, capsys):
     out = tmp_path / "out"
-    main(["study", "runs", "--runs", *map(str, runs), "--over", "method.alpha", "--out", str(out)])
+    line = ["study", "runs", "--runs", *map(str, runs), "--over", "method.alpha", "--epoch", "selected"]
+    main([*line, "--figures", "accuracy", "--out", str(out)])
     assert {path.name for path in out.iterdir()} == {"runs.json", "runs.txt", "runs.png"}
-    assert json.loads((out / "runs.json").read_text())["study"] == "runs"
+    assert json.loads((out / "runs.json").read_text()) == over("method.alpha", runs, epoch="selected").values
     assert capsys.readouterr().out.startswith("method.alpha")
