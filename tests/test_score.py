@@ -18,7 +18,10 @@ from hybridgen.data.cifar_c import NAMES
 from hybridgen.data.corruptions import CORRUPTIONS, corrupt
 from hybridgen.data.streams import derive_seed
 from hybridgen.evaluation.classification import nll, top_accuracy
+from hybridgen.evaluation.finished import dataset_of, find, network_of
+from hybridgen.evaluation.sharing import influence
 from hybridgen.networks.classifiers import load_classifier
+from hybridgen.training.engine import make_accelerator
 from hybridgen.training.record import read_result
 
 THREADS = torch.get_num_threads()
@@ -373,3 +376,26 @@ def test_study_sharing_is_of_the_networks_that_runs_left(runs, tmp_path, capsys)
         assert several["sharing"][place] == pytest.approx(rate) and plain["sharing"][place] is None
     assert plain["active_filters"] != several["active_filters"]
     assert capsys.readouterr().out.startswith("%")
+
+
+def test_study_sharing_shows_what_the_run_showed_and_refuses_other_data(runs, tmp_path, capsys):
+    folder = runs / "probable" / "mimo-seed1"
+    common = ["--images", "100", "--seed", "3", "--threads", str(THREADS), "--out"]
+    main(["study", "sharing", "--runs", str(folder), *common, str(tmp_path)])
+    (own,) = json.loads((tmp_path / "sharing.json").read_text())["networks"].values()
+    images, _ = test_images(runs / "toy.npz")
+    fixed, *others = images[torch.randperm(40, generator=torch.Generator().manual_seed(3)), :, 2:14, 2:14].split(
+        [1, 39]
+    )
+    left = find(folder)
+    network, _ = network_of(left, dataset_of([left]), make_accelerator(precision="fp32", threads=THREADS))
+    for place, uses in influence(network, *others, fixed).items():
+        torch.testing.assert_close(torch.tensor(own["uses"][place], dtype=torch.float64), uses, rtol=1e-6, atol=0)
+
+    other = shutil.copytree(folder, tmp_path / "other")
+    config = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace("split_seed: 0", "split_seed: 1"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["study", "sharing", "--runs", str(other), *common, str(tmp_path / "out")])
+    assert "another split" in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -113,7 +113,11 @@ def test_folders_without_a_run(tmp_path, runs):
 def test_the_command(runs, tmp_path, capsys):
     out = tmp_path / "out"
     line = ["study", "runs", "--runs", *map(str, runs), "--over", "method.alpha", "--epoch", "selected"]
-    main([*line, "--figures", "accuracy", "--out", str(out)])
+    for run in runs:  # which has another figure of that epoch
+        for path in run.glob("*/result.json"):
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"test_ece_selected": 0.25}))
+    main([*line, "--figures", "ece", "accuracy", "--out", str(out)])
     assert {path.name for path in out.iterdir()} == {"runs.json", "runs.txt", "runs.png"}
-    assert json.loads((out / "runs.json").read_text()) == over("method.alpha", runs, epoch="selected").values
+    found = over("method.alpha", runs, ["ece", "accuracy"], epoch="selected")
+    assert json.loads((out / "runs.json").read_text()) == found.values
     assert capsys.readouterr().out.startswith("method.alpha")
