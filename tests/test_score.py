@@ -19,6 +19,8 @@ from hybridgen.data.corruptions import CORRUPTIONS, corrupt
 from hybridgen.data.streams import derive_seed
 from hybridgen.evaluation.classification import nll, top_accuracy
 from hybridgen.evaluation.finished import dataset_of, find, network_of
+from hybridgen.evaluation.predictions import Predictions
+from hybridgen.evaluation.scoring import picture, scores_of
 from hybridgen.evaluation.sharing import influence
 from hybridgen.networks.classifiers import load_classifier
 from hybridgen.training.engine import make_accelerator
@@ -71,6 +73,18 @@ def runs(data) -> Path:
                 "--crop",
                 "12",
             ),
+            ("mixshare", "mixshare", *labelled, "--methods", "cut-mixmo", "mixshare"),
+            (
+                "shared",
+                "mixmo",
+                *labelled,
+                "--methods",
+                "cut-mixmo",
+                "--method.encoders",
+                "one",
+                "--method.classifiers",
+                "one",
+            ),
             ("fixmatch", "fixmatch", *semi),
             ("teacher", "mean_teacher", *semi),
         ):
@@ -109,7 +123,13 @@ test_images.__test__ = False
 # --- What runs recorded ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("folder", ["mixmo/plain-network-seed0", "mixmo/cut-mixmo-seed0", "probable/mimo-seed1"])
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "mixmo/plain-network-seed0", "mixmo/cut-mixmo-seed0", "probable/mimo-seed1", "mixshare/mixshare-fade-out-seed0",
+        "shared/cut-mixmo-seed0",
+    ],
+)  # fmt: skip
 def test_figures_are_those_that_the_run_recorded(score, runs, folder):
     """Of several inputs the members' own, of averaged weights, also where no plain network computes them."""
     found, recorded = score(runs / folder), read_result(runs / folder)
@@ -204,7 +224,8 @@ def test_ensembles_of_several_runs_and_what_is_written_of_them(score, runs, data
     (own,) = score(folders[0], "--predictions", tmp_path / "one.npz")["classifiers"].values()
     again = score(tmp_path / "one.npz", folders[1])["classifiers"]
     assert next(iter(again.values())) == own == found["classifiers"]["cut-mixmo-seed0"]
-    assert score(tmp_path / "logits.npz", "--seed", 1)["classifiers"]["logits"]["nll_interval"] != both["nll_interval"]
+    intervals = [score(tmp_path / "one.npz", "--seed", seed)["classifiers"]["one"]["nll_interval"] for seed in (0, 1)]
+    assert intervals[0] == own["nll_interval"] != intervals[1]
 
 
 # --- Corruptions -------------------------------------------------------------------------------------------------
@@ -267,21 +288,43 @@ def test_cifar_c_folders(score, runs, data, tmp_path):
     pixels[3 * 40 : 4 * 40] = 0
     np.save(tmp_path / "fog.npy", pixels)
     np.save(tmp_path / "labels.npy", labels)
-    run = runs / "mixmo" / "plain-network-seed0"
-    found = score(run, "--cifar-c", tmp_path)
-    clean, own = (found[key]["plain-network-seed0"] for key in ("classifiers",)), found["corruptions"]
-    (clean,) = clean
-    of = own["classifiers"]["plain-network-seed0"]
-    assert own["of"] == str(tmp_path) and list(of["severities"]) == list(NAMES)
-    assert of["severities"]["snow"]["nll"] == pytest.approx([clean["nll"]] * 5, rel=1e-6)
-    black = of["severities"]["fog"]["accuracy"]
-    assert black[:3] + black[4:] == [clean["accuracy"]] * 4 and black[3] in (14 / 40, 13 / 40)
-    assert of["means"]["mean"]["accuracy"] == pytest.approx((14 * clean["accuracy"] + sum(black) / 5) / 15)
+    several = [runs / "mixmo" / "plain-network-seed0", runs / "mixmo" / "cut-mixmo-seed0"]
+    found = score(*several, "--cifar-c", tmp_path, "--severities", 2, 4, "--ensemble", "probabilities")
+    own = found["corruptions"]
+    assert (own["of"], own["severities"]) == (str(tmp_path), [2, 4])
+    assert list(own["classifiers"]) == ["plain-network-seed0", "cut-mixmo-seed0", "ensemble of 2"]
+    for name, clean in found["classifiers"].items():
+        of = own["classifiers"][name]
+        assert list(of["severities"]) == list(NAMES)
+        for figure in ("accuracy", "top5", "nll", "ece", "brier"):
+            assert of["severities"]["snow"][figure] == pytest.approx([clean[figure]] * 2, rel=1e-6)
+        still, black = of["severities"]["fog"]["accuracy"]
+        assert still == clean["accuracy"] and black in (14 / 40, 13 / 40)
+        expected = (14 * clean["accuracy"] + (still + black) / 2) / 15
+        assert of["means"]["mean"]["accuracy"] == pytest.approx(expected)
 
     np.save(tmp_path / "snow.npy", pixels[:-1])
     assert "snow.npy: uint8 of shape [199, 16, 16, 3]; needed is uint8 [200, 16, 16, 3]" in score(
-        run, "--cifar-c", tmp_path
+        several[0], "--cifar-c", tmp_path
     )
+
+
+def test_the_curves_of_the_picture_by_hand():
+    """At 0.9 right three times of four, at 0.6 once of twice; the surest come first, and none before the others."""
+    sure = torch.tensor([0.9, 0.6, 0.9, 0.9, 0.6, 0.9], dtype=torch.float64)
+    labels = torch.tensor([0, 1, 1, 0, 0, 0])
+    one = Predictions("one", torch.stack([sure, 1 - sure], dim=1).log()[None], labels)
+    scores = scores_of(one, seed=0)
+    reliability, confidences, curves = picture([one], {"one": scores}).axes
+    points, diagonal = reliability.lines
+    assert points.get_xydata().flatten().tolist() == pytest.approx([0.6, 0.5, 0.9, 0.75])
+    assert diagonal.get_xydata().tolist() == [[0, 0], [1, 1]] and points.get_label() == "one, ECE 13.3%"
+    heights = {round(bar.get_x() + bar.get_width() / 2, 3): bar.get_height() for bar in confidences.patches}
+    assert {at: height for at, height in heights.items() if height} == {0.567: 2, 0.9: 4} and len(heights) == 15
+    (curve,) = curves.lines
+    assert curve.get_xdata().tolist() == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1])
+    assert curve.get_ydata().tolist() == pytest.approx([1 / 4, 1 / 4, 1 / 4, 1 / 4, 1.5 / 5, 2 / 6])
+    assert curve.get_label() == f"one, AURC {(1 + 1.5 / 5 + 2 / 6) / 6:.4f}"
 
 
 # --- Bad input ---------------------------------------------------------------------------------------------------

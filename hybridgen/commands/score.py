@@ -78,13 +78,12 @@ class ScoreRuns:
 
     def run(self) -> None:
         self._check()
-        from hybridgen.evaluation.predictions import check_alike, together, write_predictions
+        from hybridgen.evaluation.predictions import together, write_predictions
         from hybridgen.evaluation.scoring import picture, plain, save_figure, scores_of, table
         from hybridgen.training.engine import make_accelerator
 
         accelerator = make_accelerator(precision="fp32", threads=self.threads)
         each, robustness = self._looked_at(accelerator)
-        check_alike(each)
         if len(each) > 1:
             each = [*each, together(each, self.ensemble)]
         if not accelerator.is_main_process:

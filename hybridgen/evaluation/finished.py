@@ -212,16 +212,18 @@ def _of_checkpoint(path: Path, config: Mapping[str, Any], dataset: Dataset) -> C
     if "normalize.mean" not in state:
         raise InputError(f"{path}: no classifier in it; checkpoints of {', '.join(RECIPES)} have one")
     statistics = {name: state[f"normalize.{name}"].flatten().tolist() for name in ("mean", "std")}
-    inputs = sum(key.startswith("encoders.") for key in state)
+    inputs, heads = (
+        {key.split(".")[1] for key in state if key.startswith(f"{part}.")} for part in ("encoders", "heads")
+    )
     try:
         name, width = _network(config, dataset.image_size)
         with torch.random.fork_rng(devices=[]):  # the first values are drawn in vain
             networks = [
-                make_network(name, len(dataset.classes), width=width, pretrained=False) for _ in range(inputs or 1)
+                make_network(name, len(dataset.classes), width=width, pretrained=False) for _ in range(len(inputs) or 1)
             ]
         if inputs:
             network: Classifier | MultiInputClassifier = MultiInputClassifier(
-                networks, **statistics, ensemble=config["method"]["ensemble"]
+                networks, **statistics, ensemble=config["method"]["ensemble"], one_head=len(heads) == 1
             )
         else:
             network = Classifier(networks[0], **statistics)
@@ -231,7 +233,7 @@ def _of_checkpoint(path: Path, config: Mapping[str, Any], dataset: Dataset) -> C
     return network
 
 
-RECIPES = ("fixmatch", "mean_teacher", "mixmatch", "mixing_baselines", "recursivemix", "mixmo")
+RECIPES = ("fixmatch", "mean_teacher", "mixmatch", "mixing_baselines", "recursivemix", "mixmo", "mixshare")
 
 
 def _network(config: Mapping[str, Any], image_size: int) -> tuple[str, float]:
