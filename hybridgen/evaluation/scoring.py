@@ -251,7 +251,7 @@ def picture(each: Sequence[Predictions], scores: Mapping[str, Scores]) -> Figure
         axis.grid(alpha=0.3)
         axis.set_axisbelow(True)
     for axis in (reliability, curves):
-        axis.legend(fontsize=8, frameon=False, loc="upper left")
+        axis.legend(fontsize=8, frameon=False, loc="best")
     return figure
 
 
