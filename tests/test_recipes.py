@@ -780,6 +780,7 @@ BAD_ADAIN = {
     "unknown flag": (["--lables", "10"], ["--lables"]),
     "no folder": (["--data", "folder:/nowhere/at/all"], ["/nowhere/at/all"]),
     "depth": (["--network", "leaky-wrn-11-1"], ["depth", "11"]),
+    "another family": (["--network", "wrn-10-1"], ["network: 'wrn-10-1'", "leaky-wrn-DEPTH-WIDTH"]),
     "nothing to resume": (["--resume"], ["resume", "no run"]),
     "below a file": (["--out", "toy.npz/run"], ["toy.npz/run", "cannot be written"]),
 }

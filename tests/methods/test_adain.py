@@ -1,14 +1,16 @@
 """What AdaIN's networks learn, against losses written out, and who receives gradient."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from accelerate import Accelerator
 from torch.nn import functional as F
 
-from hybridgen.methods.adain import AdaINTransfer, Perception
-from hybridgen.networks.adain import AdaINArchitecture, AdaINAutoencoder
+from hybridgen.methods import adain
+from hybridgen.methods.adain import AdaINTransfer, Perception, Settings
+from hybridgen.networks.adain import AdaINArchitecture, AdaINAutoencoder, VGGPerception
 from hybridgen.training.fit import fit
 from hybridgen.training.objective import Task, adam
 from hybridgen.training.schedules import Clock
@@ -75,6 +77,18 @@ def test_gradient_reaches_the_decoder_alone(batch, loss):
     assert all(parameter.grad is None for parameter in autoencoder.classifier.parameters())
     for name, tensor in autoencoder.classifier.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+def test_vggs_features_are_of_its_weights(context, monkeypatch):
+    """Which are downloaded if the run may; a network of our own has none to load."""
+    loaded = []
+    monkeypatch.setattr(adain, "load_vgg", lambda network, download: loaded.append((network, download)))
+    for download in (False, True):
+        of = replace(context, settings=replace(context.settings, download=download))
+        assert adain.network(Settings(), of, 0) and not loaded
+        made = adain.network(Settings(perceptual="vgg"), of, 0).classifier
+        assert isinstance(made, VGGPerception) and loaded == [(made, download)]
+        loaded.clear()
 
 
 def test_perception_is_supervised_and_trains_the_classifier(batch):

@@ -225,6 +225,13 @@ def test_shares_equal_to_alpha_are_equation_2_13(arguments):
     assert not torch.allclose(hybrid_loss(**arguments, how=how, share=share - 0.3), hybrid_loss(**arguments, how=how))
 
 
+@pytest.mark.parametrize("use", ["consistency", "pseudo-label", "labelled"])
+def test_shares_are_of_the_contradicting_target_alone(arguments, use):
+    how = HybridUse(use=use, copies=COPIES, threshold=0.5)
+    share = torch.full((COPIES * BATCH,), 0.3, dtype=torch.float64)
+    assert torch.equal(hybrid_loss(**arguments, how=how, share=share), hybrid_loss(**arguments, how=how))
+
+
 class Taught(nn.Module):
     """An objective without losses of its own, that taught with these."""
 

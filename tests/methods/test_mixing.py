@@ -156,3 +156,6 @@ def test_augmix_trains_on_the_first_view_and_ties_all_three():
 def test_shares_outside_0_and_1_are_refused(field, value):
     with pytest.raises(InputError, match=f"^{field}: {value}"):
         Mixed(network(), CLASSES, **{field: value})
+    if field == "smoothing":
+        with pytest.raises(InputError, match=f"^smoothing: {value}"):
+            AugMix(network(), smoothing=value)

@@ -316,19 +316,24 @@ def test_two_seeds_differ_from_the_first_weights_and_images_on_and_one_seed_repe
     [
         lambda context, seed: scimix.plan(scimix.Settings(**SCIMIX_SMALL), context, seed)[0],
         lambda context, seed: mixing.plan("cutmix", TRAINING, context, seed),
+        lambda context, seed: mixing.plan("augmix", TRAINING, context, seed),
         lambda context, seed: recursivemix.plan(recursivemix.Settings(), TRAINING, context, seed),
         lambda context, seed: mixmo.plan(mixmo.Settings(), TRAINING, context, seed, measure=lambda *given: {}),
         lambda context, seed: adain.perception_plan(
             adain.Settings(), context, adain.network(adain.Settings(), context, seed), seed
         ),
+        lambda context, seed: adain.plan(
+            adain.Settings(), context, adain.network(adain.Settings(), context, seed), seed
+        )[0],
     ],
-    ids=["scimix", "cutmix", "recursivemix", "mixmo", "adain"],
+    ids=["scimix", "cutmix", "augmix", "recursivemix", "mixmo", "perception", "adain"],
 )
 def test_so_do_those_of_other_plans(plan, context):
     weights = lambda made: torch.cat([p.detach().flatten() for p in made.network.parameters()])
     first, again, other = (plan(context, seed) for seed in (3, 3, 4))
     assert torch.equal(weights(first), weights(again)) and not torch.equal(weights(first), weights(other))
-    images = [next(made.stream.from_step(0)).labelled[0] for made in (first, again, other)]
+    batches = [next(made.stream.from_step(0)) for made in (first, again, other)]
+    images = [(*batch.labelled, *batch.unlabelled)[0] for batch in batches]
     assert torch.equal(*images[:2]) and not torch.equal(*images[1:])
 
 
@@ -782,6 +787,12 @@ def test_samosas_weights_decays_and_clips_are_of_each_optimizer(context):
     assert {id(p) for p in first.parameters} == classifier and {id(p) for p in second.parameters} == others
 
 
+@pytest.mark.parametrize(("start", "stop"), [(5.0, 5.0), (7.0, math.inf), (9.0, 10.0)])
+def test_an_empty_window_of_samosas_hybrids_is_refused(start, stop, context):
+    with pytest.raises(InputError, match=r"^samosa.start, samosa.stop: the window .* the 7 epochs"):
+        samosa.alone(make("supervised", context), samosa.Settings(start=start, stop=stop))
+
+
 def test_mixmatchs_replacement_is_in_the_window_of_every_cycle():
     how = samosa.Settings(cycles=2, start=1.0, stop=3.0)
     window = [how.window(Clock(steps=80, steps_per_epoch=10, step=step)) for step in range(80)]
@@ -842,6 +853,20 @@ def test_a_plan_is_made_of_a_classifier_that_is_there(name, context):
     assert plan.network is classifier
     for mine, theirs in zip(plan.average.network.parameters(), classifier.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_compiled_is_what_is_called_and_has_no_second_derivative(context, monkeypatch):
+    """The objectives call parts of SAMOSA's networks; SciMix's penalty is a gradient of the discriminator's gradient."""
+    compiled: list[str] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
+    context = replace(context, settings=replace(context.settings, compiled=True))
+    made = samosa.networks(METHODS["mean_teacher"][1], context, 0, heads=2).autoencoder
+    parts = (made.classifier, made.nonsemantic_encoder, made.decoder)
+    assert compiled == [type(part).__name__ for part in parts]
+    for penalty, expected in ((0.0, ["SemanticAutoencoder", "Discriminator"]), (1.0, ["SemanticAutoencoder"])):
+        compiled.clear()
+        scimix.networks(scimix.Settings(**SCIMIX_SMALL, weight_gradient_penalty=penalty), context)
+        assert compiled == expected
 
 
 def test_mixmatch_refuses_batches_of_unequal_size(context):

@@ -159,6 +159,12 @@ def test_a_box_is_found_on_a_map_whose_rows_and_columns_are_of_other_sizes():
 
 def test_batches_and_images_may_change_their_size():
     made = objective()
+    step(made, 0, height=6, width=20)
+    before = made.history.images
+    step(made, 3)
+    box = box_of(3)
+    shown = made.history.images[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
+    assert box.share > 0.1 and torch.equal(shown, F.interpolate(before, shown.shape[2:]))  # from their own size
     for number, (size, height, width) in enumerate([(5, 8, 12), (2, 8, 12), (5, 8, 12), (3, 16, 8), (1, 9, 7)]):
         losses, *_ = step(made, number, size=size, height=height, width=width)
         assert all(loss.isfinite() for loss in losses.values())

@@ -10,7 +10,7 @@ from objectives import FixMatch, Samosa, SamosaReconstruction
 from torch import nn
 from torch.func import functional_call
 
-from hybridgen.methods.samosa import Watched, samosa_hybrids
+from hybridgen.methods.samosa import Networks, Watched, samosa_hybrids
 from hybridgen.networks.autoencoder import SamosaArchitecture, SamosaAutoencoder
 from hybridgen.training.ema import EMA
 from hybridgen.training.fit import fit
@@ -452,6 +452,12 @@ def test_hybrids_that_keep_their_class_replace_their_semantic_parent(autoencoder
     assert torch.equal(images[~keep], semantic[~keep])
     assert not torch.equal(images[keep], semantic[keep])
     assert images.min() >= 0 and images.max() <= 1
+
+    # In the place of MixUp the class is the classifier's; if it sees one class in all images, all are kept
+    with torch.no_grad():
+        autoencoder.classifier.heads.predictions.weight.zero_()
+    made = Networks(autoencoder, Watched(autoencoder.classifier, heads=1), 1.0)
+    torch.testing.assert_close(made.hybridize(semantic, nonsemantic), hybrids)
 
 
 def test_without_labels_the_semantic_parents_own_class_is_to_be_kept(autoencoder, parents):

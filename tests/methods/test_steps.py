@@ -106,3 +106,5 @@ def test_samosas_classifier_has_the_parameters_of_the_method_alone(name, context
         count -= sum(p.numel() for p in together.heads.consistency.parameters())
     assert count == sum(p.numel() for p in alone.parameters())
     assert {m.momentum for m in together.modules() if hasattr(m, "momentum")} == {settings.momentum}
+    own = samosa.networks(replace(settings, momentum=None), context, 0, heads=heads).autoencoder.classifier
+    assert {m.momentum for m in own.modules() if hasattr(m, "momentum")} == {0.1}  # torch's, of the method alone too
