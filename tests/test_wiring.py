@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from hybridgen.configuration import parse
 from hybridgen.evaluation.ensembles import judged_by
+from hybridgen.evaluation.grid import sample_grid
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.methods import (
     fixmatch,
@@ -315,15 +316,8 @@ def test_mixmo_is_every_method_from_every_seed_by_its_own_settings(tmp_path, mon
 
 def test_mixshare_is_every_method_from_every_seed_by_its_own_settings(tmp_path, monkeypatch):
     given = (
-        "--method.alpha",
-        "0.7",
-        "--method.ensemble",
-        "probabilities",
-        "--method.fade",
-        "3",
-        "--method.part",
-        "0.5",
-    )
+        "--method.alpha", "0.7", "--method.ensemble", "probabilities", "--method.fade", "3", "--method.part", "0.5"
+    )  # fmt: skip
     ran = Ran("mixshare", tmp_path, monkeypatch, *labelled(*given))
     names = {"plain-network": "plain", "cut-mixmo": "cut-mixmo", "mixshare-partial": "mixshare-partial",
              "mixshare-fade-out": "mixshare"}  # fmt: skip
@@ -341,6 +335,12 @@ def test_mixshare_is_every_method_from_every_seed_by_its_own_settings(tmp_path, 
     assert list(every.runs)[:2] == ["unmixing-kernels-aligned-seed3", "unmixing-seed3"]
 
 
+def drawn(ran: Ran, run: SimpleNamespace, method: str) -> torch.Tensor:
+    """Hybrids by the average of a run's networks, of test images that its seed chooses."""
+    hybridizer = Hybridizer(run.plan.average.network, Origin.of(ran.context, method))
+    return sample_grid(hybridizer, ran.context.dataset.test, run.seed)
+
+
 def test_scimix_is_trained_once_with_pictures_of_its_averages(tmp_path, monkeypatch):
     small = ("--method.generator-channels", "8", "8", "--method.discriminator-width", "0.25", "--rate-epochs", "9")
     ran = Ran("scimix", tmp_path, monkeypatch, *SMALL, *BATCHES, *small)
@@ -352,7 +352,7 @@ def test_scimix_is_trained_once_with_pictures_of_its_averages(tmp_path, monkeypa
         for parameter in run.plan.average.network.generator.parameters():
             parameter.mul_(3)
     (after,) = run.plan.pictures().values()
-    assert not torch.equal(before, after)
+    assert not torch.equal(before, after) and torch.equal(after, drawn(ran, run, "scimix"))
 
 
 def finished(guides: list):
@@ -419,7 +419,8 @@ def test_the_pipeline_goes_from_classifier_to_hybridizer_to_classifier_round_by_
             assert_same_plan(run.plan, expected)
             assert run.plan.clock.steps == 25 and run.plan.tasks["generator"].rate(run.plan.clock) == 0.0123
             mine, theirs = run.plan.network.classifier.heads.predictions.weight, classifier.network.head.weight
-            assert run.seed == seed and torch.equal(mine, theirs) and run.plan.pictures().keys() == {"grid"}
+            assert run.seed == seed and torch.equal(mine, theirs)
+            assert torch.equal(run.plan.pictures()["grid"], drawn(ran, run, "scimix"))
             run = ran.runs[f"scimix{number}-seed{seed}"]
             objective = run.plan.tasks["classifier"].objective
             base = fixmatch.plan(ran.config.method, ran.context, seed)
@@ -470,6 +471,7 @@ def test_adain_trains_perception_and_then_the_decoder(tmp_path, monkeypatch):
     assert (first.plan.clock.steps, first.seed, second.seed) == (33, 3, 3)
     assert second.more == {"claimed": True, "seconds": 1.0}
     assert first.plan.network is second.plan.network.classifier
+    assert torch.equal(second.plan.pictures()["grid"], drawn(ran, second, "adain"))
     for run in (first, second):  # all labels are shown
         assert run.plan.context.split.labelled == tuple(range(40))
     assert len(next(first.plan.stream.from_step(0)).labels) == 5
