@@ -241,6 +241,15 @@ def test_samosa_is_beside_its_base_method_in_as_many_cycles(name, tmp_path, monk
         inside = [replacement.window(replace(alone.clock, step=step)) for step in range(2 * cycle)]
         assert inside == [epoch <= step % cycle < 5 * epoch for step in range(2 * cycle)]
         assert alone.tasks["classifier"].objective.replacement is None
+        return
+    seeds = []
+    monkeypatch.setattr(samosa.HybridSet, "make", lambda *given: float(seeds.append(given[-1]) is None))
+    bases = [module.plan(method, ran.context, 3, classifier=made.watched) for _ in range(2)]
+    others = [samosa.with_samosa(base, made, ran.config.samosa, seed) for base, seed in zip(bases, (3, 0), strict=True)]
+    for plan in (together, *others):  # after the first cycle
+        plan.clock.step = plan.clock.steps // 2
+        plan.after_step(tmp_path)
+    assert seeds[0] == seeds[1] != seeds[2]
 
 
 @pytest.mark.parametrize("name", SAMOSA)
