@@ -176,6 +176,8 @@ def test_a_job_gives_its_result_and_is_never_done_twice(job, tmp_path):
 
 def test_a_job_that_was_begun_is_continued(job, tmp_path):
     (tmp_path / "run").mkdir()
+    assert "--resume" not in finish(job(), ENVIRONMENT)["arguments"]  # a folder without a configuration is no run
+    (tmp_path / "run" / "result.json").unlink()
     (tmp_path / "run" / "config.yaml").touch()
     assert finish(job(), ENVIRONMENT)["arguments"][-1] == "--resume"
 

@@ -87,12 +87,15 @@ def test_a_folder_without_one_is_named_with_those_in_it(context, tmp_path):
     assert said.endswith(f"; give one of {tmp_path / 'fixmatch-seed0'}, {tmp_path / 'scimix-seed0'}")
 
 
-def test_a_file_of_an_unknown_split_is_none_to_start_from(context, tmp_path):
+def test_a_file_of_an_unknown_split_or_another_width_is_none_to_start_from(context, tmp_path):
     from hybridgen.networks.classifiers import save_classifier
 
     made = context.classifier(NETWORK)
     save_classifier(made, tmp_path / "network.safetensors", name=NETWORK, classes=("a", "b", "c"), image_size=16)
     assert "trained on split unknown" in refused(tmp_path, context)
+    about = dict(name=NETWORK, width=0.5, classes=("a", "b", "c"), image_size=16, split_hash=context.split.hash)
+    save_classifier(made, tmp_path / "network.safetensors", **about)
+    assert f"has a {NETWORK} of width 0.5, the encoders are {NETWORK}" in refused(tmp_path, context)
     content = (tmp_path / "network.safetensors").read_bytes()
     (tmp_path / "network.safetensors").write_bytes(content[:-9])
     with pytest.raises(InputError, match=r"network\.safetensors: damaged"):

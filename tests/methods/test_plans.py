@@ -812,14 +812,17 @@ def test_samosas_average_takes_the_parameters_by_the_decay_of_its_base_method(co
 
 
 def test_samosas_hybrids_have_other_parents_in_every_cycle_and_for_every_seed(context, tmp_path, monkeypatch):
-    seeds = []
-    monkeypatch.setattr(samosa.HybridSet, "make", lambda *given: float(seeds.append(given[-1]) is None))
+    made, agreed = [], []
+    monkeypatch.setattr(samosa.HybridSet, "make", lambda _, *given: float(made.append(given) is None))
+    monkeypatch.setattr(samosa, "agree", lambda network, _: agreed.append((network, len(made))))
     for seed in (0, 1):
         plan = samosa_plan(samosa.Settings(cycles=3, stop=6), context, seed)
         for cycle in (1, 2):
             plan.clock.step = cycle * plan.clock.steps // 3
             assert plan.after_step(tmp_path)["hybrids_kept"] == 1.0
-    assert len(set(seeds)) == len(seeds) == 4
+            assert made[-1][0] is plan.average.network  # by the averages, of which all processes have the first's
+            assert agreed[-1] == (plan.average, len(made) - 1)
+    assert len({seed for *_, seed in made}) == len(made) == 4
 
 
 def test_validation_images_are_no_parents_of_samosas_hybrids(context):

@@ -34,10 +34,12 @@ def test_batches_of_a_window_are_drawn_from_hybrids_too_and_others_are_the_strea
     hybrids.images.fill_(255)  # white, as no image is
     cycles = Cycles(stream, hybrids, Settings(start=1.0, stop=3.0), context, 20)
     labels = context.dataset.train.labels
+    known = context.dataset.train.images.gather(torch.tensor(context.split.labelled)) / 255  # and no others
     white = []
     for step, batch in zip(range(40), cycles.from_step(0), strict=False):
         of_hybrids = (batch.labelled[0] == 1).flatten(1).all(dim=1)
         white.append(int(of_hybrids.sum()))
+        assert all((image == known).flatten(1).all(dim=1).any() for image in batch.labelled[0][~of_hybrids])
         drawn, _ = stretch(cycles.settings, step, stream.steps_per_epoch, 20)
         if not drawn:
             assert torch.equal(batch.labelled[0], next(stream.from_step(step)).labelled[0])

@@ -87,6 +87,14 @@ def test_means_and_deviations_by_hand(tmp_path, capsys):
     assert ["55.0", "±", "7.1", "64.0", "±", "2.8", "11"] in [line.split()[1:] for line in said.splitlines()]
 
 
+def test_the_methods_own_figures_are_of_its_last_variant_though_another_is_better(tmp_path):
+    compared = comparison(tmp_path / "c")
+    for run in compared.unfinished():
+        better = {"test_accuracy_last": 0.9} if run.variant == "FixMatch" else {}
+        compared.add(run, result(run) | better)
+    assert compared.conclude()["test_accuracy_last"] == pytest.approx(0.75)
+
+
 def test_finished_runs_are_read_and_not_repeated(tmp_path):
     first = comparison(tmp_path / "c")
     for run, _ in zip(first.unfinished(), range(3), strict=False):
