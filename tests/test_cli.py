@@ -26,6 +26,7 @@ from hybridgen.cli import COMMANDS, main
 from hybridgen.commands.mixing import MIXING_STUDIES
 from hybridgen.data.datasets import load_dataset
 from hybridgen.data.readers import embedded
+from hybridgen.data.sources import Files
 from hybridgen.data.splits import Split
 from hybridgen.errors import InputError, exit_codes
 from hybridgen.evaluation.export import BLOCK, Row
@@ -376,6 +377,10 @@ def test_images_of_unknown_class_take_the_predicted_one(run, artefact, images, t
     rows = rows_of(out)
     assert {row.label_source for row in rows} == {"predicted"}
     assert {row.nonsemantic_parent for row in rows} == {"0"}
+    hybridizer = Hybridizer.from_pretrained(artefact)
+    parents = Files([images[int(row.semantic_parent)] for row in rows], 16).gather(torch.arange(5)) / 255
+    seen = hybridizer.classify(parents).argmax(dim=1).tolist()
+    assert [row.label for row in rows] == [hybridizer.origin.classes[each] for each in seen]
 
 
 def test_own_classes_must_be_the_hybridizers(run, artefact, tmp_path):
@@ -519,6 +524,8 @@ def test_study_of_mixing_prints_what_it_writes(run, networks, tmp_path, name):
     assert said.out == (tmp_path / f"{name}.txt").read_text() + f"{tmp_path / name}.png\n"
     values = json.loads((tmp_path / f"{name}.json").read_text())
     assert values["study"] == name
+    if name == "cam":  # the first of both steps is seen in the second, and nothing else
+        assert max(len(image["classes"]) for image in values["images"]) == 2
     before = contents(tmp_path)
     assert set(before) == {f"{name}.{end}" for end in ("json", "txt", "png")}
     if name != "cost":
