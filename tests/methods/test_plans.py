@@ -688,6 +688,19 @@ def test_fixmatch_sees_a_weak_and_a_strong_view_and_the_others_weak_ones(context
     assert len(next(make("mixmatch", context, guesses=3).stream.from_step(0)).unlabelled) == 3
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("module", [fixmatch, scimix])
+def test_strong_views_are_mirrored_where_images_keep_their_class(module, mirrored, context, monkeypatch):
+    """Digits do not."""
+    seen = []
+    monkeypatch.setattr(module, "strong", lambda images, generator, **how: seen.append(how) or images)
+    context = replace(context, dataset=replace(context.dataset, flip=mirrored))
+    made = module.plan(module.Settings(**SMALL), context, 0)
+    plan = made[0] if module is scimix else made
+    next(plan.stream.from_step(0))
+    assert [how["flip"] for how in seen] == [mirrored]
+
+
 # --- hybrids wrap a plan -------------------------------------------------------------------------------------
 
 
@@ -859,7 +872,7 @@ def test_a_plan_is_made_of_a_classifier_that_is_there(name, context):
 
 
 def test_compiled_is_what_is_called_and_has_no_second_derivative(context, monkeypatch):
-    """The objectives call parts of SAMOSA's networks; SciMix's penalty is a gradient of the discriminator's gradient."""
+    """Objectives call parts of SAMOSA's networks; SciMix's penalty is a gradient of the discriminator's gradient."""
     compiled: list[str] = []
     monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(type(self).__name__))
     context = replace(context, settings=replace(context.settings, compiled=True))
