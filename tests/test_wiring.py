@@ -151,6 +151,23 @@ def test_a_classifier_is_trained_alone_and_with_hybrids_from_every_seed_by_the_s
     assert ran.result["classifiers"][title]["test_accuracy_last"]["mean"] == pytest.approx(0.35)
 
 
+@pytest.mark.parametrize(
+    ("source", "trained_on", "fits"),
+    [("bundled", "noise", True), ("bundled", "other", False), ("any/one", "noise", True), ("any/one", "other", True)],
+)
+def test_the_bundled_hybridizer_alone_must_be_of_the_same_data(source, trained_on, fits, monkeypatch):
+    made = of("scimix")
+    made.origin = replace(made.origin, dataset=trained_on)
+    monkeypatch.setattr(Hybridizer, "from_pretrained", classmethod(lambda cls, source: made))
+    context = noise(3, 16, 40, Accelerator(cpu=True), labelled=12)
+    load = lambda: hybrids.load_hybridizer(hybrids.Settings(hybridizer=source), context)
+    if fits:
+        assert load() is made
+    else:
+        with pytest.raises(InputError, match="^hybridizer: the bundled one was trained on other, not on noise"):
+            load()
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_classifier_starts_from_the_hybridizers_if_asked_to(name, tmp_path, monkeypatch):
     hybridizer = of("scimix")
