@@ -453,6 +453,12 @@ def test_the_penalty_of_scimix_is_lazy_above_16_pixels_unless_told_otherwise(con
     assert every(large, weight_gradient_penalty=0.0, penalty_every=5) is None
 
 
+def test_a_generator_has_as_many_blocks_as_its_upsampling_needs_unless_told_otherwise(context):
+    filters = lambda **given: scimix.networks(scimix.Settings(**given), context)[0].architecture.generator_channels
+    assert filters() == (48, 96, 48, 24) and filters(upsampling="subpixel") == (64, 96, 48)
+    assert filters(upsampling="subpixel", generator_channels=(8, 4)) == (8, 4)
+
+
 def test_fixmatch_is_adamatch_above_16_pixels_unless_told_otherwise(context):
     large = replace(context, dataset=replace(context.dataset, image_size=32))
 
