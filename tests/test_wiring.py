@@ -164,7 +164,7 @@ def test_the_bundled_hybridizer_alone_must_be_of_the_same_data(source, trained_o
     if fits:
         assert load() is made
     else:
-        with pytest.raises(InputError, match="^hybridizer: the bundled one was trained on other, not on noise"):
+        with pytest.raises(InputError, match=r"^hybridizer: the bundled one was trained on other, not on noise"):
             load()
 
 
