@@ -28,6 +28,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[SERVER] = importlib.import_module("recipe_server").start_server()
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if SERVER in config.stash:
+        config.stash[SERVER].close()
+
+
 def pytest_collection_finish() -> None:
     """All that is imported stays: nobody needs to look again and again which of it is garbage."""
     gc.collect()

@@ -128,8 +128,9 @@ def ended(processes: list[int]) -> int:
     return first
 
 
-def serve(requests: Connection) -> None:
+def serve(requests: Connection, other: Connection) -> None:
     """Until the other end is closed."""
+    other.close()  # which is this process's, too
     os.environ["OMP_NUM_THREADS"] = "1"
     for name in NAMES:  # parsed once, documentation has been read
         parse(recipe(name).Config, recipe(name).PRESETS, ["--out", "x"])
@@ -150,10 +151,9 @@ def serve(requests: Connection) -> None:
 
 
 def start_server() -> Connection:
-    """Of requests to a server that ends with this process, or as soon as the connection is closed."""
+    """Of requests to a server, which ends when it is closed, by this process's end too."""
     context = get_context("fork")
     here, there = context.Pipe()
-    server = context.Process(target=serve, args=(there,), daemon=True)
-    server.start()
+    context.Process(target=serve, args=(there, here)).start()
     there.close()
     return here

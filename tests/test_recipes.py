@@ -246,11 +246,11 @@ def assert_same_artefact(first: Path, second: Path) -> None:
 
 def test_the_smoke_preset_leaves_everything_that_a_run_leaves(recipes):
     recipes.succeed(
-        "scimix.py", "--preset", "smoke", "--epochs", "0.1", "--out", "smoke", "--threads", "1", curves=True
+        "scimix.py", "--preset", "smoke", "--epochs", "0.05", "--out", "smoke", "--threads", "1", curves=True
     )
     folder = recipes.folder / "smoke"
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert (config["data"], config["method"]["epochs"], config["out"]) == ("digits-m", 0.1, "smoke")
+    assert (config["data"], config["method"]["epochs"], config["out"]) == ("digits-m", 0.05, "smoke")
     values = result(folder)
     assert {"test_accuracy_last", "seed", "steps", "seconds", "split_hash"} <= values.keys()
     assert 0 <= values["test_accuracy_last"] <= 1 and values["seconds"] > 0 and values["seed"] == 0
@@ -265,7 +265,7 @@ def test_the_smoke_preset_leaves_everything_that_a_run_leaves(recipes):
     assert hybridizer.origin.split_hash == values["split_hash"] == split.hash
     assert hybridizer.origin.fingerprint == dataset.fingerprint
     steps_per_epoch = (len(dataset.train) - 100) // config["method"]["unlabelled_batch"]
-    assert metrics(folder)[-1]["step"] == values["steps"] == round(0.1 * steps_per_epoch)
+    assert metrics(folder)[-1]["step"] == values["steps"] == round(0.05 * steps_per_epoch)
     training = hybridizer.origin.training
     assert len(training["method"]) > 30 and training == {field: config[field] for field in training}
     assert config.keys() - training.keys() == set(UNIDENTIFIED)
