@@ -131,7 +131,7 @@ def processes_slug(name: str) -> str:
 
 
 def test_the_same_method_is_the_same_in_both_recipes(recipes, toy, run):
-    recipes.succeed("mixing_baselines.py", *tiny(toy, "some", "--methods", "none", "recursivemix"), curves=True)
+    recipes.succeed("mixing_baselines.py", *tiny(toy, "some", "--methods", "none", "recursivemix"))
     for name in ("no-mixing-seed0", "recursivemix-seed0"):
         ours, theirs = (load_file(f / name / "network.safetensors") for f in (recipes.folder / "some", run))
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
@@ -155,9 +155,10 @@ def test_imagenets_presets_train_on_a_folder(recipes, network):
     )  # fmt: skip
     name = {"resnet50": "resnet50", "pvtv2": "pvt_v2_b1_li"}[network]
     weights = load_file(recipes.folder / network / "recursivemix-seed0" / "network.safetensors")
-    make_network(name, 2).load_state_dict(weights)
-    if network == "resnet50":
-        torchvision.models.resnet50(num_classes=2).load_state_dict(weights)
+    with torch.device("meta"):
+        make_network(name, 2).load_state_dict(weights, assign=True)
+        if network == "resnet50":
+            torchvision.models.resnet50(num_classes=2).load_state_dict(weights, assign=True)
 
 
 # --- settings ------------------------------------------------------------------------------------------------
@@ -208,7 +209,7 @@ def test_alphas_of_automix_are_smaller_where_its_authors_took_smaller_ones(name)
 
         objective = mixed(settings, 2, how(name, alphas))(network).objective
         torch.manual_seed(0)
-        ratios = torch.cat([objective.draw_images(torch.rand(2, 3, 16, 16)).ratio[:1] for _ in range(300)])
+        ratios = torch.cat([objective.draw_images(torch.rand(2, 3, 16, 16)).ratio[:1] for _ in range(100)])
         shares.append((ratios * (1 - ratios)).mean())
     smaller = name in ("cutmix", "cutmix-resized", "fmix", "saliencymix", "resizemix")
     assert shares[1] < 0.9 * shares[0] if smaller else shares[1] == shares[0]

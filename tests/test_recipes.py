@@ -51,7 +51,7 @@ class Recipes:
         processes: int = 1,
     ) -> None:  # fmt: skip
         """With so many bytes to spare, where they are given; with an empty file in the place of curves unless asked
-        for: once for each recipe."""
+        for: once for each kind."""
         argv = [str(RECIPES / recipe), *map(str, arguments)]
         self.server.send(
             {"argv": argv, "folder": self.folder, "memory": memory, "curves": curves, "processes": processes}
@@ -183,7 +183,7 @@ MIXMATCH_BATCHES = ("--labelled-batch", "4", "--unlabelled-batch", "4", "--epoch
 @pytest.fixture(scope="module")
 def stage_1(recipes, toy) -> Path:
     """The folder of a run of stage 1 that never stopped."""
-    recipes.succeed("scimix.py", *tiny(toy, "stage_1"), curves=True)
+    recipes.succeed("scimix.py", *tiny(toy, "stage_1"))
     return recipes.folder / "stage_1"
 
 
@@ -504,7 +504,7 @@ def other(request, recipes, toy, stage_1) -> tuple[str, Path, tuple[str | Path, 
     _, more = BACKBONES[request.param]
     name = request.param.removesuffix(".py")
     arguments = (*tiny_stage_2(toy, stage_1 / "hybridizer", name), *more)
-    recipes.succeed(request.param, *arguments, curves=True)
+    recipes.succeed(request.param, *arguments)
     return request.param, recipes.folder / name, arguments
 
 
@@ -538,7 +538,7 @@ def test_other_classifiers_stopped_and_resumed_equal_never_stopped(recipes, othe
 def test_a_backbone_alone_is_the_same_in_both_of_its_recipes(recipes, other):
     recipe, whole, arguments = other
     alone = recipe if recipe == "scimix_supervised.py" else recipe.removeprefix("scimix_")
-    recipes.succeed(alone, *arguments, "--hybridizer", "none", "--out", f"{whole.name}_alone", curves=True)
+    recipes.succeed(alone, *arguments, "--hybridizer", "none", "--out", f"{whole.name}_alone")
     name = next(path.name for path in whole.glob("*-seed0") if not path.name.startswith("scimix"))
     folder = recipes.folder / f"{whole.name}_alone"
     assert [path.name for path in folder.glob("*-seed0")] == [name]
@@ -622,7 +622,7 @@ def samosa(request, recipes, toy) -> tuple[str, Path, tuple[str | Path, ...]]:
     _, more = SAMOSA[request.param]
     name = request.param.removesuffix(".py")
     arguments = (*tiny_samosa(toy, name, "--samosa.snapshot-every", "7"), *more)
-    recipes.succeed(request.param, *arguments, curves=True)
+    recipes.succeed(request.param, *arguments)
     return request.param, recipes.folder / name, arguments
 
 
@@ -695,7 +695,7 @@ def tiny_adain(data: str, out: Path | str, *more: str | Path) -> tuple[str | Pat
 
 
 def test_adain_leaves_a_hybridizer_and_resumes(recipes, toy):
-    recipes.succeed("adain.py", *tiny_adain(toy, "adain"), curves=True)
+    recipes.succeed("adain.py", *tiny_adain(toy, "adain"))
     whole, folder = recipes.folder / "adain", recipes.folder / "adain_stopped"
     hybridizer = Hybridizer.from_pretrained(whole / "hybridizer")
     assert hybridizer.origin.method == "adain"
