@@ -44,7 +44,7 @@ def tiny(data: str, out: Path | str, *more: str | Path) -> tuple[str | Path, ...
 
 @pytest.fixture(scope="module")
 def run(recipes, toy) -> Path:
-    recipes.succeed("recursivemix.py", *tiny(toy, "recursivemix"), curves=True)
+    recipes.succeed("recursivemix.py", *tiny(toy, "recursivemix"))
     return recipes.folder / "recursivemix"
 
 

@@ -3,6 +3,7 @@ written out."""
 
 from copy import deepcopy
 
+import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -304,7 +305,9 @@ def test_an_ensemble_of_logits_is_a_plain_network_too(name, inputs):
     assert all(torch.equal(before[key], value) for key, value in made.state_dict().items())
 
 
-def test_copies_and_compiled_ones_compute_the_same():
+def test_copies_and_compiled_ones_compute_the_same(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # compiled code cannot look into the tests' checks
+    torch._dynamo.reset()
     made = classifier("wrn-10-1", 2).eval()
     expected = made(images())
     made.compile(backend="eager")
