@@ -3,6 +3,7 @@
 import json
 import shutil
 from contextlib import redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hybridgen.cli import main
 from hybridgen.configuration import parse
 from hybridgen.data.cifar_c import NAMES
 from hybridgen.data.corruptions import CORRUPTIONS, corrupt
+from hybridgen.data.datasets import load_dataset
 from hybridgen.data.streams import derive_seed
 from hybridgen.evaluation.classification import nll, top_accuracy
 from hybridgen.evaluation.finished import dataset_of, find, network_of
@@ -422,3 +424,19 @@ def test_study_sharing_shows_what_the_run_showed_and_refuses_other_data(runs, tm
     with pytest.raises(SystemExit):
         main(["study", "sharing", "--runs", str(other), *common, str(tmp_path / "out")])
     assert "another split" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_the_data_are_those_of_the_run_where_they_lie(runs, monkeypatch):
+    asked, digits = [], load_dataset("digits-m")
+    monkeypatch.setattr(
+        "hybridgen.evaluation.finished.load_dataset", lambda data, **how: asked.append((data, how)) or digits
+    )
+    left = find(runs / "fixmatch" / "fixmatch-seed0")
+    moved = replace(left, config=left.config | {"data_root": "elsewhere", "image_size": 16})
+    dataset_of([moved])
+    dataset_of([moved], "digits-m", data_root="here", image_size=8, download=True)
+    common = {"whole": False}
+    assert asked == [
+        (left.config["data"], {"image_size": 16, "data_root": "elsewhere", "download": False} | common),
+        ("digits-m", {"image_size": 8, "data_root": "here", "download": True} | common),
+    ]
