@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hybridgen.evaluation.studies import Finding
 from hybridgen.evaluation.transfer import aligned
-from hybridgen.networks.classifiers import Classifier
+from hybridgen.networks.classifiers import Classifier, stages_of
 from hybridgen.networks.multi_input import MultiInputClassifier
 from hybridgen.types import Images, InputError
 
@@ -82,8 +82,7 @@ def influence(
         raise InputError(f"images: {len(images)}; two at least are needed to vary")
     core = network.core
     behind: dict[str, Tensor] = {}
-    listed = [core.get_submodule(stage["module"]) for stage in getattr(core, "feature_info", ())]
-    stages = [stage for stage in listed if any(weight.ndim > 1 for weight in stage.parameters())]
+    stages = stages_of(core)
     names = [f"stage {number}" for number in range(1, max(1, len(stages)) + 1)]
     hooks = [
         stage.register_forward_pre_hook(lambda _, inputs, name=name: behind.update({name: inputs[0]}))

@@ -83,8 +83,7 @@ class Classifier(nn.Module):
         activations; none if it lists none. InputError for a network without a last feature map.
         """
         _ = self.channels
-        listed = [self.network.get_submodule(stage["module"]) for stage in getattr(self.network, "feature_info", ())]
-        return tuple(stage for stage in listed if any(weight.ndim > 1 for weight in stage.parameters()))
+        return stages_of(self.network)
 
     def features(self, images: Images) -> Float[Tensor, "batch channels rows columns"]:
         """The last feature map before global pooling. InputError for a network that has none."""
@@ -125,6 +124,12 @@ class Classifier(nn.Module):
                 f"network: {type(self.network).__name__} gives features of shape {tuple(features.shape)}; "
                 f"a map [batch, {self.network.num_features}, rows, columns] is needed"
             )
+
+
+def stages_of(network: nn.Module) -> tuple[nn.Module, ...]:
+    """`Classifier.stages` of a network in timm's convention."""
+    listed = [network.get_submodule(stage["module"]) for stage in getattr(network, "feature_info", ())]
+    return tuple(stage for stage in listed if any(weight.ndim > 1 for weight in stage.parameters()))
 
 
 def on_meta(network: nn.Module) -> nn.Module:
