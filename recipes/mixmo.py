@@ -3,6 +3,7 @@ an ensemble in one forward, beside the plain network.
 
 accelerate launch recipes/mixmo.py
 accelerate launch recipes/mixmo.py --methods plain cut-mixmo --method.mask cowmix --seeds 3
+accelerate launch recipes/mixmo.py --labels 100 --hybridizer bundled --method.cutmix 1
 accelerate launch recipes/mixmo.py --preset paper-cifar100 --data-root data
 """
 
@@ -12,10 +13,12 @@ from pathlib import Path
 from hybridgen.configuration import launch
 from hybridgen.evaluation.ensembles import judged_by
 from hybridgen.methods import mixmo
+from hybridgen.methods.hybrids import InClass, with_hybrid_inputs
 from hybridgen.methods.labelled import TrainingSettings
 from hybridgen.settings import settings
 from hybridgen.tables.compare import OF_ENSEMBLES, CompareSettings, Comparison, some_of
 from hybridgen.training.context import Context
+from hybridgen.training.plan import Plan
 from hybridgen.training.train import Result, train
 
 
@@ -30,6 +33,7 @@ class Config(CompareSettings):
     """Which ones; all unless given."""
     training: TrainingSettings = TrainingSettings(network="wrn-10-2", epochs=6)
     method: mixmo.Settings = mixmo.Settings()
+    hybrids: InClass = InClass()
 
 
 PRESETS = mixmo.PRESETS
@@ -39,10 +43,12 @@ def main(config: Config) -> Result:
     of = {name: mixmo.variant(name, config.method) for name in config.methods}
     context = Context.of(config)
     measure = judged_by(config.method.ensemble)
-    variants = {
-        mixmo.TITLES[name]: partial(mixmo.plan, own, config.training, context, measure=measure)
-        for name, own in of.items()
-    }
+
+    def plan(own: mixmo.Settings, seed: int) -> Plan:
+        made = mixmo.plan(own, config.training, context, seed, measure=measure)
+        return with_hybrid_inputs(made, config.hybrids, context)
+
+    variants = {mixmo.TITLES[name]: partial(plan, own) for name, own in of.items()}
 
     # Every method from every seed
     comparison = Comparison(config, context, variants)

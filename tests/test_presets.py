@@ -327,7 +327,14 @@ MIXMO = TRAINING | {  # MixMo's thesis chapter, 3.3.4.1 and A.1.3.1
     "method.ensemble": "logits",  # code
     "method.encoders": "each",  # table 3.4
     "method.classifiers": "own",  # table 3.4
+    "method.attribution": "none",  # beyond chapter 3: 5.2
     "method.cutmix": 0.0,  # "+ CutMix" in rows of their own
+}
+
+NO_HYBRIDS = {  # 3.3.7: "we did not combine MixMo with the in-class MSDA scheme"
+    "hybrids.hybridizer": "none",
+    "hybrids.share": 0.5,  # of what is not there
+    "hybrids.keep_consistent": True,
 }
 
 MIXMO_CIFAR = MIXMO | {
@@ -537,8 +544,11 @@ EXPECTED = {
         **{f"automix-{data}": AUTOMIX | {"data": data, "methods": EVERY_METHOD} for data in ("cifar10", "cifar100")},
     },
     "mixmo": {
-        **{f"paper-{data}": MIXMO_CIFAR | {"data": data} for data in ("cifar10", "cifar100")},
-        **{f"paper-tiny-imagenet-w{width}": MIXMO_TINY | {"training.width": float(width)} for width in (1, 2, 3)},
+        **{f"paper-{data}": MIXMO_CIFAR | NO_HYBRIDS | {"data": data} for data in ("cifar10", "cifar100")},
+        **{
+            f"paper-tiny-imagenet-w{width}": MIXMO_TINY | NO_HYBRIDS | {"training.width": float(width)}
+            for width in (1, 2, 3)
+        },
     },
     "mixshare": {  # table 3.6
         f"paper-cifar100-w{width}": MIXSHARE | {"training.network": f"wrn-28-{width}"} for width in (2, 5)

@@ -61,6 +61,7 @@ def runs(data) -> Path:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()):
         patch.setattr("hybridgen.training.record.draw_curves", lambda folder: None)
         probable = ("--method.ensemble", "probabilities", "--seed", "1", "--crop", "12")
+        probable += ("--method.encoders", "one", "--method.attribution", "encoding")
         shared = ("--method.encoders", "one", "--method.classifiers", "one")
         for out, name, *more in (
             ("mixmo", "mixmo", *labelled, "--methods", "plain", "cut-mixmo"),

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,7 +29,7 @@ from hybridgen.methods import (
     scimix,
     supervised,
 )
-from hybridgen.methods.hybrids import WithHybrids
+from hybridgen.methods.hybrids import HybridInputs, WithHybrids
 from hybridgen.networks.autoencoder import Architecture, SamosaArchitecture, SamosaAutoencoder, SemanticAutoencoder
 from hybridgen.tables.compare import Comparison
 from hybridgen.tables.cost import noise
@@ -338,6 +339,25 @@ def test_mixmo_is_every_method_from_every_seed_by_its_own_settings(tmp_path, mon
             assert run.plan.score(run.plan.network.eval(), test, range(9)) == own.score(network, test, range(9))
     few = Ran("mixmo", tmp_path / "few", monkeypatch, *labelled("--methods", "cut-mixmo", "plain"))
     assert list(few.runs)[:2] == ["cut-mixmo-seed3", "plain-network-seed3"]
+
+
+def test_hybrids_are_among_the_images_of_every_method_of_mixmo(tmp_path, monkeypatch):
+    given = ("--hybridizer", "any/one", "--hybrids.share", "0.3", "--hybrids.no-keep-consistent")
+    hybridizer = of("samosa")
+    ran = Ran("mixmo", tmp_path, monkeypatch, *labelled(*given), hybridizer=hybridizer)
+    assert len(ran.runs) == 8
+    for run in ran.runs.values():
+        objective = run.plan.tasks["classifier"].objective
+        assert isinstance(objective, HybridInputs) and isinstance(objective.base, mixmo.MixMo)
+        assert (objective.share, objective.keep_consistent, *objective._hybridizer) == (0.3, False, hybridizer)
+        assert objective.base.classifier is run.plan.network
+    same = of("scimix", data=ran.context.dataset.fingerprint)
+    refused = partial(Ran, "mixmo", tmp_path / "refused", monkeypatch, hybridizer=same)
+    with pytest.raises(InputError, match=r"^hybridizer: trained on split 0 of noise"):
+        refused(*labelled("--hybridizer", "any/one"))
+    assert refused(*labelled("--hybridizer", "any/one", "--allow-other-split")).runs
+    with pytest.raises(InputError, match=r"^hybridizer: mixup makes no hybrids of one class"):
+        refused(*labelled("--hybridizer", "mixup"))
 
 
 def test_mixshare_is_every_method_from_every_seed_by_its_own_settings(tmp_path, monkeypatch):

@@ -204,9 +204,10 @@ def _of_checkpoint(path: Path, config: Mapping[str, Any], dataset: Dataset) -> C
     """What the run evaluates, made anew from its configuration."""
     modules = read_checkpoint(path).get("modules", {})
     holder, prefix = ("average", "network.") if "average" in modules else ("classifier", "classifier.")
+    wrapped = modules.get(holder, {})  # with hybrids, what they are added to is the base of the objective
     state = {
         key.removeprefix(prefix): value
-        for key, value in modules.get(holder, {}).items()
+        for key, value in ((key.removeprefix("base."), value) for key, value in wrapped.items())
         if key.startswith(prefix) and not key.startswith(f"{prefix}consistency.")  # a head that predicts nothing
     }
     if "normalize.mean" not in state:
@@ -223,7 +224,11 @@ def _of_checkpoint(path: Path, config: Mapping[str, Any], dataset: Dataset) -> C
             ]
         if inputs:
             network: Classifier | MultiInputClassifier = MultiInputClassifier(
-                networks, **statistics, ensemble=config["method"]["ensemble"], one_head=len(heads) == 1
+                networks,
+                **statistics,
+                ensemble=config["method"]["ensemble"],
+                one_head=len(heads) == 1,
+                attribution=config["method"].get("attribution", "none"),
             )
         else:
             network = Classifier(networks[0], **statistics)

@@ -1,5 +1,5 @@
 """Hybrids for any classifier: the loss on them (thesis 2.4.2, equation 2.13; its alternatives, A.4.3), or on what MixUp
-and CutMix mix in their place (table 2.6), added to a plan."""
+and CutMix mix in their place (table 2.6), added to a plan; or hybrids among the labelled images of a plan (3.3.7)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -234,6 +234,76 @@ def with_hybrids(plan: Plan, hybridizer: HybridSource, settings: Teaching) -> Pl
     return replace(plan, tasks={**plan.tasks, "classifier": replace(task, objective=objective, weights=weights)})
 
 
+@settings
+class InClass:
+    """Hybrids in the place of labelled images, for methods that mix images (thesis 3.3.7)."""
+
+    hybridizer: Flat[str] = "none"
+    """Folder or hub id of a hybridizer, whose hybrids stand for images; bundled for the repository's own, none for
+    images alone."""
+    allow_other_split: Flat[bool] = False
+    """Accept a hybridizer trained on another split of the same data, whose labels then leak."""
+    share: Share = 0.5
+    """Part of the images of a batch for which hybrids stand."""
+    keep_consistent: bool = True
+    """Let an image stand for itself where the hybridizer's own classifier gives its hybrid another class."""
+
+
+class HybridInputs(nn.Module):
+    """The losses of an objective, `base`, where hybrids stand for a part of the labelled images: each has the label of
+    the image that it stands for, its semantic parent, and the non-semantic content of a random other of the batch.
+
+    The rate `hybrids` is the part of the images for which one stands. Draws come from torch's global generator, before
+    those of the base. No gradient reaches the hybridizer. InputError for batches of several views of labelled images.
+    """
+
+    def __init__(self, base: nn.Module, hybridizer: Hybridizer, *, share: float, keep_consistent: bool) -> None:
+        super().__init__()
+        self.base, self.share, self.keep_consistent = base, share, keep_consistent
+        self._hybridizer = (hybridizer,)  # in a tuple: no part of what is trained and saved
+
+    def forward(self, batch: Batch, clock: Clock) -> Outcome:
+        if len(batch.labelled) != 1:
+            raise InputError(f"hybridizer: of {len(batch.labelled)} views of labelled images; hybrids stand for one")
+        (images,), (hybridizer,) = batch.labelled, self._hybridizer
+        stood = torch.randperm(len(images), device=images.device)[: round(self.share * len(images))]
+        others = torch.randperm(len(images), device=images.device)[: len(stood)]
+        with torch.no_grad():
+            hybrids = hybridizer.hybridize(semantic=images[stood], nonsemantic=images[others]).to(images.dtype)
+            kept = torch.ones_like(stood, dtype=torch.bool)
+            if self.keep_consistent:
+                kept = hybridizer.classify(hybrids).argmax(dim=1) == batch.labels[stood]
+            shown = images.index_copy(0, stood, torch.where(kept.view(-1, 1, 1, 1), hybrids, images[stood]))
+        outcome = self.base(batch._replace(labelled=(shown,)), clock)
+        return outcome._replace(rates=outcome.rates | {"hybrids": kept.sum() / len(images)})
+
+
+def with_hybrid_inputs(plan: Plan, settings: InClass, context: Context) -> Plan:
+    """The plan of any classifier that trains on labels, with hybrids among its images; the plan itself without a
+    hybridizer. InputError for MixUp and CutMix, which make none, and for a hybridizer that does not fit."""
+    if settings.hybridizer == "none":
+        return plan
+    if settings.hybridizer in ("mixup", "cutmix"):
+        raise InputError(f"hybridizer: {settings.hybridizer} makes no hybrids of one class; give a hybridizer, or none")
+    hybridizer = _read(settings.hybridizer, context, allow_other_split=settings.allow_other_split)
+    task = plan.tasks["classifier"]
+    objective = HybridInputs(task.objective, hybridizer, share=settings.share, keep_consistent=settings.keep_consistent)
+    return replace(plan, tasks={**plan.tasks, "classifier": replace(task, objective=objective)})
+
+
+def _read(source: str, context: Context, *, allow_other_split: bool) -> Hybridizer:
+    """The hybridizer of this name, on the device. InputError for one that does not fit data and split."""
+    dataset = context.dataset
+    hybridizer = Hybridizer.from_pretrained(bundled() if source == "bundled" else source)
+    if source == "bundled" and hybridizer.origin.dataset != dataset.name:
+        raise InputError(
+            f"hybridizer: the bundled one was trained on {hybridizer.origin.dataset}, not on {dataset.name}; "
+            "give one of these images (--hybridizer), or none"
+        )
+    hybridizer.check_split(dataset, context.split, allow_other_split=allow_other_split)
+    return hybridizer.to(context.accelerator.device)
+
+
 def load_hybridizer(settings: Settings, context: Context, *, method: str | None = None) -> HybridSource | None:
     """What hybrids come from, on the device; None without.
 
@@ -256,17 +326,10 @@ def load_hybridizer(settings: Settings, context: Context, *, method: str | None 
         if settings.from_hybridizer:
             raise InputError(f"from_hybridizer: {source} has no classifier to start from")
         return Mixer(source)
-    dataset = context.dataset
-    hybridizer = Hybridizer.from_pretrained(bundled() if source == "bundled" else source)
-    if source == "bundled" and hybridizer.origin.dataset != dataset.name:
-        raise InputError(
-            f"hybridizer: the bundled one was trained on {hybridizer.origin.dataset}, not on {dataset.name}; "
-            "give one of these images (--hybridizer), or none"
-        )
-    hybridizer.check_split(dataset, context.split, allow_other_split=settings.allow_other_split)
+    hybridizer = _read(source, context, allow_other_split=settings.allow_other_split)
     if method is not None:
         hybridizer.check_method(method)
-    return hybridizer.to(context.accelerator.device)
+    return hybridizer
 
 
 def title_of(hybridizer: HybridSource) -> str:

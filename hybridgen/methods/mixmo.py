@@ -16,7 +16,7 @@ from hybridgen.losses.classification import smoothed
 from hybridgen.methods.labelled import Made, TrainingSettings, central, chosen_network, labelled_plan
 from hybridgen.mixing.inputs import InputMixing, Patches, Shares, cut_others_in, loss_weights, mix_inputs
 from hybridgen.mixing.mixing import Targets, as_targets
-from hybridgen.networks.multi_input import Ensemble, MemberLogits, MultiInputClassifier
+from hybridgen.networks.multi_input import Attribution, Ensemble, MemberLogits, MultiInputClassifier
 from hybridgen.networks.registry import make_network
 from hybridgen.settings import NUMBER, Few, Share, merged, settings
 from hybridgen.training.context import Context
@@ -64,6 +64,11 @@ class Settings:
     """What each of M last layers answers for: its own input; an input drawn at random, in each image anew (⊖); the
     first one for the input of the largest share, the next one for the next (⊗). Or one alone, for the labels mixed by
     their shares, which no root weights (table 3.4)."""
+    attribution: Attribution = "none"
+    """MixViT's source attribution behind the last map (thesis 4.3.3.1, 5.2), which then tells the inputs apart in place
+    of their first convolutions: the places of each input get a vector of its own (embedding), or what a 1×1
+    convolution of its own makes of them (encoding). Needs --method.encoders one and --method.classifiers own. Of an
+    averaged map and linear answers a vector tells no more than the shares."""
     cutmix: Share = 0.0
     """Chance of every image at every input to have a box of another of the training images in it, or to be a box in
     the other, whichever shows more of it (CutMix on the inputs, A.1.3.1). Targets are mixed by what is visible of
@@ -84,7 +89,7 @@ def variant(name: str, of: Settings) -> Settings:
     sums encodings, Linear-MixMo mixes without patches. InputError for another name."""
     match name:
         case "plain":
-            return replace(of, inputs=1, repetitions=1)
+            return replace(of, inputs=1, repetitions=1, attribution="none")
         case "mimo":
             return replace(of, alpha=inf, patch_probability=0.0)
         case "linear-mixmo":
@@ -221,7 +226,8 @@ class MixMo(nn.Module):
         # One forward, an answer of every last layer
         others = others_of(batch, self.labels, self.classes, self.smoothing) if self.cutmix else None
         shown, wanted = inputs_of(images, targets, mixing, others, self.cutmix)
-        logits = single(self.classifier.decode(mixing.mix(self.classifier.encode(shown))))
+        masks = None if self.classifier.attribution is None else mixing.masks
+        logits = single(self.classifier.decode(mixing.mix(self.classifier.encode(shown)), masks=masks))
 
         # Losses
         asked_for = asked(self.classifiers, mixing.ratios)
@@ -243,6 +249,7 @@ def network_of(of: Settings, training: TrainingSettings, context: Context) -> Mu
         ensemble=of.ensemble,
         one_encoder=of.encoders == "one",
         one_head=of.classifiers == "one",
+        attribution=of.attribution,
     )
     return context.laid_out(made)
 
@@ -273,6 +280,11 @@ def several_inputs(
     share = training.batch // context.accelerator.num_processes
     if of.inputs > share:
         raise InputError(f"method.inputs: {of.inputs}, but a batch has {share} images for each process")
+    if of.attribution != "none" and (of.encoders, of.classifiers) != ("one", "own"):
+        raise InputError(
+            f"method.attribution: {of.attribution} tells inputs apart that one encoder sees, for classifiers of their "
+            "own; give --method.encoders one and --method.classifiers own"
+        )
 
     def make(classifier: MultiInputClassifier) -> Made:
         side = training.crop or context.dataset.image_size
@@ -321,7 +333,8 @@ PAPER: dict[str, Any] = dict(
     precision="fp32", validation=0, record_every=100,
     method=dict(
         inputs=2, mask="cutmix", patch_probability=0.5, alpha=2.0, root=3.0, repetitions=4, input_repetition=0.0,
-        ensemble="logits", encoders="each", classifiers="own", cutmix=0.0,
+        ensemble="logits", encoders="each", classifiers="own", attribution="none",
+        cutmix=0.0,
     ),
 )  # fmt: skip
 """Thesis 3.3.4.1, b = 4 of its tables."""

@@ -161,9 +161,12 @@ def plan(of: Settings, training: TrainingSettings, context: Context, seed: int, 
 
     For inference the encodings are summed (A.6.1) and nothing is unmixed, since every place is all inputs': one
     forward, which the plain network that is left computes too, exactly, as MixMo's does. An ensemble of probabilities
-    leaves none. InputError for more inputs than images in a batch, for one classifier for all inputs, and for a last
-    map of fewer than two places a side, where masks vanish.
+    leaves none. InputError for more inputs than images in a batch, for one classifier for all inputs, for source
+    attribution, and for a last map of fewer than two places a side, where masks vanish.
     """
+
+    if of.attribution != "none":
+        raise InputError(f"method.attribution: {of.attribution}; MixShare's answers are told apart by unmixing, none")
 
     def objective(classifier: MultiInputClassifier, image: Images) -> nn.Module:
         made = MixShare(
@@ -209,7 +212,8 @@ PAPER: dict[str, Any] = dict(
     ),
     method=dict(
         inputs=2, mask="cutmix", patch_probability=1.0, alpha=2.0, root=1.0, repetitions=2, input_repetition=0.1,
-        ensemble="logits", encoders="each", classifiers="own", kernels="equal", unmixing="fade-out", fade=100.0,
+        ensemble="logits", encoders="each", classifiers="own", attribution="none", kernels="equal",
+        unmixing="fade-out", fade=100.0,
         part=0.25, cutmix=0.0,
     ),
 )  # fmt: skip

@@ -1,5 +1,5 @@
 """Networks of several inputs and several answers: MIMO's (Havasi et al. 2021), MixMo's (Ramé et al. 2021) and
-MixShare's (thesis 3.4)."""
+MixShare's (thesis 3.4), told apart at their first layer or, by source attribution, behind their last map."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -28,6 +28,10 @@ Shown = Float[Tensor, "members batch 1 height width"]
 
 Ensemble = Literal["logits", "probabilities"]
 """What of the members is averaged: logits, as MixMo's code does, or probabilities."""
+
+Attribution = Literal["none", "embedding", "encoding"]
+"""What tells the last layers which places of the last map are whose: nothing, or a vector or a 1×1 convolution of each
+input's own."""
 
 Kernels = Literal["equal", "collinear", "apart"]
 """How first convolutions begin: all with the same kernels, with kernels of the same directions, or as they are drawn
@@ -59,6 +63,47 @@ def unmix(
     return torch.cat([unmixed, others.expand(len(shown), *others.shape)], dim=2) if others.shape[1] else unmixed
 
 
+class SourceAttribution(nn.Module):
+    """MixViT's source attribution (thesis 4.3.3.1), brought to maps (5.2): to what the core makes of a place it adds
+    what s_i, of the input i that the place belongs to, makes of it, f + Σ M_i ⊙ s_i(f).
+
+    s_i is a 1×1 convolution with a bias (encoding, equation 4.5) or the bias alone (embedding, 4.6), both drawn as
+    torch draws a linear layer's. Masks M_i `[inputs, batch, 1, height, width]` in [0, 1] are brought to the size of the
+    map by the mean over the area of each place. Gradient reaches maps and parameters.
+    """
+
+    def __init__(self, inputs: int, channels: int, *, encoding: bool) -> None:
+        super().__init__()
+        drawn = [nn.Linear(channels, channels) for _ in range(inputs)]
+        stacked = lambda name: nn.Parameter(torch.stack([getattr(layer, name).detach() for layer in drawn]))
+        self.bias = stacked("bias")
+        self.weight = stacked("weight") if encoding else None
+
+    def each(
+        self, features: Float[Tensor, "batch channels rows columns"]
+    ) -> Float[Tensor, "inputs batch channels rows columns"]:
+        """s_0(f), s_1(f), … of the whole map."""
+        if self.weight is None:
+            return self.bias.to(features.dtype)[:, None, :, None, None].expand(
+                -1, len(features), -1, *features.shape[2:]
+            )
+        weight, bias = self.weight.flatten(0, 1)[:, :, None, None], self.bias.flatten()
+        return F.conv2d(features, weight, bias).unflatten(1, self.bias.shape).transpose(0, 1)
+
+    def forward(
+        self, features: Float[Tensor, "batch channels rows columns"], masks: Shown
+    ) -> Float[Tensor, "batch channels rows columns"]:
+        """The map of mixed images, attributed by the masks of their inputs."""
+        masks = F.adaptive_avg_pool2d(masks.flatten(0, 1), features.shape[2:]).unflatten(0, masks.shape[:2])
+        return features + (masks.to(features.dtype) * self.each(features)).sum(dim=0)
+
+    def folded(self, heads: nn.ModuleList) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the linear layer that gives the mean of each head's logits on its own whole map."""
+        weight = torch.stack([head.weight for head in heads])
+        bias = torch.stack([head.bias for head in heads]) + (weight @ self.bias.unsqueeze(2)).squeeze(2)
+        return (weight if self.weight is None else weight + weight @ self.weight).mean(dim=0), bias.mean(dim=0)
+
+
 class MultiInputClassifier(nn.Module):
     """M first convolutions, one core, M last layers (thesis 3.3.1): images in [0, 1] to the logits of an ensemble.
 
@@ -69,9 +114,13 @@ class MultiInputClassifier(nn.Module):
     share, hands on what it gets at first; of several inputs all are drawn anew, as torch draws them, so that they
     differ. With `one_encoder` all inputs go through c_0, with `one_head` there is d_0 alone (table 3.4).
 
+    With an `attribution` the last layers are told which places of the last map are whose (`SourceAttribution`): of
+    mixed images by their masks; of one image each last layer sees all as its own input's, behind a core that runs once.
+
     For inference the encodings of the same image are summed, in one forward. Gradient reaches the images and all
     parameters. InputError for no network, networks of several kinds, without timm's convention, whose first layer is
-    no convolution of the images without bias, or whose last layer is not linear.
+    no convolution of the images without bias, or whose last layer is not linear; and for an attribution before one
+    head for all, or where the last map is not averaged.
     """
 
     def __init__(
@@ -83,6 +132,7 @@ class MultiInputClassifier(nn.Module):
         ensemble: Ensemble,
         one_encoder: bool = False,
         one_head: bool = False,
+        attribution: Attribution = "none",
     ) -> None:
         super().__init__()
         if not networks:
@@ -108,6 +158,13 @@ class MultiInputClassifier(nn.Module):
         for place in self.places:
             core.set_submodule(place, nn.Identity())
         self.core, self.ensemble = core, ensemble
+        self.attribution: SourceAttribution | None = None
+        if attribution != "none":
+            if one_head:
+                raise InputError(f"attribution: {attribution}, but one last layer answers for all; each needs its own")
+            channels = self.heads[0].in_features
+            _check_average(core, channels)
+            self.attribution = SourceAttribution(len(networks), channels, encoding=attribution == "encoding")
         self._compiled: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
 
     @property
@@ -157,11 +214,14 @@ class MultiInputClassifier(nn.Module):
             encoder(self.before(self.normalize(images))) for encoder, images in zip(self.encoders, inputs, strict=True)
         )
 
-    def decode(self, mixed: Encodings, shown: Shown | None = None, *, part: float = 1.0) -> MemberLogits:
+    def decode(
+        self, mixed: Encodings, shown: Shown | None = None, *, part: float = 1.0, masks: Shown | None = None
+    ) -> MemberLogits:
         """d_0(C(l)), d_1(C(l)), … of mixed encodings l: of the whole last map, or of what is `shown` to each of this
-        part of its channels (`unmix`)."""
+        part of its channels (`unmix`). With an attribution, of the map that the inputs' `masks` attribute, or without
+        them of one that is all each one's own."""
         decoded = _decoded if self._compiled is None else self._compiled(_decoded)
-        return decoded(self, mixed, shown, part)
+        return decoded(self, mixed, shown, part, masks)
 
     def members(self, images: Images) -> MemberLogits:
         """Of the same images at every input: the sum of the encodings is one convolution, by the kernels' sum."""
@@ -175,8 +235,8 @@ class MultiInputClassifier(nn.Module):
     @torch.no_grad()
     def plain(self) -> Classifier:
         """The ordinary network that computes the same ensemble of logits: its first kernel is the sum of all, its last
-        layer their mean. In evaluation mode, sharing nothing. InputError for an ensemble of probabilities, which none
-        computes."""
+        layer their mean, with the attribution in it. In evaluation mode, sharing nothing. InputError for an ensemble of
+        probabilities, which none computes."""
         if self.ensemble != "logits":
             raise InputError("ensemble: of probabilities; only one of logits is a plain network too")
         core = deepcopy(self.core)
@@ -184,6 +244,9 @@ class MultiInputClassifier(nn.Module):
         first.weight.copy_(torch.stack([encoder.weight for encoder in self.encoders]).sum(dim=0))
         for name, parameter in last.named_parameters():
             parameter.copy_(torch.stack([head.get_parameter(name) for head in self.heads]).mean(dim=0))
+        if self.attribution is not None:
+            for parameter, folded in zip((last.weight, last.bias), self.attribution.folded(self.heads), strict=True):
+                parameter.copy_(folded)
         for place, layer in zip(self.places, (first, last), strict=True):
             core.set_submodule(place, layer)
         if self.whitened is not None:
@@ -200,14 +263,32 @@ class MultiInputClassifier(nn.Module):
         return super().__getstate__() | {"_compiled": None}
 
 
-def _decoded(classifier: MultiInputClassifier, mixed: Tensor, shown: Tensor | None, part: float) -> Tensor:
-    core, heads = classifier.core, classifier.heads
+def _decoded(
+    classifier: MultiInputClassifier, mixed: Tensor, shown: Tensor | None, part: float, masks: Tensor | None
+) -> Tensor:
+    core, heads, attribution = classifier.core, classifier.heads, classifier.attribution
     features = core.forward_features(mixed)
-    if shown is None:
+    if attribution is not None and masks is not None:
+        features = attribution(features, masks)
+    if shown is not None:
+        own = unmix(features, shown, part)
+    elif attribution is not None and masks is None:
+        own = features + attribution.each(features)
+    else:
         pooled = core.forward_head(features)
         return torch.stack([head(pooled) for head in heads])
-    own = core.forward_head(unmix(features, shown, part).flatten(0, 1)).unflatten(0, shown.shape[:2])
-    return torch.stack([head(pooled) for head, pooled in zip(heads, own, strict=True)])
+    pooled = core.forward_head(own.flatten(0, 1)).unflatten(0, own.shape[:2])
+    return torch.stack([head(each) for head, each in zip(heads, pooled, strict=True)])
+
+
+@torch.no_grad()
+def _check_average(core: nn.Module, channels: int) -> None:
+    features = torch.arange(channels * 6.0).view(1, channels, 2, 3).sin()
+    pooled = core.forward_head(features)
+    if pooled.shape != (1, channels) or not torch.allclose(pooled, features.mean((2, 3)), atol=1e-6):
+        raise InputError(
+            f"network: {type(core).__name__} does not average its last map; attributing its places needs that"
+        )
 
 
 def _first_convolution(network: nn.Module) -> str:

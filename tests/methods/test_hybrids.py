@@ -9,7 +9,7 @@ from objectives import HybridUse
 from torch import nn
 
 from hybridgen.hybridizer import Hybridizer, Origin
-from hybridgen.methods.hybrids import Mixer, WithHybrids, draw_hybrids, hybrid_loss
+from hybridgen.methods.hybrids import HybridInputs, Mixer, WithHybrids, draw_hybrids, hybrid_loss
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
 from hybridgen.training import objective
 from hybridgen.training.objective import Outcome
@@ -317,3 +317,50 @@ def test_defaults_are_the_thesis():
     how = HybridUse()
     assert (how.use, how.copies, how.keep_consistent) == ("contradict", 3, True)
     assert how.active(Clock(steps=10, steps_per_epoch=1))
+
+
+# --- hybrids among the labelled images (3.3.7) -----------------------------------------------------------------------
+
+
+class Seen(nn.Module):
+    """An objective that keeps the batch, and has one loss and one rate."""
+
+    def forward(self, batch, clock):
+        self.batch = batch
+        return Outcome({"supervised": batch.labelled[0].sum()}, {"ratio": torch.tensor(0.5)})
+
+
+@pytest.mark.parametrize("consistent", [True, False])
+def test_hybrids_stand_for_a_part_of_the_images_and_have_their_labels(hybridizer, images, consistent):
+    labels = torch.arange(BATCH) % CLASSES
+    made = HybridInputs(Seen(), hybridizer, share=0.7, keep_consistent=consistent)
+    torch.manual_seed(5)
+    outcome = made(Batch((images,), labels, ("more",)), CLOCK)
+    torch.manual_seed(5)
+    stood, others = torch.randperm(BATCH)[:5].tolist(), torch.randperm(BATCH)[:5].tolist()
+    shown, count = made.base.batch.labelled[0], 0
+    for place in range(BATCH):
+        expected = images[place]
+        if place in stood:
+            other = images[others[stood.index(place)]]
+            hybrid = hybridizer.hybridize(semantic=images[place][None], nonsemantic=other[None])
+            if not consistent or hybridizer.classify(hybrid).argmax() == labels[place]:
+                expected, count = hybrid[0], count + 1
+        torch.testing.assert_close(shown[place], expected, rtol=1e-9, atol=1e-10)
+    assert count == 5 or (consistent and count > 0)
+    assert outcome.rates == {"ratio": 0.5, "hybrids": torch.tensor(count / BATCH)}
+    assert torch.equal(made.base.batch.labels, labels) and made.base.batch.unlabelled == ("more",)
+    assert not shown.requires_grad and torch.equal(outcome.losses["supervised"], shown.sum())
+
+
+def test_without_a_share_all_images_stay(hybridizer, images):
+    made = HybridInputs(Seen(), hybridizer, share=0.0, keep_consistent=True)
+    assert not list(made.parameters()) and not made.state_dict()
+    assert made(Batch((images,), torch.zeros(BATCH, dtype=torch.int64), ()), CLOCK).rates["hybrids"] == 0
+    assert torch.equal(made.base.batch.labelled[0], images)
+
+
+def test_hybrids_stand_for_one_view_alone(hybridizer, images):
+    made = HybridInputs(Seen(), hybridizer, share=0.5, keep_consistent=True)
+    with pytest.raises(InputError, match=r"^hybridizer: of 2 views of labelled images"):
+        made(Batch((images, images), torch.zeros(BATCH, dtype=torch.int64), ()), CLOCK)

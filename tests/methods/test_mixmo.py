@@ -211,6 +211,50 @@ def test_every_row_of_table_34_written_out(encoders, classifiers, inputs, patche
     assert losses["supervised"].item() == pytest.approx(total, rel=1e-5)
 
 
+@pytest.mark.parametrize("patches", [None, "cutmix"])
+@pytest.mark.parametrize("attribution", ["embedding", "encoding"])
+def test_source_attribution_written_out(attribution, patches):
+    """One encoder, and what s_i makes of each input's places (4.5, 4.6), pooled for its own answer."""
+    torch.manual_seed(0)
+    options = dict(ensemble="logits", one_encoder=True, attribution=attribution)
+    made = MultiInputClassifier([Toy(), Toy()], **STATISTICS, **options).double()
+    losses, *_ = run(MixMo(made, CLASSES, patch_probability=1.0 if patches else 0.0))
+
+    torch.manual_seed(7)
+    torch.rand(())
+    drawn = mix_inputs(COUNT, (8, 10), inputs=2, patches=patches, alpha=2.0)
+    (images,), labels = batch()[:2]
+    shown, s = made.normalize(images), made.attribution
+    first, second = drawn.order
+    total = 0.0
+    for n in range(COUNT):
+        mask = drawn.mixings[0].mask[n, 0].double().expand(8, 10)
+        part = {first: mask, second: 1 - mask}
+        maps = [F.conv2d(shown[drawn.partners[i, n]][None], made.encoders[0].weight, padding=1)[0] for i in range(2)]
+        features = torch.tanh(2 * (part[0] * maps[0] + part[1] * maps[1]))
+        places = features.permute(1, 2, 0)
+        for i in range(2):
+            own = s.bias[i] + (places @ s.weight[i].T if attribution == "encoding" else 0)
+            features = features + part[i] * own.expand(8, 10, -1).permute(2, 0, 1)
+        pooled, kappa = features.mean(dim=(1, 2)), [part[i].mean().item() for i in range(2)]
+        powers = [share ** (1 / 3) for share in kappa]
+        for i, head in enumerate(made.heads):
+            logs = (pooled @ head.weight.T + head.bias).log_softmax(dim=0)
+            total -= 2 * powers[i] / sum(powers) * logs[labels[drawn.partners[i, n]]].item() / COUNT
+    assert losses["supervised"].item() == pytest.approx(total, rel=1e-5)
+
+
+def test_source_attribution_is_a_setting_of_all_but_the_plain_network(context):
+    of = dict(attribution="encoding", encoders="one")
+    plan = plan_of(context, **of)
+    before = [p.detach().clone() for p in plan.network.parameters()]
+    assert plan.network.attribution.weight.shape[0] == 2 and all(map(math.isfinite, trained(plan, 2)))
+    assert not any(torch.equal(*pair) for pair in zip(before, plan.network.parameters(), strict=True))
+    assert plan_of(context, **of | dict(attribution="embedding")).network.attribution.weight is None
+    assert {variant(name, Settings(**of)).attribution for name in mixmo.TITLES} == {"none", "encoding"}
+    assert variant("plain", Settings(**of)).attribution == "none"
+
+
 def test_every_row_of_table_34_is_a_setting(context):
     for encoders, classifiers in TABLE_34:
         plan = plan_of(context, encoders=encoders, classifiers=classifiers)
@@ -465,7 +509,7 @@ def test_the_core_of_every_variant_begins_as_the_plain_network(context):
         dict(inputs=0), dict(inputs=17), dict(mask="saliency"), dict(patch_probability=1.1), dict(alpha=0.0),
         dict(alpha=-inf), dict(root=0.0), dict(root=-3.0), dict(root=float("nan")), dict(repetitions=0),
         dict(input_repetition=-0.1), dict(ensemble="votes"), dict(inputs=True), dict(encoders="two"),
-        dict(classifiers="two"), dict(cutmix=1.1),
+        dict(classifiers="two"), dict(cutmix=1.1), dict(attribution="early"),
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(changes):
@@ -478,6 +522,8 @@ def test_settings_out_of_range_are_refused(changes):
     ("changes", "training", "words"),
     [
         (dict(inputs=7, repetitions=1), {}, "method.inputs: 7, but a batch has 6 images"),
+        (dict(attribution="encoding"), {}, "method.attribution: encoding tells inputs apart that one encoder sees"),
+        (dict(attribution="embedding", encoders="one", classifiers="random"), {}, "method.attribution: embedding"),
         (dict(repetitions=4), {}, "repetitions = 4: does not divide the 6"),
         ({}, dict(network="vit_tiny_patch16_224"), "network: the first layer of VisionTransformer is no convolution"),
         (dict(repetitions=2), dict(batch=60), "labelled_batch = 60: 30 different ones are more than the 12"),

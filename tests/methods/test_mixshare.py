@@ -396,6 +396,7 @@ def test_objectives_out_of_range_are_refused(changes):
         (2, {}, r"mask: cutmix on encodings of 2×2|network: its last map has 1×1 places"),
         (4, {}, r"network: its last map has 1×1 places; on fewer than 2 a side masks vanish"),
         (None, dict(classifiers="one"), r"classifiers: one answers for all inputs at once"),
+        (None, dict(attribution="encoding", encoders="one"), r"method.attribution: encoding; MixShare's answers are"),
         (None, dict(inputs=7), r"method.inputs: 7, but a batch has 6 images"),
     ],
 )  # fmt: skip

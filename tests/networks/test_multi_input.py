@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hybridgen.networks.classifiers import Classifier
-from hybridgen.networks.multi_input import MultiInputClassifier, ensembled, unmix
+from hybridgen.networks.multi_input import MultiInputClassifier, SourceAttribution, ensembled, unmix
 from hybridgen.networks.registry import make_network
 from hybridgen.types import InputError
 
@@ -282,6 +282,102 @@ def test_one_encoder_or_head_for_all_is_the_first_ones(name, encoder, head):
                                  one_head=head).double().eval()  # fmt: skip
     again.load_state_dict(made.state_dict())
     torch.testing.assert_close(again(images()), made(images()))
+
+
+# --- source attribution (4.3.3.1, 5.2) ---------------------------------------------------------------------------
+
+
+def attributed(name: str, inputs: int, attribution: str) -> MultiInputClassifier:
+    more = dict(ensemble="logits", one_encoder=True, attribution=attribution)
+    return MultiInputClassifier(networks(name, inputs), **STATISTICS, **more).double()
+
+
+def maps(*shape: int, seed: int = 3) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("encoding", [False, True])
+def test_equations_45_and_46_place_by_place(encoding):
+    torch.manual_seed(0)
+    made = SourceAttribution(3, 4, encoding=encoding).double()
+    features, masks = maps(2, 4, 3, 5), maps(3, 2, 1, 6, 10, seed=4).softmax(dim=0)
+    expected = features.clone()
+    for i in range(3):
+        for row in range(3):
+            for column in range(5):
+                here = features[:, :, row, column]
+                s = made.bias[i] + (here @ made.weight[i].T if encoding else 0)
+                share = masks[i, :, 0, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean(dim=(1, 2))
+                expected[:, :, row, column] += share[:, None] * s
+    torch.testing.assert_close(made(features, masks), expected)
+
+
+def test_an_embedding_is_an_encoding_of_no_weight():
+    torch.manual_seed(0)
+    encoding, embedding = (SourceAttribution(2, 4, encoding=each).double() for each in (True, False))
+    with torch.no_grad():
+        encoding.weight.zero_()
+        encoding.bias.copy_(embedding.bias)
+    features, masks = maps(2, 4, 3, 5), maps(2, 2, 1, 3, 5).softmax(dim=0)
+    torch.testing.assert_close(encoding(features, masks), embedding(features, masks))
+    torch.testing.assert_close(encoding.each(features), embedding.each(features))
+
+
+def test_attributions_are_drawn_as_linear_layers():
+    torch.manual_seed(5)
+    made = SourceAttribution(2, 16, encoding=True)
+    torch.manual_seed(5)
+    first, second = nn.Linear(16, 16), nn.Linear(16, 16)
+    assert torch.equal(made.weight, torch.stack([first.weight, second.weight]))
+    assert torch.equal(made.bias, torch.stack([first.bias, second.bias]))
+
+
+@pytest.mark.parametrize("attribution", ["embedding", "encoding"])
+@pytest.mark.parametrize("name", ["wrn-10-1", "fast-16-32x2", "cifar-densenet121"])
+def test_each_last_layer_sees_an_image_as_its_own_inputs(name, attribution):
+    """By as many forwards as inputs, each with the mask of one input alone; and by the plain network."""
+    made = attributed(name, 3, attribution)
+    made(images())  # running statistics of its own
+    made.eval()
+    mixed = 3 * made.encode([images()] * 3)[0]
+    expected = []
+    for i in range(3):
+        whole = torch.zeros(3, 4, 1, 1, 1, dtype=torch.float64)
+        whole[i] = 1
+        expected.append(made.decode(mixed, masks=whole)[i])
+    torch.testing.assert_close(made.members(images()), torch.stack(expected), rtol=1e-9, atol=1e-9)
+    assert not torch.allclose(expected[0], made.decode(mixed, masks=whole)[0])
+    torch.testing.assert_close(made.plain()(images()), made(images()), rtol=1e-9, atol=1e-9)
+    kept = made.state_dict()
+    again = attributed(name, 3, attribution).eval()
+    again.load_state_dict(kept)
+    torch.testing.assert_close(again(images()), made(images()))
+
+
+def test_each_input_is_told_apart_by_gradient_of_its_own():
+    made = attributed("wrn-10-1", 2, "encoding").eval()
+    masks = torch.zeros(2, 4, 1, 1, 1, dtype=torch.float64)
+    masks[1] = 1
+    made.decode(made.encode([images()] * 2)[0], masks=masks).sum().backward()
+    assert not made.attribution.weight.grad[0].any() and made.attribution.weight.grad[1].any()
+    assert not made.attribution.bias.grad[0].any() and made.attribution.bias.grad[1].any()
+
+
+def test_maps_that_are_not_averaged_have_no_attribution():
+    class Largest(Tokens):
+        def forward_head(self, features):
+            return self.last(features.amax((2, 3)))
+
+    made = Largest(nn.Conv2d(3, 4, 1, bias=False), nn.Linear(4, 5))
+    with pytest.raises(InputError, match=r"^network: Largest does not average its last map"):
+        MultiInputClassifier([made], **STATISTICS, ensemble="logits", attribution="encoding")
+
+
+def test_one_last_layer_has_no_attribution():
+    with pytest.raises(InputError, match=r"^attribution: encoding, but one last layer answers for all"):
+        MultiInputClassifier(
+            networks("wrn-10-1", 2), **STATISTICS, ensemble="logits", one_head=True, attribution="encoding"
+        )
 
 
 # --- the plain network that computes the same -------------------------------------------------------------------
