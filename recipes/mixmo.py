@@ -46,7 +46,7 @@ def main(config: Config) -> Result:
 
     def plan(own: mixmo.Settings, seed: int) -> Plan:
         made = mixmo.plan(own, config.training, context, seed, measure=measure)
-        return with_hybrid_inputs(made, config.hybrids, context)
+        return with_hybrid_inputs(made, config.hybrids, context, crop=config.training.crop)
 
     variants = {mixmo.TITLES[name]: partial(plan, own) for name, own in of.items()}
 

@@ -24,6 +24,8 @@ from hybridgen.evaluation.finished import dataset_of, find, network_of
 from hybridgen.evaluation.predictions import Predictions
 from hybridgen.evaluation.scoring import picture, scores_of
 from hybridgen.evaluation.sharing import influence
+from hybridgen.hybridizer import Hybridizer, Origin
+from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
 from hybridgen.networks.classifiers import load_classifier
 from hybridgen.training.engine import make_accelerator
 from hybridgen.training.record import read_result
@@ -48,9 +50,18 @@ def data(tmp_path_factory) -> Path:
     return path
 
 
+def hybridizer(folder: Path) -> None:
+    """One that was never trained, on these images or others."""
+    shape = dict(image_size=16, classes=3, network="leaky-wrn-10-1", mean=(0.5,) * 3, std=(0.25,) * 3)
+    torch.manual_seed(0)
+    made = SemanticAutoencoder(Architecture(**shape, nonsemantic_channels=2, generator_channels=(4, 4)))
+    Hybridizer(made.eval(), Origin("noise", "other", "0", ("0", "1", "2"))).save_pretrained(folder)
+
+
 @pytest.fixture(scope="module")
 def runs(data) -> Path:
-    """Folders of finished runs: of several inputs in `mixmo` and `probable`, of semi-supervised recipes."""
+    """Folders of finished runs: of several inputs in `mixmo`, `probable` and, with hybrids and without an average,
+    `shared`; of semi-supervised recipes."""
     common = (
         "--data", f"npz:{data}", "--validation", "9", "--threads", "1", "--precision", "fp32", "--save-every", "3",
         "--evaluate-every", "3",
@@ -62,10 +73,12 @@ def runs(data) -> Path:
         patch.setattr("hybridgen.training.record.draw_curves", lambda folder: None)
         probable = ("--method.ensemble", "probabilities", "--seed", "1", "--crop", "12")
         probable += ("--method.encoders", "one", "--method.attribution", "encoding")
-        shared = ("--method.encoders", "one", "--method.classifiers", "one")
+        hybridizer(data.parent / "hybridizer")
+        shared = ("--method.encoders", "one", "--method.classifiers", "one", "--hybridizer")
+        shared += (str(data.parent / "hybridizer"), "--hybrids.no-keep-consistent", "--ema-decay", "0")
         for out, name, *more in (
             ("mixmo", "mixmo", *labelled, "--methods", "plain", "cut-mixmo"),
-            ("probable", "mixmo", *labelled, "--methods", "mimo", *probable),
+            ("probable", "mixmo", *labelled, "--methods", "mimo", "plain", *probable),
             ("shared", "mixmo", *labelled, "--methods", "cut-mixmo", *shared),
             ("mixshare", "mixshare", *labelled, "--methods", "mixshare"),
             ("fixmatch", "fixmatch", *semi),
@@ -109,15 +122,15 @@ test_images.__test__ = False
 @pytest.mark.parametrize(
     "folder",
     [
-        "mixmo/plain-network-seed0", "mixmo/cut-mixmo-seed0", "probable/mimo-seed1", "mixshare/mixshare-fade-out-seed0",
-        "shared/cut-mixmo-seed0",
+        "mixmo/plain-network-seed0", "mixmo/cut-mixmo-seed0", "probable/mimo-seed1", "probable/plain-network-seed1",
+        "mixshare/mixshare-fade-out-seed0", "shared/cut-mixmo-seed0",
     ],
 )  # fmt: skip
 def test_figures_are_those_that_the_run_recorded(score, runs, folder):
     """Of several inputs the members' own, of averaged weights, also where no plain network computes them."""
     found, recorded = score(runs / folder), read_result(runs / folder)
     (name, own), *none = found["classifiers"].items()
-    several = not folder.startswith(("mixmo/plain", "shared"))  # one classifier gives one answer
+    several = "plain" not in folder and not folder.startswith("shared")  # one classifier gives one answer
     assert (name, none, found["images"], found["part"]) == (Path(folder).name, [], 40, "test")
     for figure in FIGURES + OF_MEMBERS * several:
         assert own[figure] == pytest.approx(recorded[f"test_{figure}_last"], rel=1e-6), figure

@@ -358,6 +358,8 @@ def test_hybrids_are_among_the_images_of_every_method_of_mixmo(tmp_path, monkeyp
     assert refused(*labelled("--hybridizer", "any/one", "--allow-other-split")).runs
     with pytest.raises(InputError, match=r"^hybridizer: mixup makes no hybrids of one class"):
         refused(*labelled("--hybridizer", "mixup"))
+    with pytest.raises(InputError, match=r"^crop: 8 pixels of images, but hybrids are of whole ones"):
+        refused(*labelled("--hybridizer", "any/one", "--crop", "8"))
 
 
 def test_mixshare_is_every_method_from_every_seed_by_its_own_settings(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from hybridgen.data.datasets import Dataset, load_dataset
 from hybridgen.evaluation.studies import apart
 from hybridgen.methods.labelled import central, chosen_network
 from hybridgen.networks.classifiers import FILE, About, Classifier, about_classifier, load_classifier
-from hybridgen.networks.multi_input import Ensemble, MultiInputClassifier
+from hybridgen.networks.multi_input import Attribution, Ensemble, MultiInputClassifier
 from hybridgen.networks.registry import default_network, make_network
 from hybridgen.settings import checked
 from hybridgen.training.checkpoint import read_checkpoint
@@ -216,6 +216,9 @@ def _of_checkpoint(path: Path, config: Mapping[str, Any], dataset: Dataset) -> C
     inputs, heads = (
         {key.split(".")[1] for key in state if key.startswith(f"{part}.")} for part in ("encoders", "heads")
     )
+    attribution: Attribution = "none"
+    if "attribution.bias" in state:
+        attribution = "encoding" if "attribution.weight" in state else "embedding"
     try:
         name, width = _network(config, dataset.image_size)
         with torch.random.fork_rng(devices=[]):  # the first values are drawn in vain
@@ -228,7 +231,7 @@ def _of_checkpoint(path: Path, config: Mapping[str, Any], dataset: Dataset) -> C
                 **statistics,
                 ensemble=config["method"]["ensemble"],
                 one_head=len(heads) == 1,
-                attribution=config["method"].get("attribution", "none"),
+                attribution=attribution,
             )
         else:
             network = Classifier(networks[0], **statistics)

@@ -278,11 +278,14 @@ class HybridInputs(nn.Module):
         return outcome._replace(rates=outcome.rates | {"hybrids": kept.sum() / len(images)})
 
 
-def with_hybrid_inputs(plan: Plan, settings: InClass, context: Context) -> Plan:
+def with_hybrid_inputs(plan: Plan, settings: InClass, context: Context, *, crop: int | None) -> Plan:
     """The plan of any classifier that trains on labels, with hybrids among its images; the plan itself without a
-    hybridizer. InputError for MixUp and CutMix, which make none, and for a hybridizer that does not fit."""
+    hybridizer. InputError for MixUp and CutMix, which make none, for a hybridizer that does not fit, and where the
+    plan's images are cropped."""
     if settings.hybridizer == "none":
         return plan
+    if crop is not None:
+        raise InputError(f"crop: {crop} pixels of images, but hybrids are of whole ones; leave out --hybridizer or it")
     if settings.hybridizer in ("mixup", "cutmix"):
         raise InputError(f"hybridizer: {settings.hybridizer} makes no hybrids of one class; give a hybridizer, or none")
     hybridizer = _read(settings.hybridizer, context, allow_other_split=settings.allow_other_split)
