@@ -328,6 +328,7 @@ MIXMO = TRAINING | {  # MixMo's thesis chapter, 3.3.4.1 and A.1.3.1
     "method.encoders": "each",  # table 3.4
     "method.classifiers": "own",  # table 3.4
     "method.attribution": "none",  # beyond chapter 3: 5.2
+    "method.augmix": False,  # a column of table 3.2 of its own
     "method.cutmix": 0.0,  # "+ CutMix" in rows of their own
 }
 

@@ -1,6 +1,7 @@
 """AugMix (Hendrycks et al. 2020, arXiv:1912.02781) on whole batches, with chains of its own for every sample."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,9 @@ from hybridgen.types import Images, InputError, exact
 AUGMIX_OPERATIONS = ("autocontrast", "equalize", "posterize", "solarize", *GEOMETRIC)
 """None of those by which corruption benchmarks are made."""
 
+WITHOUT_CONTRAST = tuple(name for name in AUGMIX_OPERATIONS if name != "autocontrast")
+"""Nor one that undoes what they do (thesis A.1.3.1)."""
+
 
 class Chains(NamedTuple):
     """What AugMix does to every sample."""
@@ -40,12 +44,20 @@ class Chains(NamedTuple):
 
 
 def draw_chains(
-    batch: int, generator: torch.Generator, *, width: int, depth: int | None, severity: float, alpha: float
+    batch: int,
+    generator: torch.Generator,
+    *,
+    width: int,
+    depth: int | None,
+    severity: float,
+    alpha: float,
+    operations: Sequence[str] = AUGMIX_OPERATIONS,
 ) -> Chains:
-    """Each sample's own chains, on the generator's device."""
+    """Each sample's own chains of these operations, on the generator's device."""
     steps, device = depth or 3, generator.device
     shape = (steps, width, batch)
-    choice = torch.randint(len(AUGMIX_OPERATIONS), shape, generator=generator, device=device)
+    known = torch.tensor([AUGMIX_OPERATIONS.index(name) for name in operations], device=device)
+    choice = known[torch.randint(len(operations), shape, generator=generator, device=device)]
     if depth is None:
         length = torch.randint(1, steps + 1, shape[1:], generator=generator, device=device)
         here = torch.arange(steps, device=device)[:, None, None] < length
@@ -72,9 +84,10 @@ def augmix(
     depth: int | None = None,
     severity: float = 3,
     alpha: float = 1.0,
+    operations: Sequence[str] = AUGMIX_OPERATIONS,
 ) -> Images:
-    """AugMix (Hendrycks et al. 2020): the image and a mixture of `width` chains of `depth` operations each (1 to 3 at
-    random without one), mixed.
+    """AugMix (Hendrycks et al. 2020): the image and a mixture of `width` chains of `depth` of the `operations` each (1
+    to 3 at random without one), mixed.
 
     Every sample draws its own chains, their weights, Dirichlet(alpha), and the mixture's share, Beta(alpha, alpha).
     Levels are drawn for each operation, uniformly from 0.1 to `severity` of 10, and mean what they mean in
@@ -91,7 +104,9 @@ def augmix(
     if not 0 < alpha < math.inf:
         raise InputError(f"alpha: {alpha} is not a number above 0")
     batch = len(images)
-    drawn = draw_chains(batch, generator, width=width, depth=depth, severity=severity, alpha=alpha)
+    drawn = draw_chains(
+        batch, generator, width=width, depth=depth, severity=severity, alpha=alpha, operations=operations
+    )
     choice, level, weight, share = (to_device(each, images.device) for each in drawn)
     levels = to_levels(images).repeat(width, 1, 1, 1)
     for step in range(len(choice)):

@@ -167,15 +167,16 @@ def labelled_plan(
 
     With `repetitions` b each batch has a b-th as many images, each b times; there are b times as many steps, at a b-th
     of the rate (Havasi et al. 2021; thesis 3.3.4.1). With `others` each batch has as many more of the same labelled
-    images, drawn apart from them, as its unlabelled ones. `network` makes another than `classifier_of`, which `score`
-    judges, and of which `deployed` makes the classifier to be left; None leaves none.
+    images, in the same views, drawn apart from them, as its unlabelled ones. `network` makes another than
+    `classifier_of`, which `score` judges, and of which `deployed` makes the classifier to be left; None leaves none.
     """
     view = augmentation(settings, context)
-    more = dict(unlabelled=settings.batch, unlabelled_views=(view,), unlabelled_pool=context.split.labelled)
+    labelled_views = tuple(views(view))
+    more = dict(unlabelled=settings.batch, unlabelled_views=labelled_views, unlabelled_pool=context.split.labelled)
     stream = context.stream(
         seed,
         labelled=settings.batch,
-        labelled_views=tuple(views(view)),
+        labelled_views=labelled_views,
         repetitions=repetitions,
         **more if others else {},
     )

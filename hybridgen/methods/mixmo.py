@@ -1,7 +1,7 @@
 """MIMO (Havasi et al. 2021) and MixMo (Ramé et al. 2021; thesis 3.3): several images go into one network at once, which
 answers for each of them; asked about one image, it is an ensemble."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import floor, inf, nan
 from typing import Annotated, Any, Literal
@@ -12,6 +12,8 @@ from jaxtyping import Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
+from hybridgen.data.augmix import WITHOUT_CONTRAST, augmix
+from hybridgen.data.streams import View
 from hybridgen.losses.classification import smoothed
 from hybridgen.methods.labelled import Made, TrainingSettings, central, chosen_network, labelled_plan
 from hybridgen.mixing.inputs import InputMixing, Patches, Shares, cut_others_in, loss_weights, mix_inputs
@@ -69,6 +71,9 @@ class Settings:
     of their first convolutions: the places of each input get a vector of its own (embedding), or what a 1×1
     convolution of its own makes of them (encoding). Needs --method.encoders one and --method.classifiers own. Of an
     averaged map and linear answers a vector tells no more than the shares."""
+    augmix: bool = False
+    """Whether every image is AugMix's mixture of itself and three chains of four operations, none of which overlaps
+    with the corruptions that robustness is measured by (A.1.3.1)."""
     cutmix: Share = 0.0
     """Chance of every image at every input to have a box of another of the training images in it, or to be a box in
     the other, whichever shows more of it (CutMix on the inputs, A.1.3.1). Targets are mixed by what is visible of
@@ -294,11 +299,18 @@ def several_inputs(
         mix_inputs(of.inputs, size, inputs=of.inputs, patches=patches, alpha=of.alpha, generator=torch.Generator())
         return made
 
+    def views(view: View) -> Sequence[View]:
+        mixture: View = lambda images, generator: augmix(
+            view(images, generator), generator, depth=4, operations=WITHOUT_CONTRAST
+        )
+        return (mixture if of.augmix else view,)
+
     return labelled_plan(
         training,
         context,
         seed,
         make,
+        views=views,
         repetitions=of.repetitions,
         others=of.cutmix > 0,
         network=lambda training, context: network_of(of, training, context),
@@ -334,7 +346,7 @@ PAPER: dict[str, Any] = dict(
     method=dict(
         inputs=2, mask="cutmix", patch_probability=0.5, alpha=2.0, root=3.0, repetitions=4, input_repetition=0.0,
         ensemble="logits", encoders="each", classifiers="own", attribution="none",
-        cutmix=0.0,
+        augmix=False, cutmix=0.0,
     ),
 )  # fmt: skip
 """Thesis 3.3.4.1, b = 4 of its tables."""

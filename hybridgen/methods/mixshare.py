@@ -58,11 +58,11 @@ TITLES = {
 
 def variant(name: str, of: Settings) -> mixmo.Settings:
     """These settings as the method of this name in `TITLES` has them. The plain network and Cut-MixMo have MixMo's own,
-    but for the number of inputs, masks, distribution of shares, repetitions, ensemble and CutMix. Unmixing is that of
-    the whole map to the end, with kernels as they are drawn or aligned. InputError for another name."""
+    but for the number of inputs, masks, distribution of shares, repetitions, ensemble, AugMix and CutMix. Unmixing is
+    that of the whole map to the end, with kernels as they are drawn or aligned. InputError for another name."""
     match name:
         case "plain" | "cut-mixmo":
-            alike = ("inputs", "mask", "alpha", "repetitions", "ensemble", "cutmix")
+            alike = ("inputs", "mask", "alpha", "repetitions", "ensemble", "augmix", "cutmix")
             return mixmo.variant(name, mixmo.Settings(**{field: getattr(of, field) for field in alike}))
         case "unmixing":
             return replace(of, unmixing="whole", kernels="apart")
@@ -214,7 +214,7 @@ PAPER: dict[str, Any] = dict(
         inputs=2, mask="cutmix", patch_probability=1.0, alpha=2.0, root=1.0, repetitions=2, input_repetition=0.1,
         ensemble="logits", encoders="each", classifiers="own", attribution="none", kernels="equal",
         unmixing="fade-out", fade=100.0,
-        part=0.25, cutmix=0.0,
+        part=0.25, augmix=False, cutmix=0.0,
     ),
 )  # fmt: skip
 """Thesis A.1.4, which has MixMo's settings but for b = 2 and the epochs at which the rate falls, and A.6.1: losses are

@@ -61,7 +61,8 @@ class TestAugMix:
                 return move(1, 0, 0, 0, 1, whole(height / 3))
 
     @pytest.mark.parametrize("size", [(32, 32), (17, 24), (1, 1)])
-    @pytest.mark.parametrize("options", [{}, {"severity": 10, "alpha": 0.2}, {"width": 2, "depth": 4, "severity": 6}])
+    @pytest.mark.parametrize("options", [{}, {"severity": 10, "alpha": 0.2}, {"width": 2, "depth": 4, "severity": 6},
+                                         {"depth": 4, "operations": augmix.WITHOUT_CONTRAST}])  # fmt: skip
     def test_equals_the_reference(self, size, options, random_pixels):
         options = dict(width=3, depth=None, severity=3, alpha=1.0) | options
         pixels = random_pixels(40, *size)
@@ -101,6 +102,17 @@ class TestAugMix:
         assert drawn.share.std().item() == pytest.approx(12**-0.5, abs=0.01)
         depth = augmix.draw_chains(50, generator(), width=2, depth=5, severity=3, alpha=1.0).choice
         assert depth.shape == (5, 2, 50) and depth.max() < count
+
+    def test_operations_are_drawn_of_those_that_are_given(self):
+        """Those of the thesis, A.1.3.1."""
+        assert set(augmix.WITHOUT_CONTRAST) == {
+            "equalize", "posterize", "rotate", "solarize", "shear_x", "shear_y", "translate_x", "translate_y"
+        }  # fmt: skip
+        options = dict(width=3, depth=4, severity=3, alpha=1.0, operations=augmix.WITHOUT_CONTRAST)
+        choice = augmix.draw_chains(5000, generator(), **options).choice
+        shares = torch.bincount(choice.flatten(), minlength=9).double() / choice.numel()
+        contrast = augmix.AUGMIX_OPERATIONS.index("autocontrast")
+        assert shares[contrast] == 0 and shares[[i for i in range(9) if i != contrast]].sub(1 / 8).abs().max() < 0.01
 
     @pytest.mark.parametrize("alpha", [0.01, 0.3, 5.0])
     def test_any_alpha(self, alpha):

@@ -1,6 +1,7 @@
 """MIMO and MixMo against sums written out in float64, against MIMO's own form of its first layer, and against plain
 training."""
 
+import inspect
 import math
 from dataclasses import replace
 from itertools import islice
@@ -13,6 +14,8 @@ from objectives import Mixed, MixMo
 from torch import nn
 from torch.nn import functional as F
 
+import hybridgen.data.augmix
+from hybridgen.data.augmix import WITHOUT_CONTRAST
 from hybridgen.methods import mixing, mixmo
 from hybridgen.methods.labelled import TrainingSettings
 from hybridgen.methods.mixmo import Settings, patch_probability, variant
@@ -316,6 +319,24 @@ def test_cutmix_on_the_inputs_written_out(inputs, patches):
     for i in range(inputs):
         total -= (inputs * powers[i] / powers.sum(0) * (targets[i] * logits[i].log_softmax(1)).sum(1)).mean()
     torch.testing.assert_close(losses["supervised"], total, rtol=1e-5, atol=1e-6)
+
+
+def test_augmix_is_the_last_of_every_images_augmentations(context, monkeypatch):
+    """Of three chains of four operations of severity 3 (A.1.3.1), for the images and those that are cut into them."""
+    options = {}
+
+    def augmix(images, generator, **given):
+        options.update(given)
+        return images + 2
+
+    monkeypatch.setattr(mixmo, "augmix", augmix)
+    first = lambda **of: next(plan_of(context, cutmix=1.0, **of).stream.from_step(0))
+    with_it, without = first(augmix=True), first()
+    torch.testing.assert_close(with_it.labelled[0], without.labelled[0] + 2)
+    torch.testing.assert_close(with_it.unlabelled[0], without.unlabelled[0] + 2)
+    assert options == {"depth": 4, "operations": WITHOUT_CONTRAST}
+    defaults = inspect.signature(hybridgen.data.augmix.augmix).parameters
+    assert (defaults["width"].default, defaults["severity"].default) == (3, 3)
 
 
 def test_others_are_labelled_images_drawn_apart(context):
