@@ -8,6 +8,8 @@ from typing import Literal
 
 from torch import nn
 
+from hybridgen.networks.resnet import resnet
+
 
 def _keep_size(network: nn.Module) -> None:
     """Tell `feature_info` that the stem no longer divides the map's sides by 4."""
@@ -23,21 +25,7 @@ def cifar_resnet(
     Initialisation is the CutMix code's: convolutions normal with variance 2 / fan-out, batch-norm weights 1 (not 0 at
     the ends of the branches, timm's habit), the linear layer torch's.
     """
-    from timm.models.resnet import BasicBlock, Bottleneck, ResNet
-
-    filters = round(64 * width)
-    # timm fixes its plain stem at 64 filters, but takes twice stem_width for a deep one
-    network = ResNet(
-        {"basic": BasicBlock, "bottleneck": Bottleneck}[block],
-        tuple(layers),
-        num_classes=classes,
-        channels=tuple(filters * 2**stage for stage in range(4)),
-        stem_type="deep",
-        stem_width=filters // 2,
-        zero_init_last=False,
-    )
-    network.conv1 = nn.Conv2d(3, filters, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    network = resnet(block, layers, classes, width=width, kernel=3, stride=1, zero_init_last=False)
     network.maxpool = nn.Identity()
     _keep_size(network)
     return network

@@ -18,6 +18,7 @@ from hybridgen.networks.cifar import cifar_densenet, cifar_resnet
 from hybridgen.networks.fast import CONVOLUTIONS, WIDTHS, FastClassifier, FastEncoder, FastTrunk
 from hybridgen.networks.preact_resnet import PreActResNet18
 from hybridgen.networks.pyramidnet import PyramidNet
+from hybridgen.networks.resnet import resnet
 from hybridgen.networks.wide_resnet import SemanticEncoder, WideResNet, WideResNetClassifier
 from hybridgen.types import InputError
 
@@ -28,6 +29,7 @@ NETWORKS = {
     "cifar-densenet121": partial(cifar_densenet, 32, (6, 12, 24, 16)),
     "cifar-densenet161": partial(cifar_densenet, 48, (6, 12, 36, 24)),
     "preact-resnet18": PreActResNet18,
+    "resnet18": partial(resnet, "basic", (2, 2, 2, 2)),
 }
 """Networks of `make_network` that come in any `width`."""
 

@@ -18,6 +18,7 @@ STATISTICS = dict(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
 KINDS = {
     "wrn-10-1": 1.0, "leaky-wrn-10-1-normalized": 1.0, "preact-resnet18": 0.125, "cifar-resnet18": 0.125,
     "cifar-densenet121": 0.25, "pyramidnet20-16": 1.0, "fast-16-32x2": 1.0, "resnet10t": 1.0,
+    "resnet18": 0.125,
 }  # fmt: skip
 """Names of networks and their widths."""
 
@@ -70,6 +71,12 @@ def test_parameters_of_table_a17(width, plain, mixmo):
     """In millions; the table cuts some of them off, 36.536884 to 36.53 and 5.895 to 5.89."""
     for inputs, told in ((1, plain), (2, mixmo)):
         assert of_size(f"wrn-28-{width}", inputs, 100) / 1e6 == pytest.approx(told, abs=0.0101)
+
+
+def test_parameters_of_resnet18_for_imagenet():
+    """A.5.6: a second input adds a 7×7 convolution and a last layer."""
+    one, two = (of_size("resnet18", inputs, 1000, 5) for inputs in (1, 2))
+    assert two - one == 147 * 320 + (2560 + 1) * 1000
 
 
 @pytest.mark.parametrize(("width", "told"), [(1, 11.2), (2, 44.9), (3, 100.5)])

@@ -36,6 +36,7 @@ def varied(module: nn.Module) -> nn.Module:
         ("cifar-resnet50", 100, 23_705_252),
         ("cifar-densenet121", 100, 7_048_676),
         ("cifar-densenet161", 100, 26_681_380),
+        ("resnet18", 1000, 11_689_512),
         ("wrn-28-2", 10, 1_467_610),
         ("wrn-28-10", 100, 36_536_884),
     ],
@@ -69,6 +70,26 @@ def test_parameters_of_densenet_follow_from_torchvisions():
             theirs = getattr(torchvision.models, f"densenet{depth}")(num_classes=100)
             ours = make_network(f"cifar-densenet{depth}", 100)
         assert parameters(theirs) - parameters(ours) == 40 * 3 * filters
+
+
+def test_resnet18_is_timms_and_torchvisions_in_every_width():
+    """ResNet-18-w (thesis A.5.6), whose weights timm's own network loads at width 1; parameters layer by layer."""
+    torch.manual_seed(0)
+    ours, theirs = varied(make_network("resnet18", 7)).eval(), timm.create_model("resnet18", num_classes=7).eval()
+    assert [tuple(each.shape) for each in ours.parameters()] == [tuple(each.shape) for each in theirs.parameters()]
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.randn(2, 3, 64, 40)
+    torch.testing.assert_close(ours(images), theirs(images))
+    assert not make_network("resnet18", 7).layer2[0].bn2.weight.any()  # timm's habit
+    for width in (0.5, 3, 7):
+        f = round(64 * width)
+        blocks = sum(
+            9 * before * n + 9 * n * n + 4 * n + 18 * n * n + 4 * n + (before * n + 2 * n if before != n else 0)
+            for before, n in zip((f, f, 2 * f, 4 * f), (f, 2 * f, 4 * f, 8 * f), strict=True)
+        )
+        with torch.device("meta"):
+            made = make_network("resnet18", 1000, width=width)
+        assert parameters(made) == 3 * 49 * f + 2 * f + blocks + (8 * f + 1) * 1000
 
 
 def test_width_scales_every_filter():
