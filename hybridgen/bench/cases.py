@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from hybridgen.methods.hybrids import with_hybrids
 from hybridgen.methods.labelled import TrainingSettings
 from hybridgen.methods.samosa import Settings as SamosaSettings
 from hybridgen.methods.samosa import networks, with_samosa
+from hybridgen.mixing.inputs import Patches, mix_inputs
 from hybridgen.mixing.methods import METHODS
 from hybridgen.mixing.transform import Mix
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
@@ -484,6 +485,19 @@ def mixmo_inference(sizes: Sizes, accelerator: Accelerator) -> Case:
     )
 
 
+def mixmo_masks(patches: Patches, sizes: Sizes, accelerator: Accelerator) -> Case:
+    """Partners, shares and masks of a batch of MixMo's, against the plain network's step."""
+    _, plain = _mixmo_plans(sizes, accelerator)
+    draw = partial(mix_inputs, sizes.mixing, (SIZE, SIZE), inputs=2, alpha=2.0, device=accelerator.device)
+    return Case(
+        f"MixMo's {patches} masks, 2 inputs, {sizes.mixing} images",
+        f"the plain network's step, {_wide(sizes)}",
+        sizes.mixing,
+        lambda: draw(patches=patches),
+        _training(plain),
+    )
+
+
 def mixshare(sizes: Sizes, accelerator: Accelerator) -> Case:
     """MixShare's training step at the beginning, when all of the last map is unmixed, against the plain network's."""
     settings = TrainingSettings(network=_wide(sizes), batch=sizes.mixing, epochs=FOREVER)
@@ -562,6 +576,7 @@ CASES: dict[str, Entry] = {
     "recursivemix": Entry(recursivemix, 1.03, 15),
     "mixmo": Entry(mixmo, 1.05, 9),
     "mixmo-inference": Entry(mixmo_inference, 1.02, 15),
+    **{f"mixmo-{name}": Entry(partial(mixmo_masks, name), 0.01, 5) for name in get_args(Patches)},
     "mixshare": Entry(mixshare, 1.08, 9),
     "score": Entry(score, 1.05, 5),
 }
