@@ -27,6 +27,7 @@ from hybridgen.evaluation.sharing import influence
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
 from hybridgen.networks.classifiers import load_classifier
+from hybridgen.training.context import split_of
 from hybridgen.training.engine import make_accelerator
 from hybridgen.training.record import read_result
 
@@ -173,6 +174,19 @@ def test_the_validation_part_is_the_splits(score, runs):
     assert (found["images"], found["part"]) == (9, "validation")
     assert own["nll"] == pytest.approx(last["validation/nll"], rel=1e-6)
     assert own["disagreement"] == pytest.approx(last["validation/disagreement"])
+
+
+def test_the_train_part_is_the_labelled_images_as_they_are(score, runs, data):
+    """Twelve labels; which, the run's own split tells."""
+    run = runs / "fixmatch" / "fixmatch-seed0"
+    labelled = list(split_of(find(run).settings, load_dataset(f"npz:{data}")).labelled)
+    with np.load(data) as arrays, torch.no_grad():
+        images = torch.from_numpy(arrays["x_train"][labelled]).permute(0, 3, 1, 2).float() / 255
+        logits = load_classifier(run / "network.safetensors")[0](images)
+        expected = torch.nn.functional.cross_entropy(logits, torch.from_numpy(arrays["y_train"][labelled])).item()
+    found = score(run, "--part", "train")
+    (own,) = found["classifiers"].values()
+    assert (found["images"], found["part"]) == (12, "train") and own["nll"] == pytest.approx(expected, rel=1e-5)
 
 
 # --- Ensembles ---------------------------------------------------------------------------------------------------
@@ -361,6 +375,7 @@ def test_bad_input_is_one_line(score, runs, data, tmp_path):
         ((lone, "--data", "digits-m"), "network.safetensors: a classifier of 3 (0, 1, 2) classes, digits-m has 10"),
         ((lone, "--data", f"npz:{data}", "--part", "validation"), "no run's folder tells which images these are"),
         ((lone, "--data", f"npz:{data}", "--image-size", 32), "a network for images of 16×16, these have 32×32"),
+        ((lone, "--data", f"npz:{data}", "--part", "train"), "--part train: no run's folder tells which images"),
         ((plain, "--data", f"npz:{other}"), "trained on other data or another split"),
         ((plain, "--data", f"npz:{renamed}"), "a classifier of 3 (0, 1, 2) classes"),
         ((mixmo, "--data", f"npz:{renamed}", "--allow-other-data"), "a classifier of 3 (0, 1, 2) classes"),

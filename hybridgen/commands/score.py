@@ -42,8 +42,9 @@ class ScoreRuns:
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Run folders, files network.safetensors, checkpoints, or npz files of predictions."""
-    part: Literal["test", "validation"] = "test"
-    """Whose images: those of the test, or those that the runs' split set aside."""
+    part: Literal["test", "validation", "train"] = "test"
+    """Whose images: those of the test, those that the runs' split set aside, or the labelled ones that they trained on,
+    as they are."""
     ensemble: Literal["logits", "probabilities"] = "logits"
     """What of several classifiers is averaged."""
     data: str | None = None
@@ -122,7 +123,7 @@ class ScoreRuns:
         if self.allow_other_data and self.data is None:
             raise InputError("--allow-other-data: is of --data, which is missing")
         if self.allow_other_data and self.part != "test":
-            raise InputError(f"--part {self.part}: other data have no part that the runs set aside")
+            raise InputError(f"--part {self.part}: other data have none that the runs trained on or set aside")
         if any(map(_is_predictions, self.runs)):
             given = {"--data": self.data, "--image-size": self.image_size, corrupted: corrupted}
             if used := [flag for flag, value in given.items() if value is not None]:
@@ -197,8 +198,10 @@ class ScoreRuns:
         else:
             own = next((own for one in left if (own := one.settings) is not None), None)
             if own is None:
-                raise InputError("--part validation: no run's folder tells which images these are; leave it out")
-            part, indices = dataset.train, torch.tensor(split_of(own, dataset).validation, dtype=torch.int64)
+                raise InputError(f"--part {self.part}: no run's folder tells which images these are; leave it out")
+            split = split_of(own, dataset)
+            chosen = split.validation if self.part == "validation" else split.labelled
+            part, indices = dataset.train, torch.tensor(chosen, dtype=torch.int64)
         indices = indices[part.labels[indices] >= 0]
         if not len(indices):
             raise InputError(f"--part {self.part}: {dataset.name} has no image of known class there")

@@ -44,7 +44,7 @@ class Predictions:
     fingerprint: str | None = None
     """Of the data set."""
     part: str | None = None
-    """Of the data set: test or validation."""
+    """Of the data set: test, validation or train."""
     split_hash: str | None = None
     """Of the split that was trained on."""
 
@@ -147,9 +147,9 @@ def read_predictions(path: Path, *, name: str, ensemble: Ensemble = "logits") ->
     classes]`, and `labels`, integers `[images]`.
 
     It may have `classes`, their names; `indices`, the images' places in their part; `fingerprint` of the data, `part`
-    (test or validation) and `split_hash`, texts; and `ensemble`, what of several members is averaged, without which it
-    is the one that is given. InputError, naming the file and the key, for everything else, and for probabilities that
-    are negative or whose sum is not 1.
+    (test, validation, train) and `split_hash`, texts; and `ensemble`, what of several members is averaged, without
+    which it is the one that is given. InputError, naming the file and the key, for everything else, and for
+    probabilities that are negative or whose sum is not 1.
     """
     arrays = _arrays(path)
     kinds = [key for key in ("logits", "probabilities") if key in arrays]
