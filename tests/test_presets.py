@@ -222,6 +222,7 @@ TRAINING = RUN | {
     "training.width": 1.0,
     "training.crop": None,
     "training.shift": None,  # RM 4.1: by 4 of 32 pixels
+    "training.autoaugment": "none",
     "training.color_jitter": False,
     "training.erasing": 0.0,
 }
@@ -1299,7 +1300,11 @@ def test_defaults_of_masks():
 
 def test_defaults_of_augmentations():
     # Hendrycks et al. 2020: width 3, depth 1 to 3 at random, severity 3, α 1
-    assert defaults_of(augmix) == {"width": 3, "depth": None, "severity": 3, "alpha": 1.0}
+    operations = ("autocontrast", "equalize", "posterize", "solarize", "rotate", "shear_x", "shear_y", "translate_x",
+                  "translate_y")  # fmt: skip
+    assert defaults_of(augmix) == {
+        "width": 3, "depth": None, "severity": 3, "alpha": 1.0, "operations": operations
+    }  # fmt: skip
     # Code of CutMix and RecursiveMix
     assert defaults_of(augment.color_jitter) == {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "clip": True}
     assert defaults_of(augment.lighting) == {"std": 0.1, "clip": True}

@@ -17,8 +17,9 @@ from accelerate import Accelerator
 from PIL import Image
 from timm.data import Mixup
 from torch import nn
-from torchvision.transforms import v2
+from torchvision.transforms import AutoAugment, AutoAugmentPolicy, v2
 
+from hybridgen.data.autoaugment import autoaugment
 from hybridgen.data.pillow_policy import pillow_strong
 from hybridgen.data.randaugment import strong
 from hybridgen.evaluation.ensembles import judged_by
@@ -352,6 +353,22 @@ def strong_augmentation(sizes: Sizes, accelerator: Accelerator) -> Case:
     )
 
 
+def automatic_augmentation(sizes: Sizes, accelerator: Accelerator) -> Case:
+    """From 8-bit images to float; torchvision's, on Pillow's images, are at hand as such and stay such."""
+    torch.set_num_threads(1)
+    pixels = _pixels(sizes.strong).to(accelerator.device)
+    generator = torch.Generator(accelerator.device).manual_seed(0)
+    pictures = [Image.fromarray(image.permute(1, 2, 0).cpu().numpy()) for image in pixels]
+    theirs = AutoAugment(AutoAugmentPolicy.CIFAR10)
+    return Case(
+        f"AutoAugment, {sizes.strong} images, one CPU thread",
+        "torchvision's",
+        sizes.strong,
+        lambda: autoaugment(pixels.float().div_(255), generator, policy="cifar10"),
+        lambda: [theirs(picture) for picture in pictures],
+    )
+
+
 def modulated_convolution(sizes: Sizes, accelerator: Accelerator) -> Case:
     """Both forms in the layout that suits them: channels last, which the generator trains in, and contiguous."""
     batch, channels, side = sizes.convolution
@@ -566,6 +583,7 @@ CASES: dict[str, Entry] = {
     "fast-network": Entry(fast_network, 1 / 8, 5),
     "ema": Entry(averaging, 0.03, 5),
     "strong-augmentation": Entry(strong_augmentation, 1 / 4, 31),
+    "autoaugment": Entry(automatic_augmentation, 1 / 4, 31),
     # Reusing memory is three times as fast for the grouped form, which has a kernel for every sample to allocate: the
     # goal is for the form as plain PyTorch runs it, and both are shown.
     "modulated-convolution": Entry(modulated_convolution, 1 / 10, 9, keep_memory=False, settled=True),

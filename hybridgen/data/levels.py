@@ -1,6 +1,7 @@
 """Operations on 8-bit levels that equal Pillow's level for level, on whole batches with every sample's own magnitude.
 
-RandAugment and AugMix are made of them. Magnitudes come in float64, in which Pillow computes them too (`exact`).
+RandAugment, AutoAugment and AugMix are made of them. Magnitudes come in float64, in which Pillow computes them too
+(`exact`).
 kornia's normalisation and enhancers keep fractions where Pillow truncates (a level's difference at a third of the
 pixels), its sharpness takes twice the time, and its nearest-pixel shear picks the neighbour at up to 14 % of the
 pixels, where Pillow's fixed point breaks ties.
@@ -63,18 +64,18 @@ def luminance(levels: Tensor) -> Tensor:
     return (red * 19595).add_(green * 38470).add_(blue * 7471).add_(0x8000).bitwise_right_shift_(16)
 
 
-def brightness_table(levels: Tensor, magnitude: Tensor) -> Tensor:
+def brightness_table(levels: Tensor, factor: Tensor) -> Tensor:
     """Pillow's `ImageEnhance.Brightness`, [n 1 256]."""
     level = every_level(levels)
-    return blend(torch.zeros_like(level), level, enhancement(magnitude)[:, None, None])
+    return blend(torch.zeros_like(level), level, factor[:, None, None])
 
 
-def contrast_table(levels: Tensor, magnitude: Tensor) -> Tensor:
+def contrast_table(levels: Tensor, factor: Tensor) -> Tensor:
     """Pillow's `ImageEnhance.Contrast`, [n 1 256]."""
     pixels = levels.shape[-2] * levels.shape[-1]
     total = luminance(levels).sum((1, 2, 3))
     mean = (2 * total + pixels) // (2 * pixels)
-    return blend(mean[:, None, None], every_level(levels), enhancement(magnitude)[:, None, None])
+    return blend(mean[:, None, None], every_level(levels), factor[:, None, None])
 
 
 def autocontrast_table(levels: Tensor) -> Tensor:
@@ -109,25 +110,43 @@ def equalize_table(levels: Tensor) -> Tensor:
 
 
 def affine_maps(chosen: Callable[[str], Tensor], magnitude: Tensor, height: int, width: int) -> Tensor:
+    """Those of RandAugment's and AugMix's operations: `affine_map` of whole degrees, of slants of up to 0.3, and of as
+    large a part of the side.
+
+    `chosen(name)` says which samples undergo an operation. They undergo one at most.
+    """
+    slant, zero = magnitude * 0.3 / MAGNITUDES, torch.zeros_like(magnitude)
+    only = lambda name, value: torch.where(chosen(name), value, zero)
+    return affine_map(
+        height,
+        width,
+        degrees=only("rotate", (magnitude * 30 / MAGNITUDES).trunc()),
+        slant_x=only("shear_x", slant),
+        slant_y=only("shear_y", slant),
+        move_x=only("translate_x", (slant * width).trunc()),
+        move_y=only("translate_y", (slant * height).trunc()),
+    )
+
+
+def affine_map(
+    height: int, width: int, *, degrees: Tensor, slant_x: Tensor, slant_y: Tensor, move_x: Tensor, move_y: Tensor
+) -> Tensor:
     """The six numbers of `Image.transform`, [6 n]: x' = a x + b y + c, y' = d x + e y + f.
 
-    `chosen(name)` says which samples undergo an operation. They undergo one at most, so the parts can be
-    added.
+    Counter-clockwise around the centre, slanted, or moved to the left and up by so many pixels: of each sample one at
+    most, so that the parts can be added.
     """
-    slant = magnitude * 0.3 / MAGNITUDES
-    zero = torch.zeros_like(magnitude)
-    # Whole degrees, counter-clockwise around the centre
-    angle = torch.deg2rad(torch.where(chosen("rotate"), (magnitude * 30 / MAGNITUDES).trunc(), zero))
+    angle = torch.deg2rad(degrees)
     cosine, sine = angle.cos(), angle.sin()
     x, y = width / 2, height / 2
     return torch.stack(
         [
             cosine,
-            torch.where(chosen("shear_x"), slant, zero) - sine,
-            torch.where(chosen("translate_x"), (slant * width).trunc(), x - cosine * x + sine * y),
-            torch.where(chosen("shear_y"), slant, zero) + sine,
+            slant_x - sine,
+            move_x + (x - cosine * x + sine * y),
+            slant_y + sine,
             cosine,
-            torch.where(chosen("translate_y"), (slant * height).trunc(), y - sine * x - cosine * y),
+            move_y + (y - sine * x - cosine * y),
         ]
     )
 

@@ -52,8 +52,8 @@ Compute = Callable[[Tensor, Tensor], Tensor]
 
 _TABLES: dict[str, Compute] = {
     "autocontrast": lambda levels, magnitude: autocontrast_table(levels),
-    "contrast": contrast_table,
-    "brightness": brightness_table,
+    "contrast": lambda levels, magnitude: contrast_table(levels, enhancement(magnitude)),
+    "brightness": lambda levels, magnitude: brightness_table(levels, enhancement(magnitude)),
 }
 
 _DEGENERATES: dict[str, Callable[[Tensor], Tensor]] = {"color": luminance, "sharpness": smooth}

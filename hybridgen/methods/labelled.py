@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hybridgen.data import augment
+from hybridgen.data.autoaugment import autoaugment
 from hybridgen.data.sources import holds_photographs
 from hybridgen.data.streams import View
 from hybridgen.networks.classifiers import FILE, Classifier, save_classifier
@@ -67,6 +68,8 @@ class TrainingSettings:
     """What a shift uncovers."""
     color_jitter: Flat[bool] = False
     """Jitter of brightness, contrast and saturation by 0.4, and AlexNet's lighting (ImageNet)."""
+    autoaugment: Flat[Literal["none", "cifar10", "imagenet"]] = "none"
+    """AutoAugment, by the policy that was searched on these images, after crops and flips."""
     erasing: Flat[Share] = 0.0
     """Probability of random erasing."""
 
@@ -107,8 +110,8 @@ def classifier_of(settings: TrainingSettings, context: Context) -> Classifier:
 
 
 def augmentation(settings: TrainingSettings, context: Context) -> View:
-    """Random crops or shifts, flips (never of digits) and, if asked for, jitter of colours and erasing. Of whole
-    photographs images are random parts already."""
+    """Random crops or shifts, flips (never of digits) and, if asked for, AutoAugment, jitter of colours and erasing, in
+    this order. Of whole photographs images are random parts already."""
     dataset = context.dataset
     if holds_photographs(dataset.train.images):
         if settings.crop is not None:
@@ -121,6 +124,8 @@ def augmentation(settings: TrainingSettings, context: Context) -> View:
     else:
         view = context.weak(padding=settings.padding, shift=settings.shift)
     more: list[View] = []
+    if settings.autoaugment != "none":
+        more.append(partial(autoaugment, policy=settings.autoaugment))
     if settings.color_jitter:
         more += [partial(augment.color_jitter, clip=False), partial(augment.lighting, clip=False)]
     if settings.erasing:

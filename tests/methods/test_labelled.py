@@ -9,7 +9,7 @@ from PIL import Image
 
 from hybridgen.data.datasets import load_dataset
 from hybridgen.data.splits import make_split
-from hybridgen.methods import mixing
+from hybridgen.methods import labelled, mixing
 from hybridgen.methods.labelled import TrainingSettings, augmentation, central, chosen_network
 from hybridgen.networks.classifiers import FILE, about_classifier
 from hybridgen.training.context import Context
@@ -75,6 +75,22 @@ def test_colours_jitter_and_rectangles_are_erased_if_asked_for(context):
     changed = (erased != plain).any(dim=1).flatten(1).float().mean(dim=1)
     assert (changed > 0).all() and (changed < 0.5).all()
     assert torch.equal(viewed(replace(SETTINGS, erasing=0.0), context, images), plain)
+
+
+@pytest.mark.parametrize("policy", ["cifar10", "imagenet"])
+def test_autoaugment_is_before_jitter_and_erasing(context, monkeypatch, policy):
+    """As DeiT has it, after shifts and flips."""
+    seen = []
+    noting = lambda name: lambda images, generator, **options: (seen.append((name, options)), images + 1)[1]
+    monkeypatch.setattr(labelled, "autoaugment", noting("autoaugment"))
+    for name in ("color_jitter", "lighting", "erase"):
+        monkeypatch.setattr(labelled.augment, name, noting(name))
+    images = torch.rand(4, 3, 16, 16)
+    plain = viewed(SETTINGS, context, images)
+    given = viewed(replace(SETTINGS, autoaugment=policy, color_jitter=True, erasing=0.3), context, images)
+    assert [name for name, _ in seen] == ["autoaugment", "color_jitter", "lighting", "erase"]
+    assert seen[0][1] == {"policy": policy}
+    torch.testing.assert_close(given, plain + 4)
 
 
 def test_a_crop_is_no_larger_than_the_image(context):

@@ -208,6 +208,7 @@ OF_TRAINING = {
     "network": "leaky-wrn-10-1", "width": None, "epochs": 5.0, "batch": 4, "optimizer": "adamw", "nesterov": False,
     "rate": 0.0123, "warmup": 3.3, "decay_at": (2.0, 4.0), "weight_decay": 0.0321, "clip": 0.77, "label_smoothing": 0.2,
     "ema_decay": 0.9, "crop": 12, "padding": "zeros", "shift": 1, "color_jitter": True, "erasing": 1.0,
+    "autoaugment": "imagenet",
 }  # fmt: skip
 
 
