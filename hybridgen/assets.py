@@ -1,24 +1,30 @@
-"""What the repository carries beside the code."""
+"""What comes with the code: recipes and hybridizers."""
 
 from pathlib import Path
+from typing import Literal
 
 import hybridgen
-from hybridgen.types import InputError
+from hybridgen.errors import InputError
 
 HYBRIDIZER = "digits-m-scimix"
 """The hybridizer that commands and recipes take when none is given."""
 
 
-def bundled(name: str = HYBRIDIZER) -> Path:
-    """The folder of a hybridizer that comes with the repository.
+def carried(what: Literal["assets", "recipes"]) -> Path:
+    """The folder of a checkout, beside the package, or of a wheel, inside it. InputError where there is neither."""
+    package = Path(hybridgen.__file__).parent
+    for folder in (package / f"_{what}", package.parent / what):
+        if folder.is_dir():
+            return folder
+    raise InputError(
+        f"{what}: this installation does not carry them; install a wheel of hybridgen, or from a checkout "
+        "(pip install -e .)"
+    )
 
-    InputError where this installation has none of that name: assets lie in the repository, beside the
-    package.
-    """
-    folder = Path(hybridgen.__file__).parent.parent / "assets" / "hybridizers" / name
+
+def bundled(name: str = HYBRIDIZER) -> Path:
+    """The folder of a hybridizer that comes with the code. InputError where this installation has none of that name."""
+    folder = carried("assets") / "hybridizers" / name
     if not folder.is_dir():
-        raise InputError(
-            f"hybridizer: this installation does not carry {name}, which lies in the repository's assets/hybridizers;"
-            " install from there (pip install -e .) or give a hybridizer (--hybridizer)"
-        )
+        raise InputError(f"hybridizer: this installation does not carry {name}; give a hybridizer (--hybridizer)")
     return folder

@@ -1,4 +1,4 @@
-"""The command `hybridgen`: pictures and folders of hybrids, transfer rates, scores, studies, splits, timings.
+"""The command `hybridgen`: recipes, pictures and folders of hybrids, transfer rates, scores, studies, splits, timings.
 
 What a command needs is imported when it runs, so that help and version come at once.
 """
@@ -15,6 +15,7 @@ from hybridgen.commands.mixing import MIXING_STUDIES, MixingStudy
 from hybridgen.commands.score import ScoreRuns
 from hybridgen.commands.split import SplitImages
 from hybridgen.commands.study import Study, StudyName
+from hybridgen.commands.train import train
 from hybridgen.errors import InputError, exit_codes
 from hybridgen.settings import from_arguments
 
@@ -31,6 +32,10 @@ COMMANDS: dict[str, type[Command]] = {
 }
 
 
+TRAIN = "train"
+"""Whose options are those of a recipe."""
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; bad input is one line on standard error and exit code 2."""
     with exit_codes():
@@ -41,12 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name == "--version":
             print(f"hybridgen {__version__}")
             return
+        if name == TRAIN:
+            return train(rest)
         kind = COMMANDS.get(name)
         if name == "study" and rest and rest[0] in MIXING_STUDIES:
             name, kind, rest = f"study {rest[0]}", MIXING_STUDIES[rest[0]], rest[1:]
         if kind is None:
             said = f"unknown command {name!r}" if name else "a command is missing"
-            raise InputError(f"{said}; there are {', '.join(COMMANDS)}; see hybridgen --help")
+            raise InputError(f"{said}; there are {', '.join([TRAIN, *COMMANDS])}; see hybridgen --help")
         studies = get_args(StudyName)
         helped = {"-h", "--help"} & set(rest)
         if kind is Study and rest and not helped and not rest[0].startswith("-") and rest[0] not in studies:
@@ -61,6 +68,9 @@ def _overview() -> str:
         "Semi-supervised generative augmentation of images.",
         "",
     ]
+    lines.append(
+        f"  {TRAIN:<11}Train by a recipe: hybridizers, classifiers with and without hybrids, methods of mixing."
+    )
     for name, command in COMMANDS.items():
         lines.append(f"  {name:<11}{(command.__doc__ or '').splitlines()[0]}")
     return "\n".join(

@@ -3,6 +3,7 @@
 import ast
 import builtins
 import dis
+import tomllib
 from pathlib import Path
 from types import CodeType
 
@@ -23,8 +24,9 @@ RANKS = (
     {"bench"},
     {"commands"},
     {"cli"},
+    {"__main__"},
 )
-"""The rooms of the package. Each may import those of lower ranks only; recipes may import all but the last three."""
+"""The rooms of the package. Each may import those of lower ranks only; recipes may import all but the last four."""
 
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
 
@@ -194,3 +196,17 @@ def test_the_rule_sees_imports_wherever_they_stand(tmp_path, monkeypatch):
         "from hybridgen import __version__\nfrom hybridgen.hybridizer import Hybridizer\nimport hybridgenx.cli"
     )
     assert violations(path) == []
+
+
+def test_a_wheel_carries_every_room_the_recipes_and_the_assets():
+    """Setuptools takes what is listed."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        told = tomllib.load(file)["tool"]["setuptools"]
+    rooms = {".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("__init__.py")}
+    assert set(told["packages"]) == rooms | {"hybridgen._recipes", "hybridgen._assets"}
+    assert told["package-dir"] == {"hybridgen._recipes": "recipes", "hybridgen._assets": "assets"}
+    data = {path for each in told["package-data"]["hybridgen._assets"] for path in (ROOT / "assets").glob(each)}
+    assert data == {
+        path for part in ("hybridizers", "splits") for path in (ROOT / "assets" / part).rglob("*") if path.is_file()
+    }
+    assert (PACKAGE / "py.typed").is_file() and told["package-data"]["hybridgen"] == ["py.typed"]

@@ -22,7 +22,9 @@ from PIL import Image
 
 import hybridgen
 from hybridgen import cli
+from hybridgen.assets import bundled
 from hybridgen.cli import COMMANDS, main
+from hybridgen.commands import train
 from hybridgen.commands.mixing import MIXING_STUDIES
 from hybridgen.data.datasets import load_dataset
 from hybridgen.data.readers import embedded
@@ -131,7 +133,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_overview_lists_every_command(run):
     said = run("--help")
     assert said.code == 0
-    for name in COMMANDS:
+    for name in ("train", *COMMANDS):
         assert f"  {name} " in said.out
 
 
@@ -149,6 +151,67 @@ def test_help_names_every_option(run, name):
         assert field.name in ("semantic", "nonsemantic") or "MISSING" not in said.out
 
 
+# --- train ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(run, monkeypatch):
+    """Runs a recipe in this process, whose own main module comes back."""
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    return lambda *arguments: run("train", *arguments)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_train_lists_every_recipe_by_its_first_sentence(run, arguments):
+    said = run("train", *arguments)
+    files = sorted((Path(__file__).parent.parent / "recipes").glob("*.py"))
+    names = [path.stem.replace("_", "-") for path in files]
+    if not arguments:
+        refused(said, "a recipe is missing", *names)
+        return
+    rows = [line.split(maxsplit=1) for line in said.out.splitlines() if line.startswith("  ")]
+    assert [name for name, _ in rows] == names
+    sentences = dict(rows)
+    assert sentences["fixmatch"] == "Train FixMatch; given a hybridizer of any method, without and with its hybrids."
+    assert all(sentence.endswith(".") and len(sentence) > 30 for sentence in sentences.values())
+
+
+def test_train_runs_a_recipe_with_its_arguments(trained, tmp_path):
+    """By either spelling; its help and its errors are the recipe's, under the name that was typed."""
+    said = trained("scimix-fixmatch", "--help")
+    assert said.code == 0 and "usage: hybridgen train scimix-fixmatch " in said.out and "--hybrids.alpha" in said.out
+    refused(trained("scimix_fixmatch", "--labels", "0", "--out", tmp_path / "run"), "--labels: 0 should be greater")
+    data = tmp_path / "toy.npz"
+    pixels, labels = np.random.RandomState(0).randint(0, 255, (40, 16, 16, 3), np.uint8), np.arange(40) % 2
+    np.savez(data, x_train=pixels, y_train=labels, x_test=pixels[:20], y_test=labels[:20])
+    given = ("--data", f"npz:{data}", "--validation", 4, "--batch", 16, "--epochs", 0.5, "--network", "wrn-10-1")
+    done = trained("mixmo", "--methods", "plain", *given, *ONE, "--out", tmp_path / "run")
+    assert done.code == 0 and "Plain network" in done.out
+    assert (tmp_path / "run" / "plain-network-seed0" / "network.safetensors").is_file()
+
+
+def test_recipes_of_other_names_are_refused_with_the_nearest(run):
+    refused(run("train", "scimix_fixmach"), "unknown recipe 'scimix_fixmach'; perhaps you meant scimix-fixmatch; there")
+    refused(run("train", "zzz"), "unknown recipe 'zzz'; there are ablation, adain")
+
+
+def test_wheels_carry_recipes_and_assets_inside_the_package(tmp_path, monkeypatch):
+    """And what carries neither says so."""
+    package = tmp_path / "site" / "hybridgen"
+    monkeypatch.setattr(hybridgen, "__file__", str(package / "__init__.py"))
+    for what, ask in (("recipes", train.recipes), ("assets", bundled)):
+        with pytest.raises(InputError, match=f"^{what}: this installation does not carry them"):
+            ask()
+    (package / "_recipes").mkdir(parents=True)
+    (package / "_recipes" / "some_thing.py").touch()
+    (package / "_assets" / "hybridizers" / "one").mkdir(parents=True)
+    assert train.recipes() == {"some-thing": package / "_recipes" / "some_thing.py"}
+    assert bundled("one") == package / "_assets" / "hybridizers" / "one"
+    with pytest.raises(InputError, match=r"^hybridizer: this installation does not carry digits-m-scimix"):
+        bundled()
+
+
 def test_version(run):
     assert run("--version").out == f"hybridgen {hybridgen.__version__}\n"
 
@@ -156,9 +219,9 @@ def test_version(run):
 def test_help_version_and_mistakes_do_not_wait_for_torch():
     script = (
         "import sys; from hybridgen.cli import main\n"
-        "main(['--help']); main(['--version'])\n"
-        "for line in ('evaluate --help', 'score --help', 'hybridize --help', 'study cam --help', 'hybridise',\n"
-        "             'hybridize --out',\n"
+        "main(['--help']); main(['--version']); main(['train', '--help'])\n"
+        "for line in ('evaluate --help', 'score --help', 'train nothing', 'hybridize --help', 'study cam --help',\n"
+        "             'hybridise', 'hybridize --out',\n"
         "             'hybridize --out g.png --rows 0', 'hybridize --out f', 'study nothing', 'evaluate --seed x'):\n"
         "    try: main(line.split())\n"
         "    except SystemExit: pass\n"
