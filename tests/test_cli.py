@@ -276,6 +276,17 @@ def test_split_is_written_and_described(run, tmp_path):
     assert split.seed == 3
 
 
+def test_splits_of_files_need_no_size(run, tmp_path):
+    """Of images of any sizes; it belongs to them at every size."""
+    for name, side in (("cat", 20), ("dog", 33)):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(5):
+            Image.new("RGB", (side + i, 24), (40 * i, side, 0)).save(tmp_path / "pets" / name / f"{i}.png")
+    said = run("split", "--data", tmp_path / "pets", "--labels", 4, "--validation", 2, "--out", tmp_path / "split.json")
+    assert said.code == 0 and "4 labelled, 2 unlabelled, 2 validation" in said.out
+    Split.load(tmp_path / "split.json").check(load_dataset(str(tmp_path / "pets"), image_size=16))
+
+
 def test_split_is_never_overwritten(run, tmp_path):
     arguments = ("split", "--labels", 100, "--out", tmp_path / "split.json")
     run(*arguments)
@@ -757,7 +768,7 @@ def refused(said: Said, *words: str) -> None:
         ("split --labels 5 --out s.json", ("labels = 5", "10 classes")),
         ("split --labels 6000 --out s.json", ("labels = 6000",)),
         ("split --labels 100 --data digits-n --out s.json", ("digits-n",)),
-        ("split --labels 100 --image-size 17 --out s.json", ("17",)),
+        ("split --labels 100 --data nowhere --out s.json", ("unknown data set 'nowhere'",)),
         ("bench --jsn", ("--jsn",)),
     ],
 )

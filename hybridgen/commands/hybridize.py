@@ -27,7 +27,7 @@ class Hybridize:
     hybridizer: str | None = None
     """Folder or hub id of a hybridizer; the one that comes with the repository unless given."""
     data: str | None = None
-    """Data set to hybridize: digits-m (unless given), cifar10, svhn, ..., folder:PATH or npz:PATH."""
+    """Data set to hybridize: digits-m (unless given), cifar10, svhn, ..., or the path of a folder, CSV or npz file."""
     semantic: tuple[Path, ...] = ()
     """Image files, instead of --data, whose class the hybrids take."""
     nonsemantic: tuple[Path, ...] = ()

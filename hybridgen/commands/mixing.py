@@ -52,7 +52,7 @@ class OfImages(MixingStudy, ABC):
     """What studies of the images of a data set have in common."""
 
     data: str = "digits-m"
-    """Data set: digits-m, cifar10, svhn, ..., folder:PATH or npz:PATH."""
+    """Data set: digits-m, cifar10, svhn, ..., or the path of a folder, CSV or npz file."""
     image_size: Side | None = None
     """Side to which images are brought; needed for folders of unequal images."""
     data_root: str = "data"

@@ -5,8 +5,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from hybridgen.commands.options import ImageCount, Side
+from hybridgen.commands.options import ImageCount
 from hybridgen.settings import NUMBER, Seed, settings
+
+SIDE = 8
+"""Pixels of the files that are looked at."""
 
 
 @settings
@@ -22,19 +25,19 @@ class SplitImages:
     validation: Annotated[int, Field(ge=0, le=10_000_000), NUMBER] = 0
     """Labelled images set aside for validation."""
     data: str = "digits-m"
-    """Data set: digits-m, cifar10, svhn, ..., folder:PATH or npz:PATH."""
-    image_size: Side | None = None
-    """Side to which images are brought; needed for folders of unequal images."""
+    """Data set: digits-m, cifar10, svhn, ..., or the path of a folder, CSV or npz file."""
     data_root: str = "data"
     """Where data sets lie or are downloaded to."""
     download: bool = False
     """Download the data set if it is missing."""
 
     def run(self) -> None:
-        from hybridgen.data.datasets import load_dataset
+        from hybridgen.data.datasets import load_dataset, named
         from hybridgen.data.splits import make_split
 
-        dataset = load_dataset(self.data, image_size=self.image_size, data_root=self.data_root, download=self.download)
+        # Of files only the labels are needed, whatever their size: they stay where they are
+        files = dict(image_size=SIDE, memory_limit=0) if named(self.data).startswith(("folder:", "csv:")) else {}
+        dataset = load_dataset(self.data, data_root=self.data_root, download=self.download, **files)
         split = make_split(dataset, labels=self.labels, seed=self.seed, validation=self.validation)
         split.save(self.out)
         counts = {role: len(getattr(split, role)) for role in ("labelled", "unlabelled", "validation")}

@@ -95,11 +95,22 @@ DATASETS: dict[str, str] = {
     "mnist": "torchvision.mnist",
     "mnist-m:PATH": "torchvision.mnist_m",
     "folder:PATH": "folder.folder",
+    "csv:PATH": "folder.listed",
     "npz:PATH": "npz.npz",
 }
 """Each set's name, and who reads it: a file of `hybridgen.data.readers` and its function of a `Request`. By name, since
 the readers are built from what stands here, and a run imports only its own.
 """
+
+
+def named(data: str) -> str:
+    """The whole name of a data set, for a bare path too: a folder, a .csv or an .npz file."""
+    suffix = Path(data).suffix.lower()
+    if data in DATASETS or ":" in data:
+        return data
+    if suffix in (".csv", ".npz"):
+        return f"{suffix[1:]}:{data}"
+    return f"folder:{data}" if data and Path(data).expanduser().is_dir() else data
 
 
 def load_dataset(
@@ -111,7 +122,8 @@ def load_dataset(
     memory_limit: int = 2 << 30,
     whole: bool = False,
 ) -> Dataset:
-    """Load a data set by its name in `DATASETS`; `folder:PATH`, `npz:PATH` and `mnist-m:PATH` take a path.
+    """Load a data set by its name in `DATASETS`; `folder:PATH`, `csv:PATH`, `npz:PATH` and `mnist-m:PATH` take a path.
+    The path of a folder, a CSV or an npz file will do alone.
 
     Args:
         image_size: side in pixels; None for the set's own.
@@ -120,20 +132,23 @@ def load_dataset(
         memory_limit: bytes of decoded pixels up to which a folder is held in memory. It is not for torchvision's sets
             and npz files, which are read whole whatever is kept of them: STL-10, the largest, needs 6 GB meanwhile and
             keeps 3 (0.3 at image_size 32).
-        whole: of a folder, for photographs of any proportions: networks are trained on random parts of them, in their
-            full resolution, and judged by their middle (`Photographs`), where otherwise each is brought to its central
-            square first. They are decoded on demand, whatever the memory_limit.
+        whole: of a folder or CSV file, for photographs of any proportions: networks are trained on random parts of
+            them, in their full resolution, and judged by their middle (`Photographs`), where otherwise each is brought
+            to its central square first. They are decoded on demand, whatever the memory_limit.
 
     Raises InputError for an unknown name, missing data and every fault of the data, in one line.
     """
+    name = named(name)
     kind, colon, path = name.partition(":")
     reader = DATASETS.get(f"{kind}:PATH" if colon else kind)
     if reader is None or (colon and not path):
         raise InputError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}")
     if image_size is not None and image_size <= 0:
         raise InputError(f"image_size = {image_size}: must be positive")
-    if whole and kind != "folder":
-        raise InputError(f"whole = True: {name} has images of one size; only folder:PATH has whole photographs")
+    if whole and kind not in ("folder", "csv"):
+        raise InputError(
+            f"whole = True: {name} has images of one size; only folder:PATH and csv:PATH have whole photographs"
+        )
     module, function = reader.split(".")
     read = getattr(import_module(f"hybridgen.data.readers.{module}"), function)
     return read(Request(name, Path(path).expanduser(), image_size, Path(data_root), download, memory_limit, whole))

@@ -34,7 +34,7 @@ class RunSettings:
     """Abstract: what every recipe has that trains on a split of a data set."""
 
     data: str = "digits-m"
-    """Data set: digits-m, cifar10, svhn, ..., folder:PATH or npz:PATH."""
+    """Data set: digits-m, cifar10, svhn, ..., or the path of a folder, CSV or npz file."""
     image_size: Annotated[int, Field(ge=1, le=4096), NUMBER] | None = None
     """Side to which images are brought; needed for folders of unequal images."""
     whole: bool = False

@@ -1,11 +1,13 @@
-"""One's own images as files in a folder for each class."""
+"""One's own images as files: in a folder for each class, or listed in a CSV file."""
 
+import csv
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -18,20 +20,92 @@ CONTENT_HASH_LIMIT = 256 << 20
 """Folders up to this many bytes are fingerprinted by their contents, larger ones by names and sizes alone."""
 
 
+Groups = Mapping[str, Sequence[Path]]
+"""Image files by the names of their classes, which are sorted."""
+
+UNLABELED = "unlabeled"
+"""The folder of images without classes."""
+
+TEST_SHARE = 5
+"""Of so many images of a class that has no test part one is taken for it."""
+
+COLUMNS = {
+    "path": ("path", "file", "file_name", "filename", "image"),
+    "label": ("label", "class"),
+    "part": ("part", "split"),
+}
+"""Of a CSV file, by any of these names."""
+
+
 def folder(request: Request) -> Dataset:
-    """PATH/train/<class>/…, PATH/test/<class>/…, and PATH/unlabeled/… of images without classes."""
+    """PATH/train/<class>/…, PATH/test/<class>/…, and PATH/unlabeled/… of images without classes; or PATH/<class>/…, of
+    which a test part is drawn (`drawn_test`)."""
     root = request.path
     if not root.is_dir():
         raise InputError(f"{root}: no such folder")
-    train, test = (_images_by_class(root / part) for part in ("train", "test"))
+    unlabeled = images_below(root / UNLABELED)
+    if any((root / part).is_dir() for part in ("train", "test")):
+        train, test = (_images_by_class(root / part) for part in ("train", "test"))
+    else:
+        train, test = drawn_test(_images_by_class(root, but=UNLABELED), root)
+    every = [path for groups in (train, test) for group in groups.values() for path in group] + unlabeled
+    return _of_files(request, root, train, test, unlabeled, lambda: files_digest(root, every))
+
+
+def listed(request: Request) -> Dataset:
+    """The images of a CSV file, by its columns path, label and, if there is one, part (see `COLUMNS`): paths are
+    relative to the file's folder, an image without a label is unlabelled, and part is train or test. Without that
+    column a test part is drawn (`drawn_test`)."""
+    rows, root = _rows(request.path), request.path.parent
+    unlabeled = [row.path for row in rows if not row.label and row.part != "test"]
+    by_part: dict[str, dict[str, list[Path]]] = {"train": {}, "test": {}}
+    for row in sorted(rows, key=lambda row: (row.label, row.path.as_posix())):
+        if row.label:
+            by_part[row.part or "train"].setdefault(row.label, []).append(row.path)
+    train, test = by_part["train"], by_part["test"]
+    if not any(row.part for row in rows):
+        train, test = drawn_test(train, root)
+    elif not test:
+        raise InputError(f"{request.path}: no row has part 'test'; some are needed, or no column of that name")
+
+    def digest() -> str:
+        content = [files_digest(root, [row.path for row in rows]), [[row.label, row.part] for row in rows]]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    return _of_files(request, root, train, test, unlabeled, digest)
+
+
+def drawn_test(groups: Groups, root: Path) -> tuple[Groups, Groups]:
+    """The training and the test part of images that have none: of every class one in five, at least one, by the order
+    of their names' SHA-256, which is the same on every machine. InputError for a class of a single image."""
+    train, test = {}, {}
+    for name, paths in groups.items():
+        if len(paths) < 2:
+            raise InputError(f"{root}: class {name!r} has {len(paths)} image; two are needed, one of them for the test")
+        mixed = sorted(paths, key=lambda path: hashlib.sha256(name_below(root, path).encode()).digest())
+        count = max(1, round(len(paths) / TEST_SHARE))
+        chosen = set(mixed[:count])
+        test[name] = [path for path in paths if path in chosen]
+        train[name] = [path for path in paths if path not in chosen]
+    return train, test
+
+
+def _of_files(
+    request: Request, root: Path, train: Groups, test: Groups, unlabeled: Sequence[Path], digest: Callable[[], str]
+) -> Dataset:
     classes = tuple(train)
     strangers = [name for name in test if name not in train]
     if strangers:
         raise InputError(f"{root / 'test' / strangers[0]}: class {strangers[0]!r} is in test but not in train")
-    unlabeled = images_below(root / "unlabeled")
+    if len(classes) < 2:
+        raise InputError(f"{root}: {len(classes)} class ({', '.join(classes)}); two or more are needed")
+    alike = {}
+    for name in classes:
+        if (other := alike.setdefault(name.casefold(), name)) != name:
+            raise InputError(f"{root}: classes {other!r} and {name!r} differ by upper and lower case only")
 
     paths = {
-        "train": [path for group in train.values() for path in group] + unlabeled,
+        "train": [path for group in train.values() for path in group] + list(unlabeled),
         "test": [path for group in test.values() for path in group],
     }
     labels = {
@@ -48,16 +122,59 @@ def folder(request: Request) -> Dataset:
         if fits and isinstance(images, Files):
             images = _decoded(images)
         parts[part] = Part(images, torch.tensor(labels[part], dtype=torch.int64))
-    digest = files_digest(root, paths["train"] + paths["test"])
-    return described(request, classes, parts["train"], parts["test"], digest, flip=True)
+    return described(request, classes, parts["train"], parts["test"], digest(), flip=True)
 
 
-def _images_by_class(folder: Path) -> dict[str, list[Path]]:
+class _Row(NamedTuple):
+    path: Path
+    label: str
+    part: str
+
+
+def _rows(file: Path) -> list[_Row]:
+    """Those of a CSV file, in its order. InputError, naming the row, for whatever is missing or not known in it."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            table = csv.DictReader(lines)
+            names = {name.strip().lower(): name for name in table.fieldnames or () if name}
+            found = {
+                column: next((names[name] for name in known if name in names), None)
+                for column, known in COLUMNS.items()
+            }
+            given = list(table)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({one_line(error)})") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not a CSV file ({one_line(error)})") from error
+    for column in ("path", "label"):
+        if found[column] is None:
+            raise InputError(f"{file}: no column {' or '.join(COLUMNS[column])}; it has {', '.join(names) or 'none'}")
+    rows: dict[Path, _Row] = {}
+    for number, fields in enumerate(given, start=2):
+        told = {column: (fields.get(name) or "").strip() if name else "" for column, name in found.items()}
+        path = file.parent / told["path"]
+        if not told["path"] or not path.is_file():
+            raise InputError(f"{file}: row {number}: {told['path'] or 'no path'}: no such file")
+        if path in rows:
+            raise InputError(f"{file}: row {number}: {told['path']} comes twice")
+        if found["part"] is not None and told["part"] not in ("train", "test"):
+            raise InputError(f"{file}: row {number}: part {told['part']!r}; train or test is needed")
+        if told["part"] == "test" and not told["label"]:
+            raise InputError(f"{file}: row {number}: {told['path']}, of the test, has no label")
+        rows[path] = _Row(path, told["label"], told["part"])
+    if not any(row.label for row in rows.values()):
+        raise InputError(f"{file}: no row has a label")
+    return list(rows.values())
+
+
+def _images_by_class(folder: Path, *, but: str | None = None) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; needed is {folder.name}/<class>/<images>")
     groups = {}
     for entry in _entries(folder):
         path = folder / entry.name
+        if entry.name == but:
+            continue
         if entry.is_dir():
             groups[_class_name(path)] = images_below(path)
         elif path.suffix.lower() in IMAGE_SUFFIXES:
@@ -65,7 +182,7 @@ def _images_by_class(folder: Path) -> dict[str, list[Path]]:
     if not any(groups.values()):
         raise InputError(f"{folder}: no images in <class> folders below it")
     for name, group in groups.items():
-        if not group and folder.name == "train":
+        if not group and folder.name != "test":
             raise InputError(f"{folder / name}: class {name!r} has no images")
     return {name: group for name, group in groups.items() if group}
 
@@ -147,6 +264,11 @@ def _decoded(files: Files) -> InMemory:
     return InMemory(pixels)
 
 
+def name_below(root: Path, path: Path) -> str:
+    """The path from the root; the path itself where it leads elsewhere."""
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+
+
 def files_digest(root: Path, paths: Sequence[Path]) -> str:
     """SHA-256 of relative names and sizes in bytes, and of the contents unless they are very large."""
     try:
@@ -154,7 +276,7 @@ def files_digest(root: Path, paths: Sequence[Path]) -> str:
         with_contents = sum(sizes) <= CONTENT_HASH_LIMIT
         digest = hashlib.sha256(b"contents" if with_contents else b"sizes")
         for path, size in sorted(zip(paths, sizes, strict=True), key=lambda item: item[0].as_posix()):
-            digest.update(json.dumps([path.relative_to(root).as_posix(), size]).encode())
+            digest.update(json.dumps([name_below(root, path), size]).encode())
             if with_contents:
                 digest.update(path.read_bytes())
     except OSError as error:

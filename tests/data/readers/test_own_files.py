@@ -1,0 +1,149 @@
+"""Images that have no train and test parts, or are listed in a CSV file."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from hybridgen.data.datasets import load_dataset
+from hybridgen.data.sources import decode
+
+
+@pytest.fixture
+def plain(picture, write):
+    """Makes PATH/<class>/…: eleven cats, two dogs, and one image without a class."""
+
+    def make(root: Path) -> Path:
+        for name, count in (("cat", 11), ("dog", 2)):
+            for i in range(count):
+                write(root / name / f"{i}.png", picture(i + 50 * (name == "dog")))
+        write(root / "unlabeled" / "x.png", picture(99))
+        return root
+
+    return make
+
+
+def test_a_test_part_is_drawn_of_a_folder_without_one(tmp_path, plain):
+    """One in five of every class, at least one: those whose names have the lowest SHA-256."""
+    root = plain(tmp_path / "pets")
+    dataset = load_dataset(f"folder:{root}")
+    assert dataset.classes == ("cat", "dog")
+    assert dataset.test.labels.tolist() == [0, 0, 1] and dataset.train.labels.tolist() == [0] * 9 + [1, -1]
+    code = lambda name: hashlib.sha256(name.encode()).hexdigest()
+    lowest = sorted((f"cat/{i}.png" for i in range(11)), key=code)[:2]
+    lowest = [*sorted(lowest), min("dog/0.png", "dog/1.png", key=code)]
+    assert torch.equal(dataset.test.images.pixels, torch.stack([decode(root / name, 8) for name in lowest]))
+    shown = {each.numpy().tobytes() for each in dataset.train.images.pixels}
+    assert len(shown) == 11 and not shown & {each.numpy().tobytes() for each in dataset.test.images.pixels}
+
+
+def test_it_is_the_same_elsewhere(tmp_path, plain):
+    first, second = (load_dataset(f"folder:{plain(tmp_path / name)}") for name in ("a", "b"))
+    assert first.fingerprint == second.fingerprint
+    assert torch.equal(first.test.images.pixels, second.test.images.pixels)
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_a_csv_file_lists_images_labels_and_parts(tmp_path, plain, part):
+    """As the folder does; other columns are passed over."""
+    root = plain(tmp_path / "pets")
+    folder = load_dataset(f"folder:{root}")
+    rows = ["size,file_name,Label" + ",split" * part]
+    for label, count in (("dog", 2), ("cat", 11)):
+        rows += [f"8,{label}/{i}.png,{label}" + f",{'test' if i == 1 else 'train'}" * part for i in range(count)]
+    rows += ["8,unlabeled/x.png," + ",train" * part]
+    listing = root / "list.csv"
+    listing.write_text("\n".join(rows) + "\n")
+    dataset = load_dataset(f"csv:{listing}")
+    assert dataset.classes == folder.classes and dataset.name == f"csv:{listing}"
+    if part:
+        assert dataset.test.labels.tolist() == [0, 1] and dataset.train.labels.tolist() == [0] * 10 + [1, -1]
+        expected = torch.stack([decode(root / name, 8) for name in ("cat/1.png", "dog/1.png")])
+        assert torch.equal(dataset.test.images.pixels, expected)
+        return
+    assert torch.equal(dataset.train.labels, folder.train.labels)
+    for ours, theirs in ((dataset.train, folder.train), (dataset.test, folder.test)):
+        known = ours.labels >= 0
+        assert {each.numpy().tobytes() for each in ours.images.pixels[known]} == {
+            each.numpy().tobytes() for each in theirs.images.pixels[known]
+        }
+
+
+def test_the_fingerprint_of_a_csv_file_is_of_labels_too(tmp_path, plain):
+    root = plain(tmp_path)
+    found = []
+    for second in ("dog", "fox"):
+        (root / "list.csv").write_text(
+            "path,label\n" + "".join(f"{name}/{i}.png,{name if name == 'cat' else second}\n" for name in ("cat", "dog")
+                                     for i in range(2))
+        )  # fmt: skip
+        found.append(load_dataset(f"csv:{root / 'list.csv'}").fingerprint)
+    assert found[0] != found[1]
+
+
+def test_a_bare_path_is_taken_for_what_lies_there(tmp_path, plain, monkeypatch):
+    plain(tmp_path / "pets")
+    (tmp_path / "pets" / "list.csv").write_text("path,label\n" + "".join(f"{n}/{i}.png,{n}\n" for n in ("cat", "dog")
+                                                                         for i in range(2)))  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert load_dataset("pets").name == "folder:pets"
+    assert load_dataset("pets/list.csv").name == "csv:pets/list.csv"
+    assert load_dataset("digits-m").name == "digits-m"
+
+
+def test_whole_photographs_may_be_listed(tmp_path, plain):
+    root = plain(tmp_path)
+    (root / "list.csv").write_text("path,label\n" + "".join(f"{n}/{i}.png,{n}\n" for n in ("cat", "dog")
+                                                            for i in range(2)))  # fmt: skip
+    assert load_dataset(f"{root / 'list.csv'}", image_size=4, whole=True).image_size == 4
+
+
+def test_faults_of_folders_without_parts(tmp_path, plain, picture, write, fails):
+    lone = plain(tmp_path / "lone")
+    write(lone / "fox" / "0.png", picture(0))
+    fails(f"folder:{lone}", "class 'fox' has 1 image; two are needed, one of them for the test")
+    hollow = plain(tmp_path / "hollow")
+    (hollow / "fox").mkdir()
+    fails(f"folder:{hollow}", "class 'fox' has no images")
+    one = tmp_path / "one"
+    for i in range(3):
+        write(one / "cat" / f"{i}.png", picture(i))
+    fails(f"folder:{one}", "1 class (cat); two or more are needed")
+    alike = plain(tmp_path / "alike")
+    for i in range(2):
+        write(alike / "Cat" / f"{i}.png", picture(i))
+    fails(f"folder:{alike}", "classes 'Cat' and 'cat' differ by upper and lower case only")
+    (tmp_path / "empty").mkdir()
+    fails(f"folder:{tmp_path / 'empty'}", "no images in <class> folders below it")
+    loose = plain(tmp_path / "loose")
+    write(loose / "0.png", picture(0))
+    fails(f"folder:{loose}", "lies outside a class folder")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "no column path or file or file_name or filename or image; it has none"),
+        ("path,size\n", "no column label or class; it has path, size"),
+        ("path,label\ncat/0.png,cat\ncat/77.png,cat\n", "row 3: cat/77.png: no such file"),
+        ("path,label\n,cat\n", "row 2: no path: no such file"),
+        ("path,label\ncat/0.png,cat\ncat/0.png,dog\n", "row 3: cat/0.png comes twice"),
+        ("path,label\ncat/0.png,\ncat/1.png,\n", "no row has a label"),
+        ("path,label,part\ncat/0.png,cat,training\n", "row 2: part 'training'; train or test is needed"),
+        ("path,label,part\ncat/0.png,,test\n", "row 2: cat/0.png, of the test, has no label"),
+        ("path,label,part\ncat/0.png,cat,train\ndog/0.png,dog,train\n", "no row has part 'test'"),
+        ("path,label,part\ncat/0.png,cat,train\ndog/0.png,dog,test\n", "class 'dog' is in test but not in train"),
+        ("path,label\ncat/0.png,cat\ndog/0.png,dog\ndog/1.png,dog\n", "class 'cat' has 1 image; two are needed"),
+    ],
+)
+def test_faults_of_csv_files(tmp_path, plain, fails, content, words):
+    listing = plain(tmp_path) / "list.csv"
+    listing.write_text(content)
+    fails(f"csv:{listing}", str(tmp_path), words)
+
+
+def test_csv_files_that_cannot_be_read(tmp_path, fails):
+    fails(f"csv:{tmp_path / 'no.csv'}", "no.csv: cannot be read")
+    (tmp_path / "bytes.csv").write_bytes(b"path,label\n\xff\xfe,\x00\n")
+    fails(f"csv:{tmp_path / 'bytes.csv'}", "bytes.csv: not a CSV file")
