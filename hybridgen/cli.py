@@ -12,6 +12,7 @@ from hybridgen.commands.bench import Bench
 from hybridgen.commands.evaluate import Evaluate
 from hybridgen.commands.hybridize import Hybridize
 from hybridgen.commands.mixing import MIXING_STUDIES, MixingStudy
+from hybridgen.commands.predict import Predict
 from hybridgen.commands.score import ScoreRuns
 from hybridgen.commands.split import SplitImages
 from hybridgen.commands.study import Study, StudyName
@@ -19,12 +20,13 @@ from hybridgen.commands.train import train
 from hybridgen.errors import InputError, exit_codes
 from hybridgen.settings import from_arguments
 
-Command = SplitImages | Hybridize | Evaluate | ScoreRuns | Study | MixingStudy | Bench
+Command = SplitImages | Hybridize | Evaluate | Predict | ScoreRuns | Study | MixingStudy | Bench
 """The fields are a command's options, `run` is what it does."""
 
 COMMANDS: dict[str, type[Command]] = {
     "hybridize": Hybridize,
     "evaluate": Evaluate,
+    "predict": Predict,
     "score": ScoreRuns,
     "study": Study,
     "split": SplitImages,

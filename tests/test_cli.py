@@ -28,7 +28,7 @@ from hybridgen.commands import train
 from hybridgen.commands.mixing import MIXING_STUDIES
 from hybridgen.data.datasets import load_dataset
 from hybridgen.data.readers import embedded
-from hybridgen.data.sources import Files
+from hybridgen.data.sources import Files, decode
 from hybridgen.data.splits import Split
 from hybridgen.errors import InputError, exit_codes
 from hybridgen.evaluation.export import BLOCK, Row
@@ -37,7 +37,7 @@ from hybridgen.evaluation.oracle import Training, save_oracle, train_oracle
 from hybridgen.evaluation.studies import STUDIES
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
-from hybridgen.networks.classifiers import Classifier, save_classifier
+from hybridgen.networks.classifiers import Classifier, load_classifier, save_classifier
 from hybridgen.networks.registry import make_network
 from hybridgen.settings import checked, flags, plain
 from hybridgen.training.engine import make_accelerator
@@ -137,7 +137,7 @@ def test_overview_lists_every_command(run):
         assert f"  {name} " in said.out
 
 
-POSITIONAL = (("study", "name"), ("score", "runs"))
+POSITIONAL = (("study", "name"), ("score", "runs"), ("predict", "model"), ("predict", "images"))
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -294,6 +294,81 @@ def test_split_is_never_overwritten(run, tmp_path):
     said = run(*arguments, "--seed", 1)
     assert said.code == 2 and "never overwritten" in said.err
     assert (tmp_path / "split.json").read_bytes() == before
+
+
+# --- predict --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    """A run's folder with a classifier of three classes and images of 16 pixels, and what it is."""
+    torch.manual_seed(0)
+    classifier = Classifier(make_network("wrn-10-1", 3), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25)).eval()
+    folder = tmp_path / "run"
+    classes = ("cat", "dog", "fox")
+    save_classifier(classifier, folder / "network.safetensors", name="wrn-10-1", classes=classes, image_size=16)
+    return folder
+
+
+def probabilities_of(model: Path, images: list[Path]) -> torch.Tensor:
+    pixels = torch.stack([decode(path, 16) for path in images]).float() / 255
+    with torch.no_grad():
+        return load_classifier(model / "network.safetensors")[0](pixels).softmax(dim=1)
+
+
+def test_images_of_any_kind_have_a_class(run, model, images, tmp_path):
+    """Files and folders, in their order; a file of the model will do."""
+    (tmp_path / "more" / "deep").mkdir(parents=True)
+    shutil.copy(images[1], tmp_path / "more" / "deep" / "x.png")
+    expected = probabilities_of(model, [images[2], tmp_path / "more" / "deep" / "x.png"])
+    for path in (model, model / "network.safetensors"):
+        said = run("predict", path, images[2], tmp_path / "more", *ONE)
+        rows = [line.rsplit(maxsplit=2) for line in said.out.splitlines()]
+        assert said.code == 0 and [name for name, *_ in rows] == [str(images[2]), str(tmp_path / "more/deep/x.png")]
+        for row, p in zip(rows, expected, strict=True):
+            assert row[1:] == [("cat", "dog", "fox")[p.argmax()], f"{p.max():.3f}"]
+
+
+def test_a_table_of_predictions_has_every_probability(run, model, images, tmp_path):
+    out = tmp_path / "out.csv"
+    assert "out.csv: 3 images" in run("predict", model, *images, "--batch", 2, "--out", out, *ONE).out
+    header, *rows = list(csv.reader(out.open()))
+    assert header == ["image", "class", "probability", "cat", "dog", "fox"]
+    for row, path, p in zip(rows, images, probabilities_of(model, images), strict=True):
+        assert row[0] == str(path) and row[1] == header[3 + p.argmax()] and float(row[2]) == max(map(float, row[3:]))
+        assert [float(each) for each in row[3:]] == pytest.approx(p.tolist(), abs=1e-5)
+
+
+def test_test_images_of_a_data_set_are_told_with_their_labels(run, model, tmp_path):
+    for name in ("cat", "dog", "fox"):
+        for i in range(2):
+            (tmp_path / "pets" / name).mkdir(parents=True, exist_ok=True)
+            colour = (90 * i, 10 * len(name), 30 * ord(name[0]) % 256)
+            Image.new("RGB", (20, 24), colour).save(tmp_path / "pets" / name / f"{i}.png")
+    out = tmp_path / "out.csv"
+    assert run("predict", model, "--data", tmp_path / "pets", "--out", out, *ONE).code == 0
+    header, *rows = list(csv.reader(out.open()))
+    assert header == ["image", "class", "probability", "label", "cat", "dog", "fox"]
+    assert [row[0] for row in rows] == ["test/0", "test/1", "test/2"] and [row[3] for row in rows] == header[4:]
+
+
+def test_what_cannot_be_classified_leaves_no_table(run, model, images, tmp_path):
+    words = tmp_path / "words.png"
+    words.write_text("no image")
+    out = tmp_path / "out.csv"
+    (tmp_path / "empty").mkdir()
+    for arguments, said in (
+        ((model, images[0], words, "--out", out), "words.png: not a readable image"),
+        ((model, tmp_path / "nowhere.png", "--out", out), "nowhere.png: not a readable image"),
+        ((model, tmp_path / "empty", "--out", out), "empty: no images in it"),
+        ((model, "--out", out), "IMAGES: missing; give images, or --data"),
+        ((model, images[0], "--data", "digits-m", "--out", out), "IMAGES: given beside --data"),
+        ((model, images[0], "--out", tmp_path / "out.txt"), "a .csv file is needed"),
+        ((tmp_path, images[0], "--out", out), "no classifier there; a finished run's folder, or its network.safe"),
+        ((words, images[0], "--out", out), "words.png: damaged, or not a safetensors file"),
+    ):
+        refused(run("predict", *arguments, *ONE), said)
+    assert not out.exists() and not list(tmp_path.glob(".*"))
 
 
 # --- grid -----------------------------------------------------------------------------------------------
@@ -784,6 +859,7 @@ def test_bad_input(run, artefact, oracle, networks, tmp_path, monkeypatch, line,
 NEEDED = {
     "hybridize": ("--out", "g.png"),
     "evaluate": (),
+    "predict": ("run", "image.png"),
     "score": ("run",),
     "study": ("transfer", "--out", "o"),
     "split": ("--labels", "10", "--out", "s.json"),
@@ -845,8 +921,9 @@ def nested(place: str, value: Any) -> dict[str, Any]:
 
 def given(name: str) -> dict[str, Any]:
     """The fields that a command cannot do without."""
-    needed = {"out": "o"} if name not in ("evaluate", "score", "bench") else {}
+    needed = {"out": "o"} if name not in ("evaluate", "predict", "score", "bench") else {}
     more = {
+        "predict": {"model": "run"},
         "score": {"runs": ["run"]},
         "study": {"name": "transfer"},
         "split": {"labels": 10},

@@ -1,0 +1,119 @@
+"""The command `predict`: the classes of images, by a finished classifier."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import tyro
+
+from hybridgen.commands.options import Batch, Threads
+from hybridgen.errors import InputError
+from hybridgen.settings import settings
+
+if TYPE_CHECKING:
+    from hybridgen.data.sources import ImageSource
+
+
+class Asked(NamedTuple):
+    """Images, and how they are called."""
+
+    names: Sequence[str]
+    images: "ImageSource"
+    labels: Sequence[str] | None
+    """Names of their classes, empty where they are not known; None where none is."""
+
+
+@settings
+class Predict:
+    """Classify images by a finished run's network: the class of each, and with --out all probabilities.
+
+    MODEL is a run's folder (runs/scimix_fixmatch/scimix-seed0) or its network.safetensors. Images are files, or folders
+    in which they are looked for; of oblong ones the central square is taken, brought to the size that the network was
+    trained on. Or the test images of --data.
+    """
+
+    model: tyro.conf.Positional[Path]
+    """A finished run's folder, or its network.safetensors."""
+    images: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Image files, or folders of them."""
+    data: str | None = None
+    """Data set whose test images are classified instead: digits-m, cifar10, ..., or the path of a folder, CSV or npz
+    file."""
+    out: Path | None = None
+    """CSV file to write: image, class, its probability, the label where it is known, and the probability of every
+    class."""
+    data_root: str = "data"
+    """Where data sets lie or are downloaded to."""
+    download: bool = False
+    """Download the data set if it is missing."""
+    batch: Batch = 256
+    """Images that are classified at once."""
+    threads: Threads | None = None
+    """CPU threads; all cores unless given."""
+
+    def run(self) -> None:
+        self._check()
+        import torch
+
+        from hybridgen.files import written_aside
+        from hybridgen.networks.classifiers import FILE, load_classifier
+        from hybridgen.training.engine import laid_out, make_accelerator
+
+        path = self.model / FILE if self.model.is_dir() else self.model
+        if not path.is_file():
+            raise InputError(f"{self.model}: no classifier there; a finished run's folder, or its {FILE}, is needed")
+        classifier, classes, side = load_classifier(path)
+        asked = self._asked(side, classes)
+
+        # Probabilities
+        accelerator = make_accelerator(precision="fp32", threads=self.threads)
+        network = laid_out(classifier, accelerator).requires_grad_(False).eval()
+        found = []
+        for places in torch.arange(len(asked.names)).split(self.batch):
+            images = asked.images.gather(places).to(accelerator.device).float() / 255
+            found.append(network(images).float().softmax(dim=1).cpu())
+        probabilities = torch.cat(found)
+        highest, chosen = probabilities.max(dim=1)
+
+        # What is said of them
+        labels = asked.labels or [""] * len(asked.names)
+        if self.out is not None:
+            header = ["image", "class", "probability", *(["label"] if asked.labels else []), *classes]
+            with written_aside(self.out) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+                table = csv.writer(file)
+                table.writerow(header)
+                for name, label, place, p, row in zip(
+                    asked.names, labels, chosen.tolist(), highest.tolist(), probabilities.tolist(), strict=True
+                ):
+                    known = [label] if asked.labels else []
+                    table.writerow([name, classes[place], f"{p:.6f}", *known, *(f"{each:.6f}" for each in row)])
+            print(f"{self.out}: {len(asked.names)} images")
+            return
+        width, wide = max(map(len, asked.names)), max(map(len, classes))
+        for name, place, p in zip(asked.names, chosen.tolist(), highest.tolist(), strict=True):
+            print(f"{name:<{width}}  {classes[place]:<{wide}}  {p:.3f}")
+
+    def _check(self) -> None:
+        """InputError for what cannot be meant, before anything is read."""
+        if bool(self.images) == (self.data is not None):
+            raise InputError(f"IMAGES: {'given beside --data' if self.images else 'missing'}; give images, or --data")
+        if self.out is not None and self.out.suffix.lower() != ".csv":
+            raise InputError(f"--out {self.out}: a .csv file is needed")
+
+    def _asked(self, side: int, classes: Sequence[str]) -> Asked:
+        from hybridgen.data.datasets import load_dataset
+        from hybridgen.data.readers.folder import images_below
+        from hybridgen.data.sources import Files
+
+        if self.data is not None:
+            dataset = load_dataset(self.data, image_size=side, data_root=self.data_root, download=self.download)
+            labels = [dataset.classes[label] if label >= 0 else "" for label in dataset.test.labels.tolist()]
+            return Asked([f"test/{place}" for place in range(len(labels))], dataset.test.images, labels)
+        paths: list[Path] = []
+        for path in self.images:
+            below = images_below(path) if path.is_dir() else [path]
+            if not below:
+                raise InputError(f"{path}: no images in it")
+            paths += below
+        return Asked(list(map(str, paths)), Files(paths, side), None)
