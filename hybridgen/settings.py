@@ -197,13 +197,26 @@ def from_arguments(kind: type[C], arguments: Sequence[str], *, prog: str | None 
                 given = tyro.cli(kind, args=arguments, prog=prog, **how)
         except SystemExit as stop:
             more = "see --help" if prog is None else f"see {prog} --help"
-            raise InputError(f"{_folded(said.getvalue())}; {more}") from stop
+            raise InputError(f"{_folded(said.getvalue())}{_similar(said.getvalue())}; {more}") from stop
     return checked(kind, plain(given), names=flags(kind))
+
+
+RULE = re.compile(r"^[ -]*---[ -]*$", flags=re.MULTILINE)
+"""Of tyro's frames."""
+
+
+def _similar(framed: str) -> str:
+    """The flags that tyro proposes: those that begin the lines of the sections between its message and its help, and
+    are not those that the message is about."""
+    message, *more = RULE.split(framed)[1:-1] or [framed]
+    found = [flag for section in more for flag in re.findall(r"^ *(--[a-z][\w.-]*)", section, re.M)]
+    found = [flag for flag in found if flag not in re.findall(r"--[\w.-]+", message)]
+    return f"; perhaps you meant {', '.join(dict.fromkeys(found[:3]))}" if found else ""
 
 
 def _folded(framed: str) -> str:
     """The message in tyro's frame, as one line: between the rule under its title and the rule above its help."""
-    sections = re.split(r"^[ -]*---[ -]*$", framed, flags=re.MULTILINE)
+    sections = RULE.split(framed)
     message = sections[1] if len(sections) > 1 else framed
     said, *_ = " ".join(message.split()).split(" Got errors: ")  # by each type of a union, with all its ranges
     return said.removesuffix(".")

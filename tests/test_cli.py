@@ -761,7 +761,14 @@ def refused(said: Said, *words: str) -> None:
         ("", ("a command is missing",)),
         ("hybridise", ("unknown command 'hybridise'", "hybridize")),
         ("hybridize", ("--out",)),
-        ("hybridize --out g.png --rwos 3", ("--rwos",)),
+        (
+            "hybridize --out g.png --rwos 3",
+            ("Unrecognized options: --rwos, 3; perhaps you meant --rows; see hybridgen h",),
+        ),
+        (
+            "hybridize --out g.png --rwos 3 --colums 2",
+            ("--rwos, 3, --colums, 2; perhaps you meant --rows, --columns; see",),
+        ),
         ("hybridize --out g.png --rows many", ("Error parsing --rows: no type matching {None}|INT", "['many']; see")),
         ("hybridize --out g.png --rows 0", ("--rows: 0 should be greater than or equal to 1",)),
         ("hybridize --out g.png --columns -1", ("--columns: -1 should be greater than or equal to 1",)),
