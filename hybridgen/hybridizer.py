@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -250,25 +251,58 @@ def _fetched(source: str | Path) -> Path:
 class Hybridize(nn.Module):
     """A batch transform for anyone's training loop, called like `torchvision.transforms.v2.MixUp`.
 
-    `images` `[b, 3, size, size]` (uint8 or float in [0, 1]) and `labels` `[b]` in; hybrids (float) and soft labels
-    `[b, classes]` out. Each image is the semantic parent of the hybrid in its place, whose label is α of its own class
-    and 1 - α of that of its non-semantic parent, a random place of the batch (as in equation 2.13).
+    `images` `[b, 3, size, size]` (uint8 or float in [0, 1]) and `labels` `[b]` in, as two arguments or one tuple;
+    hybrids (float) and soft labels `[b, classes]` out. Each image is the semantic parent of the hybrid in its
+    place, whose label is α of its own class and 1 - α of that of its non-semantic parent, a random place of the
+    batch (as in equation 2.13).
 
-    InputError for labels outside the classes, and for floats outside [0, 1] (looked for in the first batch alone, since
+    A call makes hybrids with `probability` and else, and in evaluation mode, gives the images back, with their
+    labels as probabilities. With `keep_consistent` an image whose hybrid the hybridizer's own classifier gives
+    another class stays as it is. An image of unknown class, label -1, stays as it is with a soft label of zeros,
+    which loses nothing, and is nobody's non-semantic parent with another label than the semantic one's. Draws come
+    from `generator`, on a CPU or the images' device, or from torch's global one. The hybridizer, which follows the
+    images' device, is no part of the module's parameters and state.
+
+    InputError for a probability outside [0, 1], for `classes`, if their names are given, other than the
+    hybridizer's, for labels outside them, and for floats outside [0, 1] (looked for in the first batch alone, since
     looking waits for the device): standardise after this transform.
     """
 
-    def __init__(self, hybridizer: Hybridizer, *, alpha: float = 0.9) -> None:
+    def __init__(
+        self,
+        hybridizer: Hybridizer,
+        *,
+        alpha: float = 0.9,
+        probability: float = 1.0,
+        keep_consistent: bool = False,
+        classes: Sequence[str] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
         super().__init__()
         if not 0.5 < alpha <= 1:
             raise InputError(f"alpha: {alpha} is outside (0.5, 1]: a hybrid has mostly its semantic parent's class")
-        self.hybridizer, self.alpha = hybridizer, alpha
+        if not 0 <= probability <= 1:
+            raise InputError(f"probability: {probability} is outside [0, 1]")
+        if classes is not None and tuple(classes) != hybridizer.origin.classes:
+            own, given = (", ".join(names)[:80] for names in (hybridizer.origin.classes, classes))
+            raise InputError(f"classes: {given}; this hybridizer has {own}, in this order")
+        self._hybridizer = (hybridizer,)
+        self.alpha, self.probability, self.keep_consistent = alpha, probability, keep_consistent
+        self.generator = generator
         self._looked = False
+
+    @property
+    def hybridizer(self) -> Hybridizer:
+        return self._hybridizer[0]
 
     @torch.no_grad()
     def forward(
-        self, images: Shaped[Tensor, "batch 3 height width"], labels: Labels
+        self,
+        images: Shaped[Tensor, "batch 3 height width"] | tuple[Shaped[Tensor, "batch 3 height width"], Labels],
+        labels: Labels | None = None,
     ) -> tuple[Images, Float[Tensor, "batch classes"]]:
+        if labels is None:
+            images, labels = images
         if not images.is_floating_point():
             images = images.float() / 255
         elif not self._looked and len(images):
@@ -277,9 +311,30 @@ class Hybridize(nn.Module):
                 raise InputError(f"images: in [{low:.2f}, {high:.2f}], not in [0, 1]; standardise after this transform")
             self._looked = True
         classes = len(self.hybridizer.origin.classes)
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-            raise InputError(f"labels: outside 0..{classes - 1}, the classes of this hybridizer")
-        partner = torch.randperm(len(images), device=images.device)
-        hybrids = self.hybridizer.hybridize(semantic=images, nonsemantic=images[partner])
-        hard = nn.functional.one_hot(labels, classes).to(hybrids.dtype)
-        return hybrids, self.alpha * hard + (1 - self.alpha) * hard[partner]
+        if len(labels) and not -1 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise InputError(f"labels: outside 0..{classes - 1}, the classes of this hybridizer (-1: not known)")
+        known = labels >= 0
+        hard = nn.functional.one_hot(labels.clamp(min=0), classes).to(images.dtype) * known.unsqueeze(1)
+        if not self.training or not self._toss():
+            return images, hard
+
+        # Hybrids, and their soft labels
+        hybridizer = self.hybridizer.to(images.device)
+        device = images.device if self.generator is None else self.generator.device
+        partner = torch.randperm(len(images), generator=self.generator, device=device).to(images.device)
+        hybrids = hybridizer.hybridize(semantic=images, nonsemantic=images[partner])
+        others = torch.where(known[partner].unsqueeze(1), hard[partner], hard)
+        soft = self.alpha * hard + (1 - self.alpha) * others
+
+        # Those that stay as they are
+        made = known
+        if self.keep_consistent:
+            made = made & (hybridizer.classify(hybrids).argmax(dim=1) == labels)
+        return torch.where(made[:, None, None, None], hybrids, images), torch.where(made.unsqueeze(1), soft, hard)
+
+    def _toss(self) -> bool:
+        """Whether to make hybrids; on a CPU unless the generator is elsewhere."""
+        if self.probability in (0, 1):
+            return bool(self.probability)
+        device = torch.device("cpu") if self.generator is None else self.generator.device
+        return bool(torch.rand((), generator=self.generator, device=device) < self.probability)

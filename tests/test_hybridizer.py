@@ -661,10 +661,83 @@ def test_alpha_outside_its_range(hybridizer, alpha):
         Hybridize(hybridizer, alpha=alpha)
 
 
-@pytest.mark.parametrize("label", [-1, 4])
+@pytest.mark.parametrize("label", [-2, 4])
 def test_label_outside_the_classes(hybridizer, images, label):
     with pytest.raises(InputError, match=r"^labels: outside 0\.\.3"):
         Hybridize(hybridizer)(images, torch.tensor([0, 1, label, 2, 3]))
+
+
+def test_unknown_classes_are_passed_over(hybridizer, images):
+    """They stay, lose nothing, and lend no label."""
+    labels = torch.tensor([0, -1, 1, -1, 2])
+    torch.manual_seed(3)
+    got, soft = Hybridize(hybridizer, alpha=0.8)(images, labels)
+    torch.manual_seed(3)
+    partner = torch.randperm(5)
+    expected = hybridizer.hybridize(semantic=images, nonsemantic=images[partner])
+    for row, label in enumerate(labels.tolist()):
+        want = torch.zeros(4)
+        if label >= 0:
+            other = labels[partner[row]].item()
+            want[label] += 0.8
+            want[label if other < 0 else other] += 1 - 0.8
+        torch.testing.assert_close(soft[row], want)
+        assert torch.equal(got[row], images[row] if label < 0 else expected[row])
+    assert (labels[partner][labels >= 0] < 0).any()
+    logits = torch.randn(5, 4, requires_grad=True)
+    nn.functional.cross_entropy(logits, soft, reduction="sum").backward()
+    assert torch.equal(logits.grad.any(dim=1), labels >= 0)
+
+
+def test_what_the_hybridizers_classifier_takes_for_another_class_stays(hybridizer, images):
+    torch.manual_seed(3)
+    every = Hybridize(hybridizer)(images, torch.zeros(5, dtype=torch.int64))[0]
+    seen = hybridizer.classify(every).argmax(dim=1)
+    labels = torch.where(torch.arange(5) % 2 == 0, seen, (seen + 1) % 4)
+    torch.manual_seed(3)
+    got, soft = Hybridize(hybridizer, alpha=0.8, keep_consistent=True)(images, labels)
+    for row in range(5):
+        assert torch.equal(got[row], every[row] if row % 2 == 0 else images[row])
+        assert row % 2 == 0 or torch.equal(soft[row], torch.eye(4)[labels[row]])
+
+
+def test_calls_make_hybrids_with_their_probability(hybridizer, images):
+    labels, own = torch.tensor([0, 3, 1, 1, 2]), torch.Generator().manual_seed(5)
+    for probability, expected in ((0.0, [False] * 9), (1.0, [True] * 9), (0.4, None)):
+        mix = Hybridize(hybridizer, probability=probability, generator=own)
+        made = [not torch.equal(mix(images, labels)[0], images) for _ in range(9)]
+        assert made == expected or (expected is None and 0 < sum(made) < 9)
+    soft = Hybridize(hybridizer, probability=0.0)((images * 255).to(torch.uint8), labels)[1]
+    assert torch.equal(soft, torch.eye(4)[labels])
+    assert torch.equal(Hybridize(hybridizer).eval()(images, labels)[0], images)
+    with pytest.raises(InputError, match=r"^probability: 1\.5 is outside"):
+        Hybridize(hybridizer, probability=1.5)
+
+
+def test_draws_may_come_from_a_generator_alone(hybridizer, images):
+    labels, before = torch.tensor([0, 3, 1, 1, 2]), torch.get_rng_state()
+    mix = lambda seed: Hybridize(hybridizer, probability=0.9, generator=torch.Generator().manual_seed(seed))
+    first, again, other = (mix(seed)(images, labels)[0] for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_tuple_will_do_and_nothing_becomes_part_of_its_owner(hybridizer, images):
+    labels = torch.tensor([0, 3, 1, 1, 2])
+    owner = nn.Sequential(Hybridize(hybridizer))
+    assert not owner.state_dict() and not list(owner.parameters())
+    torch.manual_seed(3)
+    together = Hybridize(hybridizer)((images, labels))
+    torch.manual_seed(3)
+    apart = Hybridize(hybridizer)(images, labels)
+    assert all(torch.equal(*pair) for pair in zip(together, apart, strict=True))
+
+
+def test_classes_are_compared_by_name_and_order(hybridizer):
+    names = hybridizer.origin.classes
+    Hybridize(hybridizer, classes=list(names))
+    with pytest.raises(InputError, match=r"^classes: .*; this hybridizer has .*, in this order"):
+        Hybridize(hybridizer, classes=names[::-1])
 
 
 def test_wrong_size_in_the_transform(hybridizer):
