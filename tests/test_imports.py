@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+import hybridgen
+from hybridgen import hybridizer
+from hybridgen.mixing import transform
+from hybridgen.networks import classifiers
+
 RECIPES = Path(__file__).parent.parent / "recipes"
 SCRIPT = """
 import contextlib, io, json, sys
@@ -14,6 +19,10 @@ from pathlib import Path
 from runpy import run_path
 
 imported = {}
+
+# The package
+import hybridgen
+imported["package"] = list(sys.modules)
 
 # A data set and its views
 from hybridgen.data.datasets import load_dataset
@@ -47,6 +56,18 @@ def imported() -> dict[str, set[str]]:
     done = subprocess.run([sys.executable, "-c", SCRIPT, RECIPES], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return {after: set(modules) for after, modules in json.loads(done.stdout.splitlines()[-1]).items()}
+
+
+def test_the_package_alone_is_light(imported):
+    assert not {"torch", "numpy", "pydantic", "tyro", "accelerate"} & imported["package"]
+
+
+def test_what_training_loops_take_lies_at_the_top():
+    assert (hybridgen.Hybridize, hybridgen.Hybridizer) == (hybridizer.Hybridize, hybridizer.Hybridizer)
+    assert (hybridgen.Mix, hybridgen.load_classifier) == (transform.Mix, classifiers.load_classifier)
+    assert set(hybridgen.__all__) == {"Hybridize", "Hybridizer", "Mix", "load_classifier"}
+    with pytest.raises(AttributeError, match="module 'hybridgen' has no attribute 'Hybrid'"):
+        _ = hybridgen.Hybrid
 
 
 def test_data_need_nothing_large(imported):
