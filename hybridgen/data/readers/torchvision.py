@@ -21,7 +21,7 @@ def _read(request: Request, kind: str, **options):
 
     try:
         return getattr(torchvision.datasets, kind)(request.data_root, download=request.download, **options)
-    except (RuntimeError, OSError, EOFError, ValueError, AssertionError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, TypeError, KeyError, AssertionError) as error:
         if request.download:
             raise InputError(f"download of {kind} to {request.data_root} failed ({one_line(error)})") from error
         raise InputError(

@@ -57,6 +57,14 @@ def test_npz_grey_is_repeated_and_sizes_change_with_antialias(tmp_path):
     assert small.fingerprint == whole.fingerprint
 
 
+def test_npz_masks_of_another_size_are_of_the_middles_of_pixels(tmp_path):
+    masks = np.random.default_rng(1).random((3, 12, 12)) > 0.5
+    images = np.zeros((6, 12, 12), np.uint8)
+    name = saved(tmp_path / "a.npz", x_train=images, x_test=images[:3], masks_test=masks)
+    assert np.array_equal(load_dataset(name, image_size=4).test.masks.numpy(), masks[:, 1::3, 1::3])
+    assert np.array_equal(load_dataset(name, image_size=36).test.masks.numpy(), masks.repeat(3, 1).repeat(3, 2))
+
+
 def test_npz_fingerprint_follows_classes_labels_and_pixels(tmp_path):
     def fingerprint(**changes):
         return load_dataset(saved(tmp_path / "a.npz", **changes)).fingerprint

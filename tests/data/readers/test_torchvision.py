@@ -12,10 +12,21 @@ def test_missing_data_say_what_to_do(tmp_path, name, fails):
     fails(name, name, str(tmp_path), "--download", "--data-root", data_root=tmp_path)
 
 
-def test_truncated_data_say_what_to_do(tmp_path, fails, mnist_files):
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        lambda whole: whole[:-100],
+        lambda whole: b"",
+        lambda whole: b"<html>No such page.</html>",
+        lambda whole: whole[:2] + bytes([9]) + whole[3:],  # numbers of another type
+        lambda whole: whole[:2] + bytes([10]) + whole[3:],  # of none
+    ],
+    ids=["truncated", "empty", "a page", "signed", "unknown"],
+)
+def test_damaged_data_say_what_to_do(tmp_path, fails, mnist_files, damaged):
     mnist_files(tmp_path)
     path = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
-    path.write_bytes(path.read_bytes()[:-100])
+    path.write_bytes(damaged(path.read_bytes()))
     fails("mnist", "not whole", str(tmp_path), "--download", data_root=tmp_path)
 
 
