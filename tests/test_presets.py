@@ -589,6 +589,52 @@ SMOKE = {
 }  # fmt: skip
 """What `smoke` changes of the defaults, ours: seconds on digits-m."""
 
+DEFAULTS = {
+    "scimix": {"evaluate_every": 500, "save_every": 500, "classifier": None},
+    "scimix_pipeline": {"rounds": 1},
+    "adain": {"evaluate_every": 500, "save_every": 500},
+    "recursivemix": {"labels": None, "evaluate_every": 200, "baseline": True},
+    "mixing_baselines": {"labels": None, "evaluate_every": 200, "methods": tuple(mixing.TITLES), "alphas": "own"},
+    "mixmo": {
+        "labels": None, "evaluate_every": 200, "methods": tuple(mixmo.TITLES), "training.network": "wrn-10-2",
+        "training.epochs": 6.0,
+    },
+    "mixshare": {
+        "labels": None, "evaluate_every": 200, "methods": ("plain", "cut-mixmo", "mixshare-partial", "mixshare"),
+        "training.network": "wrn-10-2", "training.epochs": 6.0, "method.fade": 2.0,
+    },
+    **{recipe: {"hybrids.hybridizer": "none"} for recipe in ("mean_teacher", "fixmatch")},
+    "mixmatch": {"hybrids.hybridizer": "none", **window(1.0, 7.0)},
+    "scimix_mixmatch": window(1.0, 7.0),
+    **{recipe: {} for recipe in ("scimix_mean_teacher", "scimix_fixmatch", "scimix_supervised")},
+    **{recipe: {"method.clip": 1.0} for recipe in ("samosa_mean_teacher", "samosa_fixmatch")},
+    "samosa_mixmatch": {"method.clip": 1.0, "probability": 0.2, "samosa.cycles": 1, **window(1.0, 7.0, "samosa")},
+}  # fmt: skip
+"""What a recipe without arguments has beside the defaults of all runs, and of the methods' files; ours."""
+
+OF_THE_THESES_TABLES = {
+    "table": "A.14", "data": "digits-m", "labels": 100, "backbone": "mean-teacher", "hybridizer": None, "common": "",
+    "generator": "", "classifier": "", "out": Path("runs/ablation"), "resume": False, "seed": 0, "seeds": 3,
+}  # fmt: skip
+OF_RECURSIVEMIXS_TABLES = {
+    "table": "2", "arguments": "", "out": Path("runs/recursivemix_ablation"), "resume": False, "seed": 0, "seeds": 3,
+}  # fmt: skip
+handed_on = lambda preset: {"generator": f"--preset {preset}", "classifier": f"--preset {preset}"}
+ABLATIONS = {
+    "ablation": {
+        "": OF_THE_THESES_TABLES,
+        "smoke": OF_THE_THESES_TABLES | {"seeds": 1, **handed_on("smoke")},
+        "paper-svhn-60": OF_THE_THESES_TABLES | {"data": "svhn", "labels": 60, **handed_on("paper-svhn-60")},
+        "paper-cifar10-250": OF_THE_THESES_TABLES
+        | {"data": "cifar10", "labels": 250, **handed_on("paper-cifar10-250")},
+    },
+    "recursivemix_ablation": {
+        "": OF_RECURSIVEMIXS_TABLES,
+        "smoke": OF_RECURSIVEMIXS_TABLES | {"seeds": 1, "arguments": "--preset smoke"},
+    },
+}
+"""All fields of the recipes that train a table's rows: without a preset, and with each."""
+
 EACH = [(recipe, preset) for recipe, presets in EXPECTED.items() for preset in presets]
 
 
@@ -642,8 +688,8 @@ def test_every_preset_of_a_recipe_is_in_the_tables(recipe):
 
 
 def test_every_recipe_with_presets_of_trainings_is_in_the_tables():
-    of_runs = {path.stem for path in RECIPES.glob("*.py")} - {"ablation", "recursivemix_ablation"}
-    assert of_runs == set(EXPECTED) == set(SMOKE)
+    of_runs = {path.stem for path in RECIPES.glob("*.py")} - set(ABLATIONS)
+    assert of_runs == set(EXPECTED) == set(SMOKE) == set(DEFAULTS)
 
 
 @pytest.mark.parametrize(("recipe", "preset"), EACH)
@@ -672,6 +718,26 @@ def test_bookkeeping_of_a_preset_asks_for_one_whole_run(recipe, preset):
 def test_smoke_is_the_defaults_for_seconds(recipe):
     default, found = values(recipe_of(recipe).Config()), values(loaded(recipe, "smoke"))
     compare({name: each for name, each in found.items() if each != default[name]}, SMOKE[recipe])
+
+
+@pytest.mark.parametrize("recipe", DEFAULTS)
+def test_a_recipe_without_arguments_has_the_defaults_of_its_parts(recipe):
+    config = recipe_of(recipe).Config()
+    (of_all_runs,) = type(config).__bases__
+    usual = values(of_all_runs())
+    for field in fields(config):
+        if is_dataclass(group := getattr(config, field.name)):
+            usual |= values(type(group)(), f"{field.name}.")
+    own = {name: each for name, each in values(config).items() if name not in usual or each != usual[name]}
+    compare(own, DEFAULTS[recipe] | {"out": Path(f"runs/{recipe}")})
+
+
+@pytest.mark.parametrize(("recipe", "preset"), [(name, each) for name, of in ABLATIONS.items() for each in of])
+def test_what_recipes_of_tables_have(recipe, preset):
+    module = recipe_of(recipe)
+    assert {"", *module.PRESETS} == set(ABLATIONS[recipe])
+    given = parse(module.Config, module.PRESETS, ["--preset", preset] if preset else [])
+    compare(values(given), ABLATIONS[recipe][preset])
 
 
 def test_networks_without_a_name_are_resnet18_of_full_width():
@@ -1169,7 +1235,7 @@ def test_adain_trains_by_its_weights_and_rates():
     assert first.tasks["perception"].weights == {"supervised": 1.0}
     assert made.tasks["transfer"].weights == {"content": 1.0, "style": 10.0}  # λ
     for step in (0, 300, 599):
-        rate = first.tasks["perception"].rate(Clock(600, 600, step))
+        rate = first.tasks["perception"].rate(Clock(first.clock.steps, first.clock.steps_per_epoch, step))
         assert rate == pytest.approx(cosine(4e-3, 600)(step))  # ours
     for epoch in (0, 10, 19):
         clock = Clock(made.clock.steps, per_epoch, epoch * per_epoch)
