@@ -1,5 +1,7 @@
 """What training costs, against counts by hand."""
 
+import re
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -92,6 +94,14 @@ def test_study_measures_every_method_beside_no_mixing():
         assert of["flops_ratio"] == 1 and of["seconds_per_step"] > 0
         for key in ("peak_bytes", "parameters_training", "seconds_per_step"):
             assert of[f"{key}_ratio"] == pytest.approx(of[key] / methods["none"][key])
+    units = {"peak_bytes": 2**20, "flops": 2e6, "parameters_training": 1e6, "parameters_deployed": 1e6,
+             "seconds_per_step": 1e-3}  # fmt: skip
+    titles, *rows = (re.split(r"\s{2,}", line) for line in finding.table.splitlines()[:4])
+    assert titles[1::2] == ["memory, MiB", "multiply-adds, M", "#P training, M", "#P deployed, M", "ms a step"]
+    for row, of in zip(rows, methods.values(), strict=True):
+        told = [of[key] / unit for key, unit in units.items()]
+        assert [float(cell) for cell in row[1::2]] == pytest.approx(told, abs=0.0501)
+        assert [float(cell) for cell in row[2::2]] == pytest.approx([of[f"{key}_ratio"] for key in units], abs=6e-4)
     history = 4 * (4 * 3 * 16 * 16 + 2 * 4 * 3)
     assert methods["recursivemix"]["peak_bytes"] >= methods["none"]["peak_bytes"] + history
     assert methods["none"]["peak_bytes"] > 3 * 4 * bare  # weights, gradients, momenta

@@ -68,11 +68,17 @@ def test_a_figure_that_a_plain_network_has_not(runs, tmp_path):
 
 
 def test_what_else_differs_is_told(runs, tmp_path):
-    more = leave(tmp_path / "more" / "mimo-seed0", 0, 0.1, alpha=float("inf"), data="cifar10")
-    found = over("method.alpha", [*runs, more])
+    more = [
+        leave(tmp_path / "more" / name, 0, 0.1, alpha=float("inf"), data="cifar10")
+        for name in ("mimo-seed0", "new-seed0")
+    ]
+    found = over("method.alpha", [*runs, *more])
     assert found.values["differ_in"] == ["data"] and "The runs differ in data as well." in found.table
     assert found.values["values"] == [2.0, 10.0, "inf"]  # places, where an axis of numbers has none
-    assert [tick.get_text() for tick in found.figure.axes[0].get_xticklabels()] == ["2", "10", "inf"]
+    axis = found.figure.axes[0]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["2", "10", "inf"]
+    places = {curve.get_label(): curve.lines[0].get_xdata().tolist() for curve in axis.containers}
+    assert places == {"cut-mixmo": [0, 1], "mimo": [0, 1, 2], "new": [2]}
 
 
 def test_settings_of_words_stand_in_the_order_of_the_alphabet(tmp_path):
