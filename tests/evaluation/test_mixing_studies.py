@@ -159,6 +159,11 @@ def test_picture_of_methods_shows_the_ratio_that_is_realised():
     assert ratios["none"] == [1.0] * 3
     axes = [axis for axis in finding.figure.axes]
     assert len(axes) == 3 * (2 + len(MIXERS))
+    assert [axis.yaxis.label.get_text() for axis in (axes[0], axes[3])] == ["image", "partner"]
+    for place in (0, 1):  # below each parent its class
+        for axis, pair in zip(axes[3 * place :], pairs, strict=False):
+            grey = (60 * CLASSES.index(pair[place]) + 20) / 255
+            assert axis.get_xlabel() == pair[place] and axis.images[0].get_array().mean() == pytest.approx(grey)
     for i, method in enumerate(MIXERS):
         for j, (own, other) in enumerate(pairs):
             grey = axes[3 * (2 + i) + j].images[0].get_array().mean()
