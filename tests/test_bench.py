@@ -39,7 +39,35 @@ def check(figures):
     assert figures["peak_memory_mib"] >= 0
 
 
-def test_json_has_every_case_and_key(in_this_process, capsys):
+@pytest.fixture
+def backwards(monkeypatch):
+    """How often gradients are computed in a step of each case, and in one of its floor."""
+    counted: dict[str, tuple[set[int], set[int]]] = {}
+    calls: list[None] = []
+    backward = torch.Tensor.backward
+    monkeypatch.setattr(torch.Tensor, "backward", lambda *given, **more: calls.append(None) or backward(*given, **more))
+
+    def watched(run, counts):
+        def step():
+            calls.clear()
+            run()
+            counts.add(len(calls))
+
+        return step
+
+    def watching(name, make):
+        def case(sizes, accelerator):
+            made, (of_step, of_floor) = make(sizes, accelerator), counted.setdefault(name, (set(), set()))
+            return made._replace(step=watched(made.step, of_step), floor=watched(made.floor, of_floor))
+
+        return case
+
+    for name, entry in cases.CASES.items():
+        monkeypatch.setitem(cases.CASES, name, entry._replace(make=watching(name, entry.make)))
+    return counted
+
+
+def test_json_has_every_case_and_key(in_this_process, backwards, capsys):
     measure.run(json=True, quick=True, rounds=1, threads=1)
     said = json.loads(capsys.readouterr().out)
     assert said["device"].startswith("cpu" if not torch.cuda.is_available() else "cuda")
@@ -53,6 +81,9 @@ def test_json_has_every_case_and_key(in_this_process, capsys):
     assert goals["fixmatch"] == 1.25
     assert goals["strong-augmentation"] == 1 / 4
     assert goals["modulated-convolution"] == 1 / 10
+    for name, (of_step, of_floor) in backwards.items():  # a floor learns where the step does; EMA's is a whole step
+        assert len(of_step) == 1 and (of_floor == of_step or name == "ema")
+    assert backwards["ema"] == ({0}, {1}) and backwards["modulated-convolution"] == ({1}, {1})
 
 
 def test_a_ratio_is_of_medians(monkeypatch):
