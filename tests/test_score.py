@@ -151,6 +151,9 @@ def test_a_folder_is_what_was_selected_and_a_checkpoint_what_was_evaluated(score
     assert evaluated["accuracy"] == pytest.approx(recorded["test_accuracy_last"])
     first = min((run / "checkpoints").glob("step-*.pt"))
     assert score(first)["classifiers"][first.stem]["nll"] != evaluated["nll"]
+    beside, whole = find(last), find(run)
+    assert (beside.about, beside.split_hash) == (whole.about, whole.split_hash)
+    assert beside.config == whole.config | {"split_hash": whole.split_hash}
 
 
 def test_likelihood_of_a_file_by_hand(score, runs, data):
@@ -232,8 +235,10 @@ def test_ensembles_of_several_runs_and_what_is_written_of_them(score, runs, data
         (bare,) = score(tmp_path / "bare.npz", "--ensemble", of)["classifiers"].values()
         assert bare == both
     (own,) = score(folders[0], "--predictions", tmp_path / "one.npz")["classifiers"].values()
-    again = score(tmp_path / "one.npz", folders[1])["classifiers"]
-    assert next(iter(again.values())) == own == found["classifiers"]["cut-mixmo-seed0"]
+    again = score(folders[1], tmp_path / "one.npz")["classifiers"]
+    plain, read, _ = again.values()  # in the order in which they are given
+    assert read == own == found["classifiers"]["cut-mixmo-seed0"]
+    assert plain == found["classifiers"]["plain-network-seed0"]
     intervals = [score(tmp_path / "one.npz", "--seed", seed)["classifiers"]["one"]["nll_interval"] for seed in (0, 1)]
     assert intervals[0] == own["nll_interval"] != intervals[1]
 
