@@ -98,7 +98,7 @@ def test_samples_do_not_meet_and_all_parameters_learn():
 
 
 @pytest.mark.parametrize(
-    ("size", "nearest"), [(8, "16"), (0, "16"), (20, "16 and 32"), (100, "96 and 112"), (-16, "16")]
+    ("size", "nearest"), [(8, "16"), (0, "16"), (20, "16 and 32"), (24, "16 and 32"), (100, "96 and 112"), (-16, "16")]
 )
 def test_impossible_size_names_the_nearest(size, nearest):
     with pytest.raises(InputError, match=rf"^image_size: {size} .*nearest: {nearest}$"):
