@@ -18,6 +18,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 
 import hybridgen
@@ -26,6 +27,7 @@ from hybridgen.assets import bundled
 from hybridgen.cli import COMMANDS, main
 from hybridgen.commands import train
 from hybridgen.commands.mixing import MIXING_STUDIES
+from hybridgen.commands.options import load
 from hybridgen.data.datasets import load_dataset
 from hybridgen.data.readers import embedded
 from hybridgen.data.sources import Files, decode
@@ -93,6 +95,12 @@ def artefact(tmp_path_factory, digits) -> Path:
         network = SemanticAutoencoder(architecture)
     Hybridizer(network, Origin("digits-m", digits.fingerprint, "0" * 16, digits.classes)).save_pretrained(folder)
     return folder
+
+
+def test_a_hybridizer_is_loaded_to_the_device(artefact, monkeypatch):
+    accelerator = Accelerator(cpu=True)
+    monkeypatch.setattr(Accelerator, "device", torch.device("meta"))
+    assert {parameter.device.type for parameter in load(str(artefact), accelerator).parameters()} == {"meta"}
 
 
 @pytest.fixture(scope="module")

@@ -164,6 +164,8 @@ def test_the_bundled_hybridizer_alone_must_be_of_the_same_data(source, trained_o
     load = lambda: hybrids.load_hybridizer(hybrids.Settings(hybridizer=source), context)
     if fits:
         assert load() is made
+        monkeypatch.setattr(Accelerator, "device", torch.device("meta"))
+        assert {parameter.device.type for parameter in load().parameters()} == {"meta"}
     else:
         with pytest.raises(InputError, match=r"^hybridizer: the bundled one was trained on other, not on noise"):
             load()

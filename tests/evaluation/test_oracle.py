@@ -1,5 +1,6 @@
 """The oracle learns, is kept, and a damaged one is never used."""
 
+import copy
 import json
 from dataclasses import replace
 
@@ -255,6 +256,12 @@ def test_none_judges_and_one_that_is_there_judges_these_data_alone(dataset, kept
             InputError, match=rf"^--oracle\.{next(iter(given))}: is for training an oracle, but --oracle "
         ):
             judge_of(OracleSettings(oracle=str(folder), **given), dataset)
+
+
+def test_an_oracle_that_is_there_goes_to_the_device(dataset, kept, monkeypatch):
+    accelerator, judge = Accelerator(cpu=True), copy.deepcopy(kept[1])
+    monkeypatch.setattr(Accelerator, "device", torch.device("meta"))
+    assert {parameter.device.type for parameter in oracle_of(judge, dataset, accelerator).parameters()} == {"meta"}
 
 
 def test_bad_input_is_named(dataset, tmp_path):
