@@ -5,7 +5,7 @@ from statistics import fmean
 from hybridgen.evaluation import calibration, classification, diversity
 from hybridgen.evaluation.classification import Classes
 from hybridgen.evaluation.diversity import Members
-from hybridgen.networks.multi_input import Ensemble, ensembled
+from hybridgen.networks.members import Ensemble, ensembled
 from hybridgen.training.scores import Measure
 
 TOP = 5

@@ -15,7 +15,8 @@ from hybridgen.data.datasets import Dataset, load_dataset, named
 from hybridgen.evaluation.studies import apart
 from hybridgen.methods.labelled import central, chosen_network
 from hybridgen.networks.classifiers import FILE, About, Classifier, about_classifier, load_classifier
-from hybridgen.networks.multi_input import Attribution, Ensemble, MultiInputClassifier
+from hybridgen.networks.members import Ensemble
+from hybridgen.networks.multi_input import Attribution, MultiInputClassifier
 from hybridgen.networks.registry import default_network, make_network
 from hybridgen.settings import checked
 from hybridgen.training.checkpoint import read_checkpoint

@@ -142,7 +142,7 @@ def judge_of(settings: OracleSettings, dataset: Dataset) -> Judge:
         return load_oracle(Path(settings.oracle), dataset)
     training = training_for(settings, dataset)
     with torch.random.fork_rng(devices=[]):
-        make_network(training.network, len(dataset.classes))
+        make_network(training.network, len(dataset.classes), image_size=dataset.image_size)
     return training
 
 
@@ -346,7 +346,8 @@ def load_oracle(folder: Path, dataset: Dataset) -> Classifier:
 
 
 def _network(dataset: Dataset, training: Training) -> Classifier:
-    network = make_network(training.network, len(dataset.classes), pretrained=False)
+    side = dataset.image_size
+    network = make_network(training.network, len(dataset.classes), image_size=side, pretrained=False)
     return Classifier(network, mean=dataset.mean, std=dataset.std).to(memory_format=torch.channels_last)
 
 

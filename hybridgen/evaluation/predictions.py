@@ -14,7 +14,7 @@ from hybridgen.data.sources import one_line
 from hybridgen.evaluation.classification import Classes, check_classes
 from hybridgen.evaluation.diversity import Members
 from hybridgen.files import written_aside
-from hybridgen.networks.multi_input import Ensemble, ensembled
+from hybridgen.networks.members import Ensemble, ensembled
 from hybridgen.types import InputError
 
 TOLERANCE = 1e-3

@@ -27,7 +27,7 @@ from hybridgen.evaluation.predictions import Predictions
 from hybridgen.evaluation.selective import aurc, risk_coverage
 from hybridgen.evaluation.transfer import aligned
 from hybridgen.files import written_aside
-from hybridgen.networks.multi_input import Ensemble, ensembled
+from hybridgen.networks.members import Ensemble, ensembled
 from hybridgen.training.scores import logits_of
 from hybridgen.types import Images
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import sqrt
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -47,12 +48,17 @@ class TrainingSettings:
     """Whether SGD's momentum is Nesterov's."""
     rate: Flat[Positive] = 0.1
     """Learning rate, after its warm-up."""
+    rate_batch: Flat[Count | None] = None
+    """B, images a step that --rate is for: at another --batch b it is √(b/B) of it (MixViT); without, --rate is for any
+    batch."""
     warmup: Flat[Epoch] = 1
     """Epochs in which the rate grows linearly."""
     decay_at: Flat[tuple[Epoch, ...]] = ()
     """Epochs at which the rate falls to a tenth; without, it falls to zero along a cosine."""
     weight_decay: Flat[Weight] = 5e-4
     """Weight decay."""
+    stochastic_depth: Flat[Annotated[float, Field(ge=0, lt=1), NUMBER]] = 0.0
+    """Probability, of each image in each residual branch of a transformer's feature blocks, that it is left out."""
     clip: Flat[Positive | None] = None
     """Largest norm of the gradient."""
     label_smoothing: Flat[Share] = 0.0
@@ -106,7 +112,7 @@ def chosen_network(network: str | None, width: float | None, image_size: int) ->
 def classifier_of(settings: TrainingSettings, context: Context) -> Classifier:
     """A new one of this network; InputError for one that cannot be made."""
     name, width = chosen_network(settings.network, settings.width, context.dataset.image_size)
-    return context.classifier(name, width=width)
+    return context.classifier(name, width=width, image_size=settings.crop)
 
 
 def augmentation(settings: TrainingSettings, context: Context) -> View:
@@ -142,6 +148,8 @@ def augmentation(settings: TrainingSettings, context: Context) -> View:
 def rate_of(settings: TrainingSettings, repetitions: int = 1) -> Schedule:
     """The learning rate over time; a part of it where every image comes so many times."""
     rate = settings.rate / repetitions
+    if settings.rate_batch is not None:
+        rate *= sqrt(settings.batch / settings.rate_batch)  # thesis A.1.5
     falling = stepped(rate, settings.decay_at) if settings.decay_at else cosine(rate, settings.epochs)
     return warmed(falling, settings.warmup)
 
@@ -187,6 +195,10 @@ def labelled_plan(
     )
     torch.manual_seed(seed)
     classifier = network(settings, context)
+    if settings.stochastic_depth:
+        from hybridgen.networks.vision_transformers import set_stochastic_depth  # with timm, which takes its time
+
+        set_stochastic_depth(classifier, settings.stochastic_depth)
     objective, weights, local = make(classifier)
     if settings.optimizer == "sgd":
         optimizer = sgd(objective, decay=settings.weight_decay, nesterov=settings.nesterov)

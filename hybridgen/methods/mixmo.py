@@ -18,7 +18,8 @@ from hybridgen.losses.classification import smoothed
 from hybridgen.methods.labelled import Made, TrainingSettings, central, chosen_network, labelled_plan
 from hybridgen.mixing.inputs import InputMixing, Patches, Shares, cut_others_in, loss_weights, mix_inputs
 from hybridgen.mixing.mixing import Targets, as_targets
-from hybridgen.networks.multi_input import Attribution, Ensemble, MemberLogits, MultiInputClassifier
+from hybridgen.networks.members import Ensemble, MemberLogits
+from hybridgen.networks.multi_input import Attribution, MultiInputClassifier
 from hybridgen.networks.registry import make_network
 from hybridgen.settings import NUMBER, Few, Share, merged, settings
 from hybridgen.training.context import Context

@@ -1,4 +1,5 @@
-"""How the inputs of one network are mixed: MIMO (Havasi et al. 2021) and MixMo (Ramé et al. 2021; thesis 3.3.2)."""
+"""How the inputs of one network are mixed: MIMO (Havasi et al. 2021), MixMo (Ramé et al. 2021; thesis 3.3.2) and, patch
+by patch, MixViT (thesis 4.3.3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from hybridgen.mixing import masks
 from hybridgen.mixing.masks import Generator, Mask, Ratio
-from hybridgen.mixing.mixing import Maps, Mixing
+from hybridgen.mixing.mixing import Maps, Mixing, Tokens, other_partners
 from hybridgen.types import InputError
 
 Patches = Literal["cutmix", "horizontal-concat", "vertical-concat", "patchup", "fmix", "cowmix"]
@@ -86,6 +87,48 @@ class InputMixing:
         for place, mixing in zip(others, self.mixings, strict=True):
             mixed = mixing.mix(mixed, encodings[place])
         return mixed * len(encodings) if self.mixings else mixed
+
+
+@dataclass(frozen=True, eq=False)
+class PatchMixing:
+    """Which images M inputs see together, and of which input each patch is: of one and no other."""
+
+    partners: Int64[Tensor, "inputs batch"]
+    """Places in the batch of the images that each input sees; the first one sees all in their order."""
+    owners: Int64[Tensor, "batch rows columns"]
+    """The input that each patch is of."""
+
+    @cached_property
+    def masks(self) -> Masks:
+        """M_i of each input: 1 at its patches, 0 elsewhere."""
+        inputs = torch.arange(len(self.partners), device=self.owners.device)
+        return (self.owners == inputs.view(-1, 1, 1, 1)).float().unsqueeze(2)
+
+    @cached_property
+    def ratios(self) -> Shares:
+        """λ: the realised share of each input's patches in each image; their sum is 1."""
+        return self.masks.mean(dim=(2, 3, 4))
+
+    def mix(self, inputs: Sequence[Maps | Tokens]) -> Maps | Tokens:
+        """Every patch as its input has it: of images, whose sides are multiples of the patches' numbers, or of tokens,
+        one a patch. They are of the `partners` of each input. Gradient reaches those that are shown. InputError for
+        another number of inputs, and for images and tokens that the patches do not fit."""
+        if len(inputs) != len(self.partners):
+            raise InputError(f"inputs: {len(inputs)}; {len(self.partners)} are to be mixed")
+        mixed, *others = inputs
+        owners = self._owners_in(mixed)
+        for place, other in enumerate(others, start=1):
+            mixed = torch.where(owners == place, other, mixed)
+        return mixed
+
+    def _owners_in(self, values: Maps | Tokens) -> Int64[Tensor, "batch ..."]:
+        rows, columns = self.owners.shape[1:]
+        if values.ndim == 3 and values.shape[1] == rows * columns:
+            return self.owners.flatten(1).unsqueeze(2)
+        if values.ndim == 4 and not (values.shape[2] % rows or values.shape[3] % columns):
+            height, width = values.shape[2] // rows, values.shape[3] // columns
+            return self.owners.repeat_interleave(height, dim=1).repeat_interleave(width, dim=2).unsqueeze(1)
+        raise InputError(f"inputs: of shape {tuple(values.shape)}; {rows}×{columns} patches do not fit them")
 
 
 def loss_weights(ratios: Shares, root: float) -> Shares:
@@ -161,6 +204,64 @@ def mix_inputs(
     return InputMixing(partners, order, tuple(mixings))
 
 
+def mix_patches(
+    count: int,
+    size: tuple[int, int],
+    *,
+    patch: int,
+    inputs: int,
+    alpha: float,
+    whole: float = 0.0,
+    generator: Generator = None,
+    device: torch.device | str = "cpu",
+) -> PatchMixing:
+    """Draw how `inputs` M see a batch of `count` images of this height and width together, by corrected CutMix (thesis
+    A.1.5), and with the chance `whole` of each image one of them alone, each as often.
+
+    λ ~ Dir_M(alpha) for each image. Inputs are laid over each other as CutMix's boxes, which are cut off at the
+    borders, in an order of its own for each image, so that none is favoured. A patch of `patch` pixels a side is of the
+    input that has most of its pixels; where inputs have the same, all such patches of an image are of the same one, by
+    an order of inputs drawn for the image. λ is then what is realised.
+
+    The images of every input but the first are the batch in a random order. Draws come from `generator`, on its device,
+    or torch's global one on `device`; the same ones whatever the chance. InputError for fewer than one input, more than
+    images, an alpha that is not above 0, a chance outside [0, 1], and a size that patches do not divide.
+    """
+    if not 1 <= inputs <= count:
+        raise InputError(f"inputs: {inputs} of a batch of {count} images; 1 to as many as images are possible")
+    if not alpha > 0:
+        raise InputError(f"alpha: {alpha} is not above 0")
+    if not 0 <= whole <= 1:
+        raise InputError(f"whole: {whole} is outside [0, 1]")
+    if patch < 1 or any(side % patch for side in size):
+        raise InputError(f"patch: {patch} pixels do not divide images of {size[0]}×{size[1]}")
+    device = device if generator is None else generator.device
+    draw = dict(generator=generator, device=device)
+
+    # Who sees what, and how much
+    partners = torch.arange(count, device=device).repeat(inputs, 1)
+    for row in partners[1:]:
+        row.copy_(torch.randperm(count, **draw))
+    logarithms = torch.zeros(inputs, count, device=device)
+    if alpha < inf:
+        logarithms = masks.log_gammas(inputs, count, alpha, generator, device=device)
+
+    # Boxes over each other: the layer that each pixel is of
+    layers, before = torch.zeros(count, 1, *size, dtype=torch.int64, device=device), logarithms[0]
+    for layer, logarithm in enumerate(logarithms[1:], start=1):
+        boxes = masks.cutmix_boxes((before - logarithm).sigmoid(), *size, generator)
+        layers = layers.where(masks.inside(boxes, *size) > 0, layer)
+        before = torch.logaddexp(before, logarithm)
+
+    # The layer of most of a patch's pixels, by an order where several have the same; and which input each layer is
+    pixels = torch.cat([F.avg_pool2d((layers == layer).float(), patch) for layer in range(inputs)], dim=1) * patch**2
+    order, roles, chosen = (torch.rand(count, inputs, **draw).argsort(dim=1) for _ in range(3))
+    winners = (pixels.round() + order[:, :, None, None] / inputs).argmax(dim=1)
+    owners = roles.gather(1, winners.flatten(1)).view_as(winners)
+    alone = torch.rand(count, 1, 1, **draw) < whole
+    return PatchMixing(partners, torch.where(alone, chosen[:, :1, None], owners))
+
+
 def cut_others_in(
     visible: Mask, size: tuple[int, int], chance: float, generator: Generator = None
 ) -> tuple[Mixing, Ratio]:
@@ -183,6 +284,26 @@ def cut_others_in(
     fewer = part < 0.5
     own = torch.where(fewer.view(-1, 1, 1, 1), 1 - own, own)
     return Mixing(own, torch.randperm(count, **draw)), torch.where(fewer, 1 - part, part)
+
+
+def cut_and_mixed(
+    count: int,
+    size: tuple[int, int],
+    *,
+    cutmix: float = 1.0,
+    mixup: float = 0.8,
+    generator: Generator = None,
+    device: torch.device | str = "cpu",
+) -> Mixing:
+    """CutMix and Mixup of a batch of images of this height and width at once, by a mask of continuous values (thesis
+    A.1.5): outside of CutMix's box, of λ ~ Beta(cutmix, cutmix), an image's own share is Mixup's ν ~ Beta(mixup,
+    mixup), inside it 1 - ν. Both are drawn for each image. Draws come from `generator`, on its device, or torch's
+    global one on `device`."""
+    device = device if generator is None else generator.device
+    boxes = masks.cutmix_boxes(masks.beta(count, cutmix, generator, device=device), *size, generator)
+    share = masks.beta(count, mixup, generator, device=device).view(-1, 1, 1, 1)
+    mask = torch.where(masks.inside(boxes, *size) > 0, share, 1 - share)
+    return Mixing(mask, other_partners(count, generator, device=device))
 
 
 def patch_masks(patches: Patches, ratio: Ratio, height: int, width: int, generator: Generator = None) -> Mask:

@@ -87,19 +87,20 @@ class Classifier(nn.Module):
 
     def features(self, images: Images) -> Float[Tensor, "batch channels rows columns"]:
         """The last feature map before global pooling. InputError for a network that has none."""
-        features = self._run(_features, images)
+        features = self.run(_features, images)
         self._check_map(features)
         return features
 
     def classify(self, features: Float[Tensor, "batch ..."]) -> Logits | tuple[Logits, Logits]:
         """Logits of a feature map of any size (or of tokens)."""
-        return self._run(_logits, features)
+        return self.run(_logits, features)
 
     def forward(self, images: Images) -> Logits | tuple[Logits, Logits]:
-        return self.classify(self._run(_features, images))
+        return self.classify(self.run(_features, images))
 
     def compile(self, **options: Any) -> None:
-        """Have `forward`, `features` and `classify` run compiled from now on; `options` are those of `torch.compile`.
+        """Have `forward`, `features`, `classify` and `run` run compiled from now on; `options` are those of
+        `torch.compile`.
 
         Where hooks watch or change what goes through a module of the network (feature maps mixed before a stage), they
         are called as ever, and what lies between them is compiled. Copies of a compiled classifier are not compiled.
@@ -109,14 +110,15 @@ class Classifier(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_compiled": None}
 
-    def _run(self, part: Callable[..., Any], inputs: Tensor) -> Any:
+    def run(self, part: Callable[..., Any], *inputs: Any) -> Any:
+        """What a function of the classifier and these inputs gives, compiled where the classifier is."""
         if self._compiled is None:
-            return part(self, inputs)
+            return part(self, *inputs)
         hooked = {module for module in self.network.modules() if module._forward_hooks or module._forward_pre_hooks}
         if not hooked:
-            return self._compiled(part)(self, inputs)
+            return self._compiled(part)(self, *inputs)
         with _compiled_between(hooked, self.network, self._compiled):
-            return part(self, inputs)
+            return part(self, *inputs)
 
     def _check_map(self, features: Tensor) -> None:
         if features.ndim != 4 or features.shape[1] != self.network.num_features:
@@ -212,6 +214,7 @@ def save_classifier(
         "image_size": str(image_size),
         **{key: json.dumps(getattr(classifier.normalize, key).flatten().tolist()) for key in ("mean", "std")},
         **({} if split_hash is None else {"split_hash": split_hash}),
+        **({"inputs": json.dumps(options)} if (options := getattr(classifier.network, "options", None)) else {}),
         "weights_sha256": _digest(weights),
     }
     with written_aside(path) as aside:
@@ -230,6 +233,8 @@ class About(NamedTuple):
     """Side of the images."""
     split_hash: str | None
     """Of the split that it was trained on, where that is known."""
+    inputs: dict[str, Any] | None
+    """Of a transformer of several inputs, what it is made with."""
 
 
 def about_classifier(path: str | Path) -> About:
@@ -249,10 +254,22 @@ def load_classifier(path: str | Path) -> tuple[Classifier, tuple[str, ...], int]
         raise InputError(f"{path}: changed: the SHA-256 of its weights is not the one that its metadata record")
     with _fitting(path):
         with torch.random.fork_rng(devices=[]):  # the first values are drawn in vain
-            network = make_network(about.network, len(about.classes), width=about.width, pretrained=False)
+            network = make_network(
+                about.network, len(about.classes), width=about.width, image_size=about.image_size, pretrained=False
+            )
+            if about.inputs is not None:
+                network = several_inputs_of(network, about.inputs)
         network.load_state_dict(weights)
         classifier = Classifier(network, mean=about.mean, std=about.std).eval()
     return classifier, about.classes, about.image_size
+
+
+def several_inputs_of(network: nn.Module, options: Mapping[str, Any]) -> nn.Module:
+    """A transformer of several inputs by its options. InputError for a network that is no transformer."""
+    from hybridgen.networks.multi_input_transformer import MultiInputTransformer  # with timm, which takes its time
+    from hybridgen.networks.vision_transformers import with_class_attention
+
+    return MultiInputTransformer(with_class_attention(network), **options)
 
 
 def _opened(path: str | Path, *, whole: bool = False) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -277,7 +294,8 @@ def _about(path: str | Path, metadata: Mapping[str, str]) -> About:
     with _fitting(path):
         classes, mean, std = (tuple(json.loads(metadata[key])) for key in ("classes", "mean", "std"))
         width, image_size = float(metadata["width"]), int(metadata["image_size"])
-        return About(metadata["network"], width, classes, mean, std, image_size, metadata.get("split_hash"))
+        inputs = json.loads(metadata["inputs"]) if "inputs" in metadata else None
+        return About(metadata["network"], width, classes, mean, std, image_size, metadata.get("split_hash"), inputs)
 
 
 @contextmanager

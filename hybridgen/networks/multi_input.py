@@ -14,20 +14,15 @@ from torch.func import functional_call
 
 from hybridgen.networks.classifiers import Classifier, on_meta
 from hybridgen.networks.fast import Whitening
+from hybridgen.networks.members import Ensemble, MemberLogits, ensembled
 from hybridgen.networks.wide_resnet import Normalize
-from hybridgen.types import Images, InputError, single
+from hybridgen.types import Images, InputError
 
 Encodings = Float[Tensor, "batch channels rows columns"]
 """Of one input: what its first convolution makes of the images."""
 
-MemberLogits = Float[Tensor, "members batch classes"]
-"""Of each of the subnetworks."""
-
 Shown = Float[Tensor, "members batch 1 height width"]
 """Masks in [0, 1]: what each subnetwork's last layer sees of every place."""
-
-Ensemble = Literal["logits", "probabilities"]
-"""What of the members is averaged: logits, as MixMo's code does, or probabilities."""
 
 Attribution = Literal["none", "embedding", "encoding"]
 """What tells the last layers which places of the last map are whose: nothing, or a vector or a 1×1 convolution of each
@@ -36,14 +31,6 @@ input's own."""
 Kernels = Literal["equal", "collinear", "apart"]
 """How first convolutions begin: all with the same kernels, with kernels of the same directions, or as they are drawn
 (thesis 3.4.2.2 and A.6.2)."""
-
-
-def ensembled(members: MemberLogits, of: Ensemble) -> Float[Tensor, "batch classes"]:
-    """Logits of the ensemble: the mean of its members' logits, or the logarithm of the mean of their probabilities."""
-    if of == "logits":
-        return members.mean(dim=0)
-    logarithms = single(members).log_softmax(dim=2)
-    return logarithms.logsumexp(dim=0) - torch.tensor(len(members), dtype=logarithms.dtype).log()
 
 
 def unmix(

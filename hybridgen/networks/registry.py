@@ -37,7 +37,18 @@ SIZED = re.compile(r"(?P<family>wrn-|leaky-wrn-|pyramidnet)(?P<depth>[0-9]{1,99}
 
 FAST = re.compile(r"fast(-(?P<widths>[0-9]{1,99}(-[0-9]{1,99}){0,99})(x(?P<convolutions>[0-9]{1,99}))?)?")
 
-LIMITS = {"depth": 1000, "width": 100, "alpha": 1000, "filters": 10_000, "blocks": 12, "convolutions": 100}
+TRANSFORMER = re.compile(
+    r"(?P<family>convit|cait|vit)-(?P<sizes>[0-9]{1,99}-[0-9]{1,99}-[0-9]{1,99}|(xxs|xs|s)-[0-9]{1,99})"
+    r"(-patch(?P<patch>[0-9]{1,99}))?"
+)
+
+SIDE = 32
+"""Pixels of the images' side for which transformers are made where none is given."""
+
+LIMITS = {
+    "depth": 1000, "width": 100, "alpha": 1000, "filters": 10_000, "blocks": 12, "convolutions": 100, "dimension": 4096,
+    "heads": 256, "patch": 1024,
+}  # fmt: skip
 """The largest that are built: far beyond every published network, and a slip of the keyboard does not fill memory."""
 
 SMALL = 16
@@ -49,8 +60,10 @@ def default_network(image_size: int, small: str = "leaky-wrn-10-1") -> str:
     return small if image_size <= SMALL else "fast"
 
 
-def make_network(name: str, classes: int, *, width: float = 1, pretrained: bool = True) -> nn.Module:
-    """A network that takes standardised images to logits `[b, classes]`.
+def make_network(
+    name: str, classes: int, *, width: float = 1, image_size: int | None = None, pretrained: bool = True
+) -> nn.Module:
+    """A network that takes standardised images to logits `[b, classes]`; a vision transformer, of this size only.
 
     `name` is one of
 
@@ -61,8 +74,13 @@ def make_network(name: str, classes: int, *, width: float = 1, pretrained: bool 
     - `fast`, for small images, and `fast-WIDTH-WIDTH-...xCONVOLUTIONS`: a block for each width, of two convolutions
       unless given; fast is fast-32-64-128x2. Its stem has to `whiten` images before it sees any;
     - `pyramidnetDEPTH-ALPHA`, such as pyramidnet200-240;
+    - `convit-DIM-HEADS-BLOCKS`, `cait-DIM-HEADS-BLOCKS` and `vit-DIM-HEADS-BLOCKS`, such as convit-384-12-5, the
+      thesis's: transformers whose feature blocks are ConViT's (GPSA), CaiT's or plain ones, with two class-attention
+      blocks behind them; cait-xxs-24, cait-xs-24 and cait-s-24 have CaiT's sizes. `-patchN` after it is the patches'
+      side in pixels, `default_patch` of the `image_size` unless given, which is 32 unless given;
     - `pvt_v2_b1_li`: PVTv2-B1 with linear (pooled) attention, RecursiveMix's;
-    - a model of timm (resnet50, pvt_v2_b1), as `timm.create_model` makes and initialises it;
+    - a model of timm (resnet50, pvt_v2_b1), as `timm.create_model` makes and initialises it; its plain vision
+      transformers, ConViT and CaiT for images of `image_size`, if given;
     - a model of timm with a tag after a dot (resnet18.a1_in1k): the weights of that tag under a new head, fetched or
       read from where an earlier call left them. Without `pretrained` they are left out.
 
@@ -79,7 +97,7 @@ def make_network(name: str, classes: int, *, width: float = 1, pretrained: bool 
     if name in NETWORKS:
         return NETWORKS[name](classes, width=width)
 
-    make = _sized(name) or _of_timm(name, pretrained)
+    make = _sized(name) or _transformer(name, image_size) or _of_timm(name, pretrained, image_size)
     if make is None:
         raise InputError(_unknown(name))
     if width != 1:
@@ -103,6 +121,29 @@ def _sized(name: str) -> partial[nn.Module] | None:
         return partial(PyramidNet, depth, size)
     bare = partial(WideResNetClassifier, depth, size, mean=None, std=None)
     return partial(bare, slope=0.0) if parts["family"] == "wrn-" else partial(bare, normalized_resampling=normalized)
+
+
+def _transformer(name: str, image_size: int | None) -> partial[nn.Module] | None:
+    """Of convit-, cait- and vit-DIM-HEADS-BLOCKS(-patchN): what makes it from a number of classes."""
+    parts = TRANSFORMER.fullmatch(name)
+    if not parts:
+        return None
+    from hybridgen.networks.vision_transformers import CAITS, FAMILIES, default_patch  # with timm, which takes its time
+
+    first, *others = parts["sizes"].split("-")
+    if first in CAITS:
+        if parts["family"] != "cait":
+            return None
+        dim, heads, depth = *CAITS[first], int(others[0])
+    else:
+        dim, heads, depth = int(first), *map(int, others)
+    side = image_size or SIDE
+    patch = int(parts["patch"]) if parts["patch"] else default_patch(side)
+    for field, value in (("dimension", dim), ("heads", heads), ("depth", depth), ("patch", patch)):
+        _check_limit(field, value, name)
+        if value < 1:
+            raise InputError(f"{field}: {value} of {name} is below 1")
+    return partial(FAMILIES[parts["family"]], image_size=side, patch=patch, dim=dim, heads=heads, depth=depth)
 
 
 class _Fast(NamedTuple):
@@ -186,7 +227,11 @@ def _check_limit(field: str, value: float, name: str) -> None:
         raise InputError(f"{field}: {value} of {name} is above {LIMITS[field]}")
 
 
-def _of_timm(name: str, pretrained: bool) -> partial[nn.Module] | None:
+SIZED_BY_IMAGE = ("vision_transformer", "deit", "convit", "cait")
+"""Modules of timm whose networks are made for images of one size."""
+
+
+def _of_timm(name: str, pretrained: bool, image_size: int | None) -> partial[nn.Module] | None:
     """Of a name that timm knows: what makes it from a number of classes."""
     import timm
 
@@ -195,16 +240,21 @@ def _of_timm(name: str, pretrained: bool) -> partial[nn.Module] | None:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture) or (tag and name not in timm.list_pretrained(f"{architecture}.*")):
         return None
-    return partial(_create, name, pretrained=pretrained) if tag else partial(_create, name)
+    sized = (
+        {}
+        if image_size is None or not timm.models.is_model_in_modules(architecture, SIZED_BY_IMAGE)
+        else {"img_size": image_size}
+    )
+    return partial(_create, name, pretrained=pretrained and bool(tag), **sized)
 
 
-def _create(name: str, classes: int, *, pretrained: bool = False, **options: bool) -> nn.Module:
+def _create(name: str, classes: int, *, pretrained: bool = False, **options: bool | int) -> nn.Module:
     import timm
 
     if not pretrained:
         return timm.create_model(name, pretrained=False, num_classes=classes, **options)
     try:
-        return timm.create_model(name, pretrained=True, num_classes=classes)
+        return timm.create_model(name, pretrained=True, num_classes=classes, **options)
     except Exception as error:  # of every library that may fetch them
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
@@ -220,8 +270,9 @@ def _unknown(name: str) -> str:
     nearest = ", ".join(get_close_matches(name, known)) or "none"
     return (
         f"network: {name!r} is unknown; there are {', '.join(NETWORKS)}, fast, fast-WIDTH-WIDTH-...xCONVOLUTIONS, "
-        "wrn-DEPTH-WIDTH, leaky-wrn-DEPTH-WIDTH (and -normalized), pyramidnetDEPTH-ALPHA, pvt_v2_b1_li and timm's "
-        f"models; nearest: {nearest}"
+        "wrn-DEPTH-WIDTH, leaky-wrn-DEPTH-WIDTH (and -normalized), pyramidnetDEPTH-ALPHA, convit-, cait- and "
+        "vit-DIM-HEADS-BLOCKS(-patchN), cait-xxs-24, cait-xs-24, pvt_v2_b1_li and timm's models; "
+        f"nearest: {nearest}"
     )
 
 

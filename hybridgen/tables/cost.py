@@ -1,6 +1,5 @@
 """What training by each method costs on one network (RecursiveMix, table 11)."""
 
-import copy
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +13,6 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from hybridgen.data.datasets import Dataset, Part
@@ -27,6 +25,7 @@ from hybridgen.methods import mixing
 from hybridgen.methods.labelled import TrainingSettings, chosen_network
 from hybridgen.methods.mixing import TITLES
 from hybridgen.networks.classifiers import Classifier
+from hybridgen.networks.flops import flops
 from hybridgen.training.context import Context, RunSettings
 from hybridgen.training.fit import fit
 from hybridgen.training.schedules import Clock
@@ -98,14 +97,6 @@ def noise(
     dataset = Dataset("noise", names, image_size, part, part, "noise", True, (0.5,) * 3, (0.25,) * 3)
     split = Split("noise", "noise", 0, tuple(range(known)), tuple(range(known, count)), ())
     return Context(RunSettings(data="noise"), accelerator, dataset, split)
-
-
-def flops(classifier: Classifier, image_size: int) -> int:
-    """Of a forward of the deployed network for one image; a multiplication and an addition are two."""
-    network = copy.deepcopy(classifier).to("meta").eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.empty(1, 3, image_size, image_size, device="meta"))
-    return counter.get_total_flops()
 
 
 def parameters(module: nn.Module) -> int:

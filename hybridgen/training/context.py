@@ -138,11 +138,18 @@ class Context:
         )
 
     def classifier(
-        self, network: str | None, *, width: float = 1, heads: Literal[1, 2] = 1, momentum: float | None = None
+        self,
+        network: str | None,
+        *,
+        width: float = 1,
+        image_size: int | None = None,
+        heads: Literal[1, 2] = 1,
+        momentum: float | None = None,
     ) -> Classifier:
-        """A new classifier of these images, by the network's name, that for their size unless given; batch-norm's
-        momentum is the network's own unless given."""
-        made = make_network(self.network(network), len(self.dataset.classes), width=width)
+        """A new classifier of these images, by the network's name, that for their size unless given; it sees them
+        whole, or crops of `image_size`. Batch-norm's momentum is the network's own unless given."""
+        side = image_size or self.dataset.image_size
+        made = make_network(self.network(network), len(self.dataset.classes), width=width, image_size=side)
         if momentum is not None:
             set_batch_norm_momentum(made, momentum)
         return self.laid_out(Classifier(made, mean=self.dataset.mean, std=self.dataset.std, heads=heads))

@@ -106,11 +106,17 @@ def slowed(optimizer: torch.optim.Optimizer, module: nn.Module, factor: float) -
 
 
 def _groups(module: nn.Module, decay: float, decay_all: bool) -> list[dict[str, Any]]:
-    """The parameters that learn, in one group; or kernels, which decay, and the rest, which does not."""
+    """The parameters that learn, in one group; or kernels, which decay, and the rest, which does not: vectors, and what
+    a part of the module names in `no_weight_decay`, timm's convention (positions, class tokens)."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     if decay_all:
         return [{"params": parameters, "weight_decay": decay}]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    spared = {
+        id(part.get_parameter(name))
+        for part in module.modules()
+        for name in getattr(part, "no_weight_decay", set)()
+        if name in dict(part.named_parameters())
+    }
+    kernels = [p for p in parameters if p.ndim > 1 and id(p) not in spared]
+    others = [p for p in parameters if p.ndim <= 1 or id(p) in spared]
+    return [{"params": kernels, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]

@@ -21,7 +21,8 @@ from hybridgen.methods.labelled import TrainingSettings
 from hybridgen.methods.mixmo import Settings, patch_probability, variant
 from hybridgen.mixing.inputs import Patches, cut_others_in, mix_inputs
 from hybridgen.networks.classifiers import Classifier
-from hybridgen.networks.multi_input import MultiInputClassifier, ensembled
+from hybridgen.networks.members import ensembled
+from hybridgen.networks.multi_input import MultiInputClassifier
 from hybridgen.training.fit import fit
 from hybridgen.training.schedules import Clock
 from hybridgen.types import Batch, InputError

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from hybridgen.networks.classifiers import Classifier
-from hybridgen.networks.multi_input import MultiInputClassifier, SourceAttribution, ensembled, unmix
+from hybridgen.networks.members import ensembled
+from hybridgen.networks.multi_input import MultiInputClassifier, SourceAttribution, unmix
 from hybridgen.networks.registry import make_network
 from hybridgen.types import InputError
 
