@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -42,8 +43,7 @@ class MultiInputTransformer(nn.Module):
 
     The network, freshly made, gives the first patch embedding and the first last layer: for whoever knows its seed the
     core is the plain network, and with one input and no source it computes what the plain network does. Others are
-    drawn after it as its own were; of sources the vectors and the layers' weights from a normal distribution of
-    deviation 0.02, biases 0. Patch embeddings of all inputs are summed with a factor of M on their shares, MixMo's.
+    drawn after it as its own were, sources too: vectors as positions, layers as linear ones are. Patch embeddings of all inputs are summed with a factor of M on their shares, MixMo's.
 
     In timm's convention: `forward_features` gives the class token's feature in each version of the tokens that is
     shown, `forward_head` the ensemble's logits. Gradient reaches the images and all parameters. InputError for no
@@ -77,7 +77,7 @@ class MultiInputTransformer(nn.Module):
         for encoder in self.encoders[1:] if encoders == "each" else ():
             encoder.proj.reset_parameters()
         for head in self.heads[1:]:
-            draw_linear(head)
+            draw_linear(head, dim)
         self.sources: nn.Module | None = None
         if source == "embedding":
             self.sources = SourceEmbedding(inputs, dim)
@@ -225,7 +225,7 @@ class SourceEncoding(nn.Module):
     def __init__(self, inputs: int, dim: int) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(dim, dim) for _ in range(inputs))
-        self.layers.apply(draw_linear)
+        self.layers.apply(partial(draw_linear, dim=dim))
 
     def forward(
         self, tokens: Float[Tensor, "#shown batch tokens dim"], shown: Shown
