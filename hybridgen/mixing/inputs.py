@@ -75,7 +75,7 @@ class InputMixing:
         shares[first] = left
         return torch.stack(torch.broadcast_tensors(*shares))
 
-    def mix(self, encodings: Sequence[Maps]) -> Maps:
+    def mix(self, encodings: Sequence[Maps | Tokens]) -> Maps | Tokens:
         """The map that goes into the core: equation 3.2, for more inputs A.3 and A.4.
 
         `encodings` are of the `partners` of each input. Gradient reaches all of them. InputError for another number.

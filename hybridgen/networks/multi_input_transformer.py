@@ -43,7 +43,8 @@ class MultiInputTransformer(nn.Module):
 
     The network, freshly made, gives the first patch embedding and the first last layer: for whoever knows its seed the
     core is the plain network, and with one input and no source it computes what the plain network does. Others are
-    drawn after it as its own were, sources too: vectors as positions, layers as linear ones are. Patch embeddings of all inputs are summed with a factor of M on their shares, MixMo's.
+    drawn after it as its own were, sources too: vectors as positions, layers as linear ones are. Patch
+    embeddings of all inputs are summed with a factor of M on their shares, MixMo's.
 
     In timm's convention: `forward_features` gives the class token's feature in each version of the tokens that is
     shown, `forward_head` the ensemble's logits. Gradient reaches the images and all parameters. InputError for no

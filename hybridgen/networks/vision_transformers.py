@@ -39,9 +39,9 @@ class ClassAttentionTransformer(nn.Module):
     """Standardised images to logits: patches, learnt positions, feature blocks, class-attention blocks, a last layer.
 
     Parameters have the names of timm's Cait, whose weights load. `blocks` take and give tokens [batch, tokens, dim];
-    class-attention has `heads` and LayerScale from `layer_scale` on. What is drawn is drawn as in timm's Cait: positions
-    and the class token from a normal distribution of deviation 0.02, linear layers of `deviation`, biases 0; with
-    `drawn` blocks, these are left as they are. Gradient reaches the images and all parameters.
+    class-attention has `heads` and LayerScale from `layer_scale` on. All is drawn as in timm's Cait: positions and the
+    class token from a normal distribution of deviation 0.02, linear layers of `deviation`, biases 0; with `drawn`
+    blocks, these are left as they are. Gradient reaches the images and all parameters.
 
     InputError for patches that do not divide the image, a dimension that heads do not divide, and, in `forward`, for
     images of another size.
