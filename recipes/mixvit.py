@@ -29,7 +29,13 @@ class Config(CompareSettings):
     methods: some_of(mixvit.TITLES) = ("single", "mixvit-embedding", "mixvit-encoding")
     """Which ones: rows of the thesis's tables 4.2, 4.6, 4.1 and A.18."""
     training: TrainingSettings = TrainingSettings(
-        network="convit-64-4-2-patch4", optimizer="adamw", epochs=20, rate=2e-3, warmup=2, weight_decay=0.05
+        network="convit-64-4-2-patch4",
+        optimizer="adamw",
+        epochs=20,
+        rate=2e-3,
+        warmup=2,
+        decay_at=(17, 19),
+        weight_decay=0.05,
     )
     method: mixvit.Settings = mixvit.Settings()
 

@@ -28,10 +28,14 @@ from hybridgen.data.streams import Stream
 from hybridgen.methods import fixmatch as fixmatch_method
 from hybridgen.methods import mean_teacher as mean_teacher_method
 from hybridgen.methods import samosa as samosa_method
+from hybridgen.methods.mixvit import MixViT
 from hybridgen.methods.samosa import Watched
 from hybridgen.networks.autoencoder import Architecture, SamosaArchitecture, SamosaAutoencoder, SemanticAutoencoder
+from hybridgen.networks.classifiers import Classifier
 from hybridgen.networks.discriminator import Discriminator
 from hybridgen.networks.multi_input import MultiInputClassifier
+from hybridgen.networks.multi_input_transformer import MultiInputTransformer
+from hybridgen.networks.registry import make_network
 from hybridgen.networks.wide_resnet import TwoHeadClassifier
 from hybridgen.tables.cost import noise
 from hybridgen.training import engine
@@ -337,6 +341,24 @@ def mixmo(accelerator: Accelerator) -> dict[str, torch.Tensor]:
     return after
 
 
+def mixvit(accelerator: Accelerator) -> dict[str, torch.Tensor]:
+    """The parameters after six steps: of one input, in which draws change nothing, and of two, whose draws are each
+    process's own."""
+    after = {}
+    for inputs, source in ((1, "none"), (2, "encoding")):
+        torch.manual_seed(0)
+        plain = make_network("convit-12-3-1-patch4", 3, image_size=16)
+        how = dict(source=source, place="late", encoders="one", inference="separate", ensemble="logits")
+        made = Classifier(MultiInputTransformer(plain, inputs=inputs, **how), mean=MEAN, std=STD)
+        options = dict(mixing="patches", alpha=0.5, patch_probability=0.5, msda=False, smoothing=0.1)
+        objective = MixViT(made, 3, **options)
+        prepared, optimizer = accelerator.prepare(objective, sgd(objective))
+        tasks = {"classifier": Task(prepared, {"supervised": 1.0}, optimizer, cosine(0.1, 9))}
+        list(fit(tasks, stream(accelerator, 1).from_step(0), Clock(6, 3), accelerator, seed=0))
+        after[f"{inputs}"] = torch.cat([p.detach().flatten() for p in objective.parameters()])
+    return after
+
+
 def everything(accelerator: Accelerator) -> dict[str, dict[str, torch.Tensor]]:
     seen = torch.stack(
         [torch.cat([b.labelled[0], b.unlabelled[0]]) for b in islice(stream(accelerator, 1).from_step(0), 3)]
@@ -352,6 +374,7 @@ def everything(accelerator: Accelerator) -> dict[str, dict[str, torch.Tensor]]:
         "samosa": samosa(accelerator),
         "recursivemix": recursivemix(accelerator),
         "mixmo": mixmo(accelerator),
+        "mixvit": mixvit(accelerator),
         "samosas_hybrids": samosas_hybrids(accelerator),
         "accuracies": accuracies(accelerator),
         "stream": {"images": seen},

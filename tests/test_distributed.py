@@ -149,6 +149,13 @@ def test_several_inputs_learn_on_two_processes_as_on_one(of_one, of_two):
     assert not torch.equal(first["cut"], first["mimo"])
 
 
+def test_transformers_of_several_inputs_learn_on_two_processes_as_on_one(of_one, of_two):
+    first, second = (each["mixvit"] for each in of_two)
+    torch.testing.assert_close(first["1"], of_one["mixvit"]["1"], rtol=1e-4, atol=1e-5)
+    for inputs in ("1", "2"):
+        assert torch.equal(first[inputs], second[inputs]) and first[inputs].isfinite().all()
+
+
 def test_predictions_of_two_processes_are_put_in_the_order_of_the_images(of_one, of_two):
     """Also where the one has an image more than the other, or all of them."""
     for name, expected in of_one["accuracies"].items():

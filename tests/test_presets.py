@@ -32,6 +32,7 @@ from hybridgen.methods import (
     mixmatch,
     mixmo,
     mixshare,
+    mixvit,
     recursivemix,
     samosa,
     scimix,
@@ -225,6 +226,8 @@ TRAINING = RUN | {
     "training.autoaugment": "none",
     "training.color_jitter": False,
     "training.erasing": 0.0,
+    "training.rate_batch": None,  # the rate is of the batch as it is
+    "training.stochastic_depth": 0.0,
 }
 
 RM_200 = TRAINING | {  # RM 4.1, 200 epochs
@@ -362,6 +365,59 @@ MIXSHARE = MIXMO_CIFAR | {  # A.1.4: "similar experimental settings on CIFAR 100
     "method.unmixing": "fade-out",  # 3.4.2.3
     "method.fade": 100.0,  # 3.4.2.3: r = min(1, epoch / 100)
     "method.part": 0.25,  # 3.4.2.3
+}
+
+MIXVIT = TRAINING | {  # thesis A.1.5
+    "methods": ("single", "mixvit-embedding", "mixvit-encoding"),  # table 4.2
+    "training.optimizer": "adamw",
+    "training.nesterov": True,  # of SGD, which is not used
+    "training.width": None,
+    "training.epochs": 150,
+    "training.batch": 128,  # B, of one GPU
+    "training.rate": 0.001,
+    "training.rate_batch": 128,  # "a base batch size B of 128 on CIFAR and TinyImageNet and 1048 on ImageNet"
+    "training.warmup": 0.1 * 150,  # "linear warmup over 10% of training"
+    "training.decay_at": (125, 140),
+    "training.weight_decay": 0.05,
+    "training.stochastic_depth": 0.0,  # "for CaiT models"
+    "training.label_smoothing": 0.1,
+    "training.erasing": 0.25,  # "RandErase"; DeiT's probability
+    "training.padding": "zeros",  # code of MixMo, which it builds upon
+    "method.inputs": 2,
+    "method.source": "embedding",
+    "method.place": "late",
+    "method.mixing": "patches",
+    "method.alpha": 0.5,
+    "method.patch_probability": 0.5,
+    "method.encoders": "one",
+    "method.inference": "separate",
+    "method.msda": True,  # table 4.2 has it with batch augmentation
+    "method.ensemble": "logits",
+}
+
+MIXVIT_CIFAR = MIXVIT | {"training.network": "convit-384-12-5"}
+
+MIXVIT_TINY = MIXVIT | {
+    "data": "folder:data/tiny-imagenet-200",
+    "image_size": 64,
+    "training.shift": 4,  # as MixMo
+    "training.weight_decay": 2 * 0.05,  # "We did double weight decay and stochastic depth"
+}
+
+MIXVIT_IMAGENET = MIXVIT | {
+    "data": "folder:data/imagenet-100",
+    "image_size": 224,
+    "whole": True,
+    "training.batch": 1048,
+    "training.rate_batch": 1048,
+    "training.weight_decay": 2 * 0.05,
+    "training.padding": "reflection",  # of no effect: nothing is shifted
+}
+
+MIXVIT_NETWORKS = {
+    "convit": {"training.network": "convit-384-12-5"},
+    "cait-xxs": {"training.network": "cait-xxs-24", "training.stochastic_depth": 2 * 0.05},
+    "cait-xs": {"training.network": "cait-xs-24", "training.stochastic_depth": 2 * 0.05},
 }
 
 MIXMO_TINY = MIXMO | {
@@ -555,6 +611,15 @@ EXPECTED = {
     "mixshare": {  # table 3.6
         f"paper-cifar100-w{width}": MIXSHARE | {"training.network": f"wrn-28-{width}"} for width in (2, 5)
     },
+    "mixvit": {
+        **{f"paper-{data}": MIXVIT_CIFAR | {"data": data} for data in ("cifar10", "cifar100")},
+        "paper-cifar100-long": MIXVIT_CIFAR | {  # table A.19
+            "data": "cifar100", "training.epochs": 300, "training.warmup": 30, "training.decay_at": (250, 280),
+            "training.rate": 5e-4,  # "reduce the learning rate", by how much it does not say
+        },
+        **{f"paper-tiny-imagenet-{name}": MIXVIT_TINY | of for name, of in MIXVIT_NETWORKS.items()},
+        **{f"paper-imagenet-100-{name}": MIXVIT_IMAGENET | of for name, of in MIXVIT_NETWORKS.items()},
+    },
 }  # fmt: skip
 
 SMOKE = {
@@ -572,6 +637,7 @@ SMOKE = {
     "mixing_baselines": {"precision": "fp32", "evaluate_every": 20, "training.epochs": 0.5},
     "mixmo": {"precision": "fp32", "evaluate_every": 20, "training.epochs": 1.5},
     "mixshare": {"precision": "fp32", "evaluate_every": 20, "training.epochs": 1.5, "method.fade": 0.5},
+    "mixvit": {"precision": "fp32", "evaluate_every": 20, "training.epochs": 1.5, "training.warmup": 0.2},
     **{
         recipe: {
             "precision": "fp32", "evaluate_every": 20, "method.epochs": 1, "oracle.steps": 20, **window(0.2, 0.8)
@@ -654,7 +720,7 @@ def presets_of(name):
     """Those that the recipe's command line offers."""
     of_modules = {
         "scimix": scimix, "adain": adain, "recursivemix": recursivemix, "mixing_baselines": mixing, "mixmo": mixmo,
-        "mixshare": mixshare,
+        "mixshare": mixshare, "mixvit": mixvit,
     }  # fmt: skip
     return (of_modules.get(name) or recipe_of(name)).PRESETS
 
@@ -769,6 +835,8 @@ def small(recipe, preset):
     """The preset's configuration with a network that is made in no time."""
     config = loaded(recipe, preset)
     if hasattr(config, "training"):
+        if recipe == "mixvit":
+            return changed(config, dict(training=dict(network="vit-8-2-1")))
         return changed(config, dict(training=dict(network="cifar-resnet18", width=1 / 8)))
     if recipe == "adain":
         return changed(config, dict(method=dict(perceptual="labelled", network="leaky-wrn-10-1")))
@@ -807,8 +875,8 @@ def plan_of(recipe, preset):
             return recursivemix.plan(config.method, config.training, context, 0)
         case "mixing_baselines":
             return mixing.plan("cutmix", config.training, context, 0, alphas=config.alphas)
-        case "mixmo" | "mixshare":
-            module = {"mixmo": mixmo, "mixshare": mixshare}[recipe]
+        case "mixmo" | "mixshare" | "mixvit":
+            module = {"mixmo": mixmo, "mixshare": mixshare, "mixvit": mixvit}[recipe]
             return module.plan(config.method, config.training, context, 0, measure=lambda *given: {"accuracy": 0.0})
     base = METHOD_OF[recipe].plan(config.method, context, 0)
     return hybrids.with_hybrids(base, hybrids.Mixer("mixup"), config.hybrids)
@@ -933,6 +1001,27 @@ def test_mixshare_trains_and_unmixes_as_the_thesis(preset):
     assert attributes(objective, *expected) == expected
     first, second = (encoder.weight for encoder in objective.classifier.encoders)
     assert torch.equal(first, second) and first is not second
+
+
+@pytest.mark.parametrize("preset", EXPECTED["mixvit"])
+def test_mixvit_trains_as_the_thesis(preset):
+    plan = plan_of("mixvit", preset)
+    task, epochs = plan.tasks["classifier"], 300 if "long" in preset else 150
+    first, second = (250, 280) if "long" in preset else (125, 140)
+    rate = 5e-4 if "long" in preset else 1e-3
+    compare_rates(task.rate, epochs, epochs // 10, steps_down(rate, first, second), (first, second))
+    decay = 0.05 if "cifar" in preset else 0.1
+    found = optimizer_of(task)  # kernels but not positions, class token and source vectors, as in DeiT's code
+    assert found | {"decay": 0} == an_adamw(0) | {"decay": 0}
+    assert found["decay"] == {"kernels": {decay, 0.0}, "others": {0.0}}
+    assert plan.stream.images_per_step == (1048 if "imagenet-100" in preset else 128)
+    expected = {"mixing": "patches", "alpha": 0.5, "msda": True, "smoothing": 0.1}
+    assert attributes(task.objective, *expected) == expected
+    depths = {part.drop_prob for part in plan.network.modules() if type(part).__name__ == "DropPath"}
+    assert depths == ({0.1} if "cait" in preset else set())
+    assert plan.network.network.options == dict(
+        inputs=2, source="embedding", place="late", encoders="one", inference="separate", ensemble="logits"
+    )
 
 
 def test_mixmo_mixes_as_the_thesis():
@@ -1482,6 +1571,8 @@ OF_PHOTOGRAPHS = ("weak", {"flip": True, "shift": 0})
     ("mixmo", "paper-cifar100", SHIFTED_ON_BLACK),  # A.1.3.1
     ("mixshare", "paper-cifar100-w2", SHIFTED_ON_BLACK),  # A.1.4
     ("mixmo", "paper-tiny-imagenet-w1", [("weak", {"flip": True, "shift": 4, "padding": "zeros"})]),  # A.1.3.1
+    ("mixvit", "paper-cifar100", [*SHIFTED_ON_BLACK, ("erase", {"probability": 0.25})]),  # A.1.5
+    ("mixvit", "paper-imagenet-100-convit", [OF_PHOTOGRAPHS, ("erase", {"probability": 0.25})]),
     # RM 4.2; CutMix's code lets values leave [0, 1]
     ("recursivemix", "paper-imagenet-resnet50",
      [OF_PHOTOGRAPHS, ("color_jitter", {"clip": False}), ("lighting", {"clip": False})]),

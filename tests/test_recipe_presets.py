@@ -33,6 +33,7 @@ SETS = {
     "mnist-m": (60_000, 10, 28),
     "folder:data/CUB_200": (3000, 200, None),
     "folder:data/imagenet": (5000, 1000, None),
+    "folder:data/imagenet-100": (5000, 100, None),
     "folder:data/tiny-imagenet-200": (100_000, 200, None),
 }
 """Training images, classes and side of the sets of the presets; of ImageNet fewer images than there are."""
@@ -118,6 +119,8 @@ def test_every_preset_makes_its_plans(made, name, preset):
     given = ("--preset", preset) if preset else ()
     if name == "mixing_baselines" and preset not in ("", "paper-cifar100"):  # there are all of its methods
         given += ("--methods", "patchup-soft", "recursivemix")
+    if name == "mixvit" and "cait" in preset:
+        given += ("--methods", "mixvit-encoding")
     plans = made(name, *given)
     for plan in plans:
         assert plan.clock.steps >= plan.clock.steps_per_epoch * 0.05 and plan.judged is not None
@@ -273,6 +276,25 @@ def test_mixshare_hands_on_its_settings(made):
     assert shared == [True, False, True, True, True]
     rates = [plan.tasks["classifier"].rate(plan.clock) for plan in plans]
     assert rates == pytest.approx([0.08, 0.02, 0.02, 0.02, 0.02])
+
+
+def test_mixvit_hands_on_its_settings(made):
+    plans = made(
+        "mixvit", "--methods", "single", "mixvit-encoding", "mixmo", "--method.inputs", "3", "--method.alpha", "0.3",
+        "--method.patch-probability", "0.7", "--method.msda", "--method.ensemble", "probabilities", "--network",
+        "vit-8-2-1", "--stochastic-depth", "0.2", "--rate", "0.08", "--rate-batch", "256", "--batch", "64",
+        "--warmup", "0", "--label-smoothing", "0.2",
+    )  # fmt: skip
+    found = [objectives(plan)[0] for plan in plans]
+    assert [each.classifier.network.inputs for each in found] == [1, 3, 3]
+    assert [each.classifier.network.source for each in found] == ["none", "encoding", "none"]
+    assert [each.mixing for each in found] == ["patches", "patches", "mixmo"]
+    for each in found:
+        assert (each.alpha, each.patch_probability, each.msda, each.smoothing) == (0.3, 0.7, True, 0.2)
+        assert each.classifier.network.ensemble == "probabilities"
+        assert each.classifier.network.core.blocks[0].drop_path1.drop_prob == 0.2
+    rates = [plan.tasks["classifier"].rate(plan.clock) for plan in plans]
+    assert rates == pytest.approx([0.04] * 3)
 
 
 def test_stage_1_draws_a_grid_and_takes_its_settings(made):

@@ -347,7 +347,7 @@ def test_every_default_and_preset_is_read_back_from_its_file(name, tmp_path):
     assert "smoke" in of.PRESETS or name == "adain"
 
 
-ENDLESS = {name: {"method.alpha", "method.root"} for name in ("mixmo", "mixshare")}
+ENDLESS = {name: {"method.alpha", "method.root"} for name in ("mixmo", "mixshare")} | {"mixvit": {"method.alpha"}}
 """Fields for which the paper has a name for infinity: MIMO, and losses that all weigh the same."""
 ZERO_HAS_NO_MEANING = {
     "image_size", "labels", "threads", "record_every", "evaluate_every", "save_every", "seeds",

@@ -24,6 +24,7 @@ from hybridgen.methods import (
     mixmatch,
     mixmo,
     mixshare,
+    mixvit,
     recursivemix,
     samosa,
     scimix,
@@ -383,6 +384,21 @@ def test_mixshare_is_every_method_from_every_seed_by_its_own_settings(tmp_path, 
             assert run.plan.score(run.plan.network.eval(), test, range(9)) == own.score(network, test, range(9))
     every = Ran("mixshare", tmp_path / "every", monkeypatch, *labelled("--methods", "unmixing-aligned", "unmixing"))
     assert list(every.runs)[:2] == ["unmixing-kernels-aligned-seed3", "unmixing-seed3"]
+
+
+def test_mixvit_is_every_method_from_every_seed_by_its_own_settings(tmp_path, monkeypatch):
+    given = ("--method.alpha", "0.7", "--method.ensemble", "probabilities", "--network", "vit-8-2-1")
+    names = {"one-input": "single", "mixvit-encoding": "mixvit-encoding", "mixvit-embedding": "mixvit-embedding"}
+    ran = Ran("mixvit", tmp_path, monkeypatch, *labelled("--methods", *names.values(), *given))
+    assert list(ran.runs) == [f"{name}-seed{seed}" for seed in (3, 4) for name in names]
+    for seed in (3, 4):
+        for folder, name in names.items():
+            run, of = ran.runs[f"{folder}-seed{seed}"], mixvit.variant(name, ran.config.method)
+            assert run.seed == seed
+            own = mixvit.plan(of, ran.config.training, ran.context, seed, measure=judged_by("probabilities"))
+            assert_same_plan(run.plan, own)
+            network, test = own.network.eval(), ran.context.dataset.test
+            assert run.plan.score(run.plan.network.eval(), test, range(9)) == own.score(network, test, range(9))
 
 
 def drawn(ran: Ran, run: SimpleNamespace, method: str) -> torch.Tensor:

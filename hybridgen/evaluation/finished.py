@@ -14,7 +14,14 @@ from hybridgen import configuration
 from hybridgen.data.datasets import Dataset, load_dataset, named
 from hybridgen.evaluation.studies import apart
 from hybridgen.methods.labelled import central, chosen_network
-from hybridgen.networks.classifiers import FILE, About, Classifier, about_classifier, load_classifier
+from hybridgen.networks.classifiers import (
+    FILE,
+    About,
+    Classifier,
+    about_classifier,
+    load_classifier,
+    several_inputs_of,
+)
 from hybridgen.networks.members import Ensemble
 from hybridgen.networks.multi_input import Attribution, MultiInputClassifier
 from hybridgen.networks.registry import default_network, make_network
@@ -98,17 +105,19 @@ def _of_folder(folder: Path) -> Left:
         raise InputError(
             f"{folder}: no result (result.json is missing); let the run finish (--resume), or give a checkpoint of it"
         )
-    # Of several inputs, network.safetensors is the plain network that computes the same as all members together
-    if "inputs" in (config.get("method") or ()):
+    about = _about(folder / FILE)
+    # Of several inputs, network.safetensors is the plain network that computes the same as all members together, but of
+    # a transformer, which has its members
+    if "inputs" in (config.get("method") or ()) and (about is None or about.inputs is None):
         last = folder / "checkpoints" / f"step-{int(result['steps']):08d}.pt"
         if not last.is_file():
             raise InputError(
                 f"{folder}: its members are not there ({last} is missing); {folder / FILE} is without them"
             )
-        return Left(folder, last, config, _about(folder / FILE), result.get("split_hash"))
-    if not (folder / FILE).is_file():
+        return Left(folder, last, config, about, result.get("split_hash"))
+    if about is None:
         raise InputError(f"{folder}: no classifier in it ({FILE} is missing)")
-    return Left(folder, folder / FILE, config, about_classifier(folder / FILE), result.get("split_hash"))
+    return Left(folder, folder / FILE, config, about, result.get("split_hash"))
 
 
 def _about(path: Path) -> About | None:
@@ -149,9 +158,8 @@ def load(left: Left, dataset: Dataset, accelerator: Accelerator) -> Trained:
     """The classifier, which sees images as its run evaluated them: whole, or their centre. InputError, naming the file,
     for one that is damaged or does not fit, and for images of another size or smaller than that centre."""
     network, crop = network_of(left, dataset, accelerator)
-    if isinstance(network, MultiInputClassifier):
-        return Trained(lambda images: network.members(central(images, crop)), network.ensemble)
-    return Trained(lambda images: network(central(images, crop))[None], "logits")
+    several = network if isinstance(network, MultiInputClassifier) else network.network
+    return Trained(lambda images: network.members(central(images, crop)), getattr(several, "ensemble", "logits"))
 
 
 def network_of(
@@ -160,7 +168,7 @@ def network_of(
     """The network, on the device and in evaluation mode, and the side of the images' centre if it sees no more."""
     config = left.config or {}
     if left.weights.suffix == SUFFIX:
-        network = _of_checkpoint(left.weights, config, dataset)
+        network = _of_checkpoint(left.weights, config, dataset, left.about)
     else:
         network = load_classifier(left.weights)[0]
     crop = (config.get("training") or {}).get("crop")
@@ -201,8 +209,11 @@ def dataset_of(
     )
 
 
-def _of_checkpoint(path: Path, config: Mapping[str, Any], dataset: Dataset) -> Classifier | MultiInputClassifier:
-    """What the run evaluates, made anew from its configuration."""
+def _of_checkpoint(
+    path: Path, config: Mapping[str, Any], dataset: Dataset, about: About | None
+) -> Classifier | MultiInputClassifier:
+    """What the run evaluates, made anew from its configuration; a transformer of several inputs as the network that the
+    run left says."""
     modules = read_checkpoint(path).get("modules", {})
     holder, prefix = ("average", "network.") if "average" in modules else ("classifier", "classifier.")
     wrapped = modules.get(holder, {})  # with hybrids, what they are added to is the base of the objective
@@ -222,10 +233,12 @@ def _of_checkpoint(path: Path, config: Mapping[str, Any], dataset: Dataset) -> C
         attribution = "encoding" if "attribution.weight" in state else "embedding"
     try:
         name, width = _network(config, dataset.image_size)
+        side = (config.get("training") or {}).get("crop") or dataset.image_size
+        make = lambda: make_network(name, len(dataset.classes), width=width, image_size=side, pretrained=False)
         with torch.random.fork_rng(devices=[]):  # the first values are drawn in vain
-            networks = [
-                make_network(name, len(dataset.classes), width=width, pretrained=False) for _ in range(len(inputs) or 1)
-            ]
+            networks = [make() for _ in range(len(inputs) or 1)]
+            if about is not None and about.inputs is not None:
+                networks = [several_inputs_of(networks[0], about.inputs)]
         if inputs:
             network: Classifier | MultiInputClassifier = MultiInputClassifier(
                 networks,
@@ -242,7 +255,7 @@ def _of_checkpoint(path: Path, config: Mapping[str, Any], dataset: Dataset) -> C
     return network
 
 
-RECIPES = ("fixmatch", "mean_teacher", "mixmatch", "mixing_baselines", "recursivemix", "mixmo", "mixshare")
+RECIPES = ("fixmatch", "mean_teacher", "mixmatch", "mixing_baselines", "recursivemix", "mixmo", "mixshare", "mixvit")
 
 
 def _network(config: Mapping[str, Any], image_size: int) -> tuple[str, float]:

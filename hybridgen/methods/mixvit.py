@@ -227,11 +227,6 @@ def network_of(of: Settings, training: TrainingSettings, context: Context) -> Cl
     return context.laid_out(Classifier(network, mean=dataset.mean, std=dataset.std))
 
 
-def members(classifier: Classifier, images: Images) -> MemberLogits:
-    """Of a transformer of several inputs (algorithm A.9)."""
-    return classifier.network.members(classifier.normalize(images))
-
-
 def by_members(context: Context, measure: Measure, crop: int | None) -> Score:
     """What `measure` says of the transformer's members, and the floating-point operations of an image's inference,
     `mflops`, in millions; of no image, that the accuracy is nan."""
@@ -239,7 +234,7 @@ def by_members(context: Context, measure: Measure, crop: int | None) -> Score:
     def score(classifier: Classifier, part, indices) -> dict[str, float]:
         if not len(indices):
             return {"accuracy": nan}
-        of = lambda images: classifier.run(members, central(images, crop))
+        of = lambda images: classifier.members(central(images, crop))
         side = crop or context.dataset.image_size
         return measure(*logits_of(of, part, indices, context.accelerator)) | {"mflops": flops(classifier, side) / 1e6}
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hybridgen.networks.members import MemberLogits
 from hybridgen.networks.registry import make_network
 from hybridgen.networks.wide_resnet import Normalize, linear
 from hybridgen.types import Images, InputError
@@ -98,6 +99,10 @@ class Classifier(nn.Module):
     def forward(self, images: Images) -> Logits | tuple[Logits, Logits]:
         return self.classify(self.run(_features, images))
 
+    def members(self, images: Images) -> MemberLogits:
+        """Logits of the members of a transformer of several inputs; of another network its own, those of one."""
+        return self.run(_members, images)
+
     def compile(self, **options: Any) -> None:
         """Have `forward`, `features`, `classify` and `run` run compiled from now on; `options` are those of
         `torch.compile`.
@@ -142,6 +147,12 @@ def on_meta(network: nn.Module) -> nn.Module:
 
 def _features(classifier: Classifier, images: Tensor) -> Tensor:
     return classifier.network.forward_features(classifier.normalize(images))
+
+
+def _members(classifier: Classifier, images: Tensor) -> Tensor:
+    if not hasattr(classifier.network, "members"):
+        return classifier(images).unsqueeze(0)
+    return classifier.network.members(classifier.normalize(images))
 
 
 def _logits(classifier: Classifier, features: Tensor) -> Tensor | tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from hybridgen.methods import mixvit
-from hybridgen.methods.mixvit import TITLES, MixViT, Settings, members, variant, whole_probability
+from hybridgen.methods.mixvit import TITLES, MixViT, Settings, variant, whole_probability
 from hybridgen.mixing.inputs import cut_and_mixed, mix_inputs, mix_patches
 from hybridgen.networks.classifiers import Classifier
 from hybridgen.networks.multi_input_transformer import MultiInputTransformer
@@ -145,7 +145,7 @@ def test_of_one_input_it_is_the_plain_network_with_label_smoothing():
     logits = made.classifier(images)
     expected = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
     assert run(made, LAST).losses["supervised"].item() == pytest.approx(expected.item(), rel=1e-6)
-    torch.testing.assert_close(members(made.classifier, images)[0], logits)
+    torch.testing.assert_close(made.classifier.members(images)[0], logits)
 
 
 def test_every_parameter_learns_from_a_step():

@@ -21,6 +21,7 @@ from hybridgen.methods import (
     mixmatch,
     mixmo,
     mixshare,
+    mixvit,
     recursivemix,
     samosa,
     scimix,
@@ -28,6 +29,8 @@ from hybridgen.methods import (
 )
 from hybridgen.methods.labelled import TrainingSettings
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
+from hybridgen.networks.classifiers import load_classifier
+from hybridgen.networks.flops import flops
 from hybridgen.settings import plain
 from hybridgen.training.fit import fit
 from hybridgen.training.plan import Plan, in_cycles
@@ -209,6 +212,7 @@ OF_TRAINING = {
     "rate": 0.0123, "warmup": 3.3, "decay_at": (2.0, 4.0), "weight_decay": 0.0321, "clip": 0.77, "label_smoothing": 0.2,
     "ema_decay": 0.9, "crop": 12, "padding": "zeros", "shift": 1, "color_jitter": True, "erasing": 1.0,
     "autoaugment": "imagenet",
+    "rate_batch": 24,
 }  # fmt: skip
 
 
@@ -220,7 +224,83 @@ def test_every_field_of_training_on_labels_arrives(field, name, context):
     if field == "width":
         settings, changes = replace(TRAINING, network="cifar-resnet18", width=0.125), dict(width=0.25)
     assert once((name, settings), lambda: seen(settings)) != seen(replace(settings, **changes))
-    assert {f.name for f in fields(TrainingSettings)} == OF_TRAINING.keys()
+    assert {f.name for f in fields(TrainingSettings)} == OF_TRAINING.keys() | {"stochastic_depth"}
+
+
+OF_MIXVIT = {
+    "inputs": 3, "source": "encoding", "place": "early", "mixing": "all", "alpha": 3.7, "patch_probability": 0.01,
+    "encoders": "each", "inference": "alternating", "msda": True, "ensemble": "probabilities",
+}  # fmt: skip
+TRANSFORMER = replace(TRAINING, network="vit-8-2-1-patch4")
+
+
+@pytest.mark.parametrize("field", OF_MIXVIT)
+def test_every_field_of_mixvit_arrives(field, context):
+    settings = mixvit.Settings()
+    if field == "patch_probability":
+        settings = replace(settings, mixing="mixmo", patch_probability=1.0)
+    plan = lambda settings: mixvit.plan(settings, TRANSFORMER, context, 0, measure=lambda *given: {"accuracy": 0.0})
+    before = once((settings, "mixvit"), lambda: observed(plan(settings)))
+    assert before != observed(plan(replace(settings, **{field: OF_MIXVIT[field]})))
+    assert {f.name for f in fields(mixvit.Settings)} == OF_MIXVIT.keys()
+
+
+@pytest.mark.parametrize("field", [*OF_TRAINING, "stochastic_depth"])
+def test_every_field_of_training_on_labels_arrives_with_transformers(field, context):
+    seen = lambda training: observed(
+        mixvit.plan(mixvit.Settings(), training, context, 0, measure=lambda *given: {"accuracy": 0.0})
+    )
+    changes = {field: (OF_TRAINING | {"network": "vit-8-2-2-patch4", "stochastic_depth": 0.5})[field]}
+    if field == "width":
+        with pytest.raises(InputError, match=r"width: 0.5 has no meaning for vit-8-2-1-patch4"):
+            seen(replace(TRANSFORMER, width=0.5))
+        return
+    assert once(TRANSFORMER, lambda: seen(TRANSFORMER)) != seen(replace(TRANSFORMER, **changes))
+
+
+def test_rates_grow_with_the_root_of_the_batch(context):
+    """Thesis A.1.5: √(b/B)."""
+    training = replace(TRANSFORMER, rate=0.1, batch=6, rate_batch=24, warmup=0.0, decay_at=(99.0,))
+    plan = mixvit.plan(mixvit.Settings(), training, context, 0, measure=lambda *given: {"accuracy": 0.0})
+    assert plan.tasks["classifier"].rate(plan.clock) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("training", "of", "words"),
+    [
+        (dict(network="wrn-10-1"), {}, "network: .* is no vision transformer with self-attention blocks"),
+        (dict(network="vit-8-2-1-patch3"), {}, "patches of 3 pixels do not divide images of 16"),
+        (dict(crop=12, network="vit-8-2-1-patch8"), {}, "patches of 8 pixels do not divide images of 12"),
+        (dict(network="vit-8-3-1"), {}, "a dimension of 8 is not divided by 3 heads"),
+        (dict(batch=2), dict(inputs=3), "method.inputs: 3, but a batch has 2 images for each process"),
+        (dict(network="vit-8-2-1-patch8"), dict(mixing="mixmo"), "mask: cutmix on encodings of 2×2"),
+        (dict(network="wrn-10-1", stochastic_depth=0.1), {}, "is no vision transformer"),
+    ],
+)
+def test_what_mixvit_cannot_train_is_one_error(training, of, words, context):
+    with pytest.raises(InputError, match=words):
+        mixvit.plan(mixvit.Settings(**of), replace(TRANSFORMER, **training), context, 0, measure=lambda *given: {})
+
+
+def test_what_mixvit_leaves_computes_what_was_scored(context, tmp_path):
+    """Its ensemble is the mean of its members, and its operations are counted."""
+    of = mixvit.Settings(source="encoding", ensemble="probabilities")
+    training = replace(TRANSFORMER, network="convit-8-2-1-patch4")
+    said = {}
+
+    def measure(members, labels):
+        said["logits"] = members.softmax(dim=2).mean(dim=0)
+        return {"accuracy": 0.0}
+
+    plan = mixvit.plan(of, training, context, 0, measure=measure)
+    figures = plan.score(plan.judged.eval(), context.dataset.test, range(5))
+    plan.finish(tmp_path, plan.judged)
+    left, _, side = load_classifier(tmp_path / "network.safetensors")
+    images = context.dataset.test.images.gather(torch.arange(5)).float() / 255
+    torch.testing.assert_close(left(images).softmax(dim=1), said["logits"])
+    assert figures["mflops"] == flops(left, side) / 1e6 and plan.score(
+        plan.judged, context.dataset.test, ()
+    ).keys() == {"accuracy"}
 
 
 OF_RECURSIVEMIX = {
