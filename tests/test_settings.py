@@ -350,7 +350,7 @@ def test_every_default_and_preset_is_read_back_from_its_file(name, tmp_path):
 ENDLESS = {name: {"method.alpha", "method.root"} for name in ("mixmo", "mixshare")} | {"mixvit": {"method.alpha"}}
 """Fields for which the paper has a name for infinity: MIMO, and losses that all weigh the same."""
 ZERO_HAS_NO_MEANING = {
-    "image_size", "labels", "threads", "record_every", "evaluate_every", "save_every", "seeds",
+    "image_size", "labels", "threads", "training.rate_batch", "record_every", "evaluate_every", "save_every", "seeds",
     *(f"method.{field}" for field in (
         "epochs", "rate", "rate_epochs", "clip", "labelled_batch", "unlabelled_batch", "cutout", "guesses",
         "temperature", "alpha", "batch", "momentum", "perception_steps", "perception_batch", "perception_rate",

@@ -19,8 +19,7 @@ from hybridgen.mixing.inputs import InputMixing, PatchMixing, Shares, cut_and_mi
 from hybridgen.mixing.mixing import as_targets
 from hybridgen.networks.classifiers import Classifier, several_inputs_of
 from hybridgen.networks.flops import flops
-from hybridgen.networks.members import Ensemble, MemberLogits
-from hybridgen.networks.multi_input_transformer import Encoders, Inference, Place, Source
+from hybridgen.networks.members import Encoders, Ensemble, Inference, MemberLogits, Place, Source
 from hybridgen.networks.registry import make_network
 from hybridgen.settings import NUMBER, Share, merged, settings
 from hybridgen.training.context import Context

@@ -3,32 +3,16 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hybridgen.networks.members import Ensemble, MemberLogits, ensembled
+from hybridgen.networks.members import Encoders, Ensemble, Inference, MemberLogits, Place, Source, ensembled
 from hybridgen.networks.vision_transformers import ClassAttentionTransformer, Tokens, draw_linear, trunc_normal_
 from hybridgen.types import Images, InputError
-
-Source = Literal["embedding", "encoding", "none"]
-"""What tells the classifier blocks which input a token is of: a vector of each input's (equation 4.6), a linear layer
-(4.5), or nothing."""
-
-Place = Literal["late", "early"]
-"""Where it is added: after the feature blocks, or before them, as tokens come from their patches."""
-
-Encoders = Literal["one", "each", "equal"]
-"""Patch embeddings: one for all inputs, as in MixViT; one for each, as in MIMO and MixMo; such that begin alike (table
-A.18)."""
-
-Inference = Literal["separate", "sum", "alternating", "single", "together"]
-"""Of one image: as every input's, one after the other, stacked on the batch; as the sum of all inputs' tokens in one
-pass; with tokens that are of inputs drawn at random, once for all images; as the first input's alone, which only its
-last layer answers; or all inputs' tokens at once, one after the other (table 4.6)."""
 
 Shares = Float[Tensor, "inputs #batch tokens"]
 """Of each input in each token, in [0, 1]; their sum is 1."""
