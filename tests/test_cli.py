@@ -882,6 +882,7 @@ NEEDED = {
     **{f"study {name}": ("--out", "o") for name in MIXING_STUDIES},
     "study runs": ("--out", "o", "--runs", "r", "--over", "labels"),
     "study sharing": ("--out", "o", "--runs", "r"),
+    "study attention": ("--out", "o", "--runs", "r"),
 }
 KINDS = COMMANDS | {f"study {name}": kind for name, kind in MIXING_STUDIES.items()}
 
@@ -945,6 +946,7 @@ def given(name: str) -> dict[str, Any]:
         "study cam": {"networks": ["n"]},
         "study runs": {"runs": ["r"], "over": "labels"},
         "study sharing": {"runs": ["r"]},
+        "study attention": {"runs": ["r"]},
     }
     return needed | more.get(name, {})
 

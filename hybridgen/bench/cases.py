@@ -34,6 +34,7 @@ from hybridgen.methods import mixing as mixing_method
 from hybridgen.methods import mixmatch as mixmatch_method
 from hybridgen.methods import mixmo as mixmo_method
 from hybridgen.methods import mixshare as mixshare_method
+from hybridgen.methods import mixvit as mixvit_method
 from hybridgen.methods import recursivemix as recursivemix_method
 from hybridgen.methods import scimix
 from hybridgen.methods.hybrids import Settings as HybridSettings
@@ -81,6 +82,8 @@ class Sizes:
     strong: int = 448
     mixing: int = 128
     resnet_width: float = 1.0
+    convit: tuple[int, int, int, int] = (384, 12, 5, 32)
+    """Dimension, heads, feature blocks, images."""
     convolution: tuple[int, int, int] = (256, 128, 8)
     """Batch, channels, side."""
 
@@ -103,6 +106,7 @@ QUICK = Sizes(
     strong=32,
     mixing=8,
     resnet_width=0.125,
+    convit=(12, 3, 1, 4),
     convolution=(8, 16, 8),
 )
 
@@ -605,6 +609,62 @@ def mixshare(sizes: Sizes, accelerator: Accelerator) -> Case:
     )
 
 
+def _mixvit_plans(sizes: Sizes, accelerator: Accelerator) -> tuple[Plan, Plan]:
+    """MixViT-embedding with two inputs and the transformer of one."""
+    settings = TrainingSettings(network=_convit(sizes), batch=sizes.convit[3], optimizer="adamw", epochs=FOREVER)
+    context, of = _context((2 * sizes.convit[3], 0), accelerator), mixvit_method.Settings()
+    mixed, plain = (
+        mixvit_method.plan(mixvit_method.variant(name, of), settings, context, 0, measure=judged_by(of.ensemble))
+        for name in ("mixvit-embedding", "single")
+    )
+    return mixed, plain
+
+
+def mixvit(sizes: Sizes, accelerator: Accelerator) -> Case:
+    """MixViT's training step against the step of the same transformer with one input."""
+    mixed, plain = map(_training, _mixvit_plans(sizes, accelerator))
+    return Case(
+        f"MixViT-embedding step, 2 inputs, {_convit(sizes)}, {sizes.convit[3]} images",
+        "the step of one input",
+        sizes.convit[3],
+        mixed,
+        plain,
+    )
+
+
+def mixvit_inference(sizes: Sizes, accelerator: Accelerator) -> Case:
+    """Separate inference, the feature blocks once, against the transformer of one input."""
+    mixed, plain = (plan.network.eval() for plan in _mixvit_plans(sizes, accelerator))
+    images = torch.rand(sizes.convit[3], 3, SIZE, SIZE, device=accelerator.device)
+    return Case(
+        f"MixViT's logits, 2 inputs, separate inference, {_convit(sizes)}, {len(images)} images",
+        "those of one input",
+        len(images),
+        torch.no_grad(lambda: mixed(images)),
+        torch.no_grad(lambda: plain(images)),
+    )
+
+
+def gated_attention(sizes: Sizes, accelerator: Accelerator) -> Case:
+    """Gated positional self-attention, contents fused, and its gradients, against timm's."""
+    from timm.models.convit import GPSA
+
+    from hybridgen.networks.vision_transformers import GatedAttention
+
+    dim, heads, _, count = sizes.convit
+    ours = GatedAttention(dim, heads, 64).to(accelerator.device)
+    theirs = GPSA(dim, heads).to(accelerator.device)
+    theirs.load_state_dict(ours.state_dict())
+    tokens = torch.rand(count, 64, dim, device=accelerator.device)
+    return Case(
+        f"gated positional self-attention and back, dimension {dim}, {heads} heads, {count} images of 64 tokens",
+        "timm's",
+        count,
+        lambda: _backward(ours, ours(tokens)),
+        lambda: _backward(theirs, theirs(tokens)),
+    )
+
+
 def score(sizes: Sizes, accelerator: Accelerator) -> Case:
     """Logits, and all figures that `hybridgen score` prints of them with their intervals."""
     context = _context((4 * sizes.network, 0), accelerator)
@@ -670,6 +730,9 @@ CASES: dict[str, Entry] = {
     "mixmo-inference": Entry(mixmo_inference, 1.02, 15),
     **{f"mixmo-{name}": Entry(partial(mixmo_masks, name), 0.01, 5) for name in get_args(Patches)},
     "mixshare": Entry(mixshare, 1.08, 9),
+    "mixvit": Entry(mixvit, 1.05, 9),
+    "mixvit-inference": Entry(mixvit_inference, 1.15, 15),
+    "gated-attention": Entry(gated_attention, 1.0, 31),
     "score": Entry(score, 1.05, 5),
 }
 
@@ -712,6 +775,11 @@ def _views(plan: Plan) -> Iterator[torch.Tensor]:
 
 def _wide(sizes: Sizes) -> str:
     return f"wrn-{sizes.depth}-{sizes.width}"
+
+
+def _convit(sizes: Sizes) -> str:
+    dim, heads, depth, _ = sizes.convit
+    return f"convit-{dim}-{heads}-{depth}"
 
 
 def _leaky(sizes: Sizes) -> str:

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     import hybridgen.data.datasets
     import hybridgen.evaluation.mixing_studies
     import hybridgen.evaluation.studies
+    import hybridgen.networks.classifiers
+    import hybridgen.networks.multi_input
+    import hybridgen.types
+
+    Network = hybridgen.networks.classifiers.Classifier | hybridgen.networks.multi_input.MultiInputClassifier
+    Networks = tuple[str, dict[str, tuple[Network, hybridgen.types.Images]]]
 
 
 @settings
@@ -280,28 +286,24 @@ class StudyRuns(MixingStudy):
 
 
 @settings
-class StudySharing(MixingStudy):
-    """What the subnetworks of MIMO, MixMo and MixShare share: sharing.json, sharing.txt (printed too), sharing.png.
-
-    The least use of a feature by a subnetwork over its largest: behind the encoders and before the classifiers by norms
-    of their weights (thesis 3.4.1), behind each stage by the variance that each input makes (A.6.3). And the share of
-    active filters (table A.16), of plain networks too.
-    """
+class OfNetworks(MixingStudy, ABC):
+    """What studies of finished runs' networks have in common."""
 
     runs: tuple[Path, ...]
     """Folders of finished runs (runs/mixmo/cut-mixmo-seed0), or their checkpoints, of the same kind of network."""
     images: Annotated[int, Field(ge=2, le=1_000_000), NUMBER] = 512
-    """Drawn test images whose variance is measured; all where there are fewer."""
+    """Drawn test images that they see; all where there are fewer."""
     data_root: str | None = None
     """Where data sets lie or are downloaded to; the runs' own unless given."""
     download: bool = False
     """Download the data set if it is missing."""
 
-    def _find(self, accelerator: "accelerate.Accelerator") -> "hybridgen.evaluation.studies.Finding":
+    def _networks(self, accelerator: "accelerate.Accelerator", count: int) -> "Networks":
+        """The data set's name, and by the runs' names networks and so many test images as they see them, of which there
+        may be fewer."""
         import torch
 
         from hybridgen.evaluation.finished import check_data, dataset_of, find, names_of, network_of
-        from hybridgen.evaluation.sharing import shared_by, study
         from hybridgen.methods.labelled import central
 
         names = names_of(self.runs)
@@ -310,14 +312,53 @@ class StudySharing(MixingStudy):
         check_data(left, dataset)
         generator = torch.Generator().manual_seed(self.seed)
         order = torch.randperm(len(dataset.test), generator=generator)
-        images = dataset.test.images.gather(order[: self.images + 1]).to(accelerator.device).float() / 255
+        images = dataset.test.images.gather(order[:count]).to(accelerator.device).float() / 255
         found = {}
         for run, one in zip(self.runs, left, strict=True):
             network, crop = network_of(one, dataset, accelerator)
-            fixed, *others = central(images, crop).split([1, len(images) - 1])
-            found[names[run]] = shared_by(network, *others, fixed)
+            found[names[run]] = network, central(images, crop)
+        return dataset.name, found
+
+
+@settings
+class StudySharing(OfNetworks):
+    """What the subnetworks of MIMO, MixMo and MixShare share: sharing.json, sharing.txt (printed too), sharing.png.
+
+    The least use of a feature by a subnetwork over its largest: behind the encoders and before the classifiers by norms
+    of their weights (thesis 3.4.1), behind each stage by the variance that each input makes (A.6.3). And the share of
+    active filters (table A.16), of plain networks too.
+    """
+
+    def _find(self, accelerator: "accelerate.Accelerator") -> "hybridgen.evaluation.studies.Finding":
+        from hybridgen.evaluation.sharing import shared_by, study
+
+        data, networks = self._networks(accelerator, self.images + 1)
+        found = {name: shared_by(network, images[1:], images[:1]) for name, (network, images) in networks.items()}
+        count = len(next(iter(networks.values()))[1]) - 1
         finding = study(found)
-        circumstances = {"study": "sharing", "data": dataset.name, "images": len(images) - 1, "seed": self.seed}
+        circumstances = {"study": "sharing", "data": data, "images": count, "seed": self.seed}
+        return replace(finding, values=circumstances | finding.values)
+
+
+@settings
+class StudyAttention(OfNetworks):
+    """What class tokens of MixViT look at: attention.json, attention.txt (printed too), attention.png.
+
+    On images of several inputs at once, how the attention is divided among inputs, beside their share of the tokens; on
+    whole images as each input's, how much the attention depends on the input.
+    """
+
+    def _find(self, accelerator: "accelerate.Accelerator") -> "hybridgen.evaluation.studies.Finding":
+        import torch
+
+        from hybridgen.evaluation.attention import attention_of, study
+
+        data, networks = self._networks(accelerator, self.images)
+        draws = lambda: torch.Generator(accelerator.device).manual_seed(self.seed)
+        found = {name: attention_of(network, images, draws()) for name, (network, images) in networks.items()}
+        count = len(next(iter(networks.values()))[1])
+        finding = study(found)
+        circumstances = {"study": "attention", "data": data, "images": count, "seed": self.seed}
         return replace(finding, values=circumstances | finding.values)
 
 
@@ -329,5 +370,6 @@ MIXING_STUDIES: dict[str, type[MixingStudy]] = {
     "mixing": StudyMixing,
     "runs": StudyRuns,
     "sharing": StudySharing,
+    "attention": StudyAttention,
 }
 """Studies with options of their own, by what follows `study`."""

@@ -162,15 +162,20 @@ class MultiInputTransformer(nn.Module):
         self.core.check_size(images)
         return encoder(images)
 
-    def _features(
+    def sourced(
         self, tokens: Float[Tensor, "#shown batch tokens dim"], shown: Shown
-    ) -> Float[Tensor, "versions batch dim"]:
-        """The class token's in each version: feature blocks once for all versions where they are told apart late."""
+    ) -> Float[Tensor, "versions batch tokens dim"]:
+        """What the classifier blocks see of encoded tokens in each version: the feature blocks' output, computed once
+        for all versions where they are told apart late."""
         if self.place == "early":
             tokens = self._attributed(tokens, shown)
         tokens = self.core.attend(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
-        if self.place == "late":
-            tokens = self._attributed(tokens, shown)
+        return self._attributed(tokens, shown) if self.place == "late" else tokens
+
+    def _features(
+        self, tokens: Float[Tensor, "#shown batch tokens dim"], shown: Shown
+    ) -> Float[Tensor, "versions batch dim"]:
+        tokens = self.sourced(tokens, shown)
         return self.core.summarise(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
 
     def _attributed(
