@@ -97,6 +97,8 @@ def test_images_and_tokens_show_what_their_patches_own():
         place = (image, slice(None), slice(4 * row, 4 * row + 4), slice(4 * column, 4 * column + 4))
         assert torch.equal(mixed[place], images[owner][place])
         assert torch.equal(mixed_tokens[image, 5 * row + column], tokens[owner, image, 5 * row + column])
+    wide = mixing.mix([image[:, :, ::2] for image in images])  # of patches of another shape
+    assert torch.equal(wide, mixed[:, :, ::2])
     mixed_tokens.sum().backward()
     owned = mixing.masks.flatten(2).unsqueeze(3).expand_as(tokens)
     assert torch.equal(tokens.grad, owned)
