@@ -223,6 +223,7 @@ TRAINING = RUN | {
     "training.width": 1.0,
     "training.crop": None,
     "training.shift": None,  # RM 4.1: by 4 of 32 pixels
+    "training.views": 1,
     "training.autoaugment": "none",
     "training.color_jitter": False,
     "training.erasing": 0.0,
@@ -382,6 +383,8 @@ MIXVIT = TRAINING | {  # thesis A.1.5
     "training.stochastic_depth": 0.0,  # "for CaiT models"
     "training.label_smoothing": 0.1,
     "training.erasing": 0.25,  # "RandErase"; DeiT's probability
+    "training.autoaugment": "cifar10",  # "the CIFAR configuration of AutoAugment for CIFAR and TinyImageNet"
+    "training.views": 3,  # "3 Batch augmentations"
     "training.padding": "zeros",  # code of MixMo, which it builds upon
     "method.inputs": 2,
     "method.source": "embedding",
@@ -410,6 +413,7 @@ MIXVIT_IMAGENET = MIXVIT | {
     "whole": True,
     "training.batch": 1048,
     "training.rate_batch": 1048,
+    "training.autoaugment": "imagenet",  # "and the ImageNet configuration for ImageNet-100"
     "training.weight_decay": 2 * 0.05,
     "training.padding": "reflection",  # of no effect: nothing is shifted
 }
@@ -616,6 +620,7 @@ EXPECTED = {
         "paper-cifar100-long": MIXVIT_CIFAR | {  # table A.19
             "data": "cifar100", "training.epochs": 300, "training.warmup": 30, "training.decay_at": (250, 280),
             "training.rate": 5e-4,  # "reduce the learning rate", by how much it does not say
+            "training.views": 4,  # "4 batch augmentations"
         },
         **{f"paper-tiny-imagenet-{name}": MIXVIT_TINY | of for name, of in MIXVIT_NETWORKS.items()},
         **{f"paper-imagenet-100-{name}": MIXVIT_IMAGENET | of for name, of in MIXVIT_NETWORKS.items()},
@@ -668,6 +673,11 @@ DEFAULTS = {
     "mixshare": {
         "labels": None, "evaluate_every": 200, "methods": ("plain", "cut-mixmo", "mixshare-partial", "mixshare"),
         "training.network": "wrn-10-2", "training.epochs": 6.0, "method.fade": 2.0,
+    },
+    "mixvit": {
+        "labels": None, "evaluate_every": 400, "methods": ("single", "mixvit-embedding", "mixvit-encoding"),
+        "training.network": "convit-64-4-2-patch4", "training.optimizer": "adamw",
+        "training.rate": 2e-3, "training.warmup": 2, "training.decay_at": (17, 19), "training.weight_decay": 0.05,
     },
     **{recipe: {"hybrids.hybridizer": "none"} for recipe in ("mean_teacher", "fixmatch")},
     "mixmatch": {"hybrids.hybridizer": "none", **window(1.0, 7.0)},
@@ -1014,7 +1024,9 @@ def test_mixvit_trains_as_the_thesis(preset):
     found = optimizer_of(task)  # kernels but not positions, class token and source vectors, as in DeiT's code
     assert found | {"decay": 0} == an_adamw(0) | {"decay": 0}
     assert found["decay"] == {"kernels": {decay, 0.0}, "others": {0.0}}
-    assert plan.stream.images_per_step == (1048 if "imagenet-100" in preset else 128)
+    views = 4 if "long" in preset else 3
+    assert plan.stream.images_per_step == views * (1048 if "imagenet-100" in preset else 128)
+    assert len(plan.stream.indices(0)[0].unique()) * views == plan.stream.images_per_step
     expected = {"mixing": "patches", "alpha": 0.5, "msda": True, "smoothing": 0.1}
     assert attributes(task.objective, *expected) == expected
     depths = {part.drop_prob for part in plan.network.modules() if type(part).__name__ == "DropPath"}

@@ -358,7 +358,7 @@ ZERO_HAS_NO_MEANING = {
         "alignment_window", "gaussian_sigmas", "penalty_every", "inputs", "root", "repetitions",
         "fade",
     )),
-    *(f"training.{field}" for field in ("width", "epochs", "batch", "rate", "clip", "crop")),
+    *(f"training.{field}" for field in ("width", "epochs", "batch", "rate", "clip", "crop", "views")),
     *(f"samosa.{field}" for field in (
         "rate", "rate_epochs", "clip", "cycles", "hybrids_per_image", "snapshot_every",
     )),

@@ -17,7 +17,7 @@ from hybridgen.data.sources import holds_photographs
 from hybridgen.data.streams import View
 from hybridgen.networks.classifiers import FILE, Classifier, save_classifier
 from hybridgen.networks.registry import default_network
-from hybridgen.settings import NUMBER, Count, Decay, Epoch, Flat, Positive, Share, Weight, Whole, settings
+from hybridgen.settings import NUMBER, Count, Decay, Epoch, Few, Flat, Positive, Share, Weight, Whole, settings
 from hybridgen.training.context import Context
 from hybridgen.training.ema import EMA
 from hybridgen.training.objective import Task, adam, sgd
@@ -42,6 +42,8 @@ class TrainingSettings:
     """Passes over the labelled images."""
     batch: Flat[Count] = 64
     """Images a step, all processes together."""
+    views: Flat[Few] = 1
+    """Of each image a step, augmented apart: so many times as many samples (batch augmentation, Hoffer et al. 2020)."""
     optimizer: Flat[Literal["sgd", "adamw"]] = "sgd"
     """SGD with momentum 0.9, or AdamW with betas 0.9 and 0.999."""
     nesterov: Flat[bool] = True
@@ -176,7 +178,8 @@ def labelled_plan(
     deployed: Callable[[N], Classifier | None] = lambda network: network,
 ) -> Plan:
     """Training by what a method makes of a new classifier, with the views that it makes of the common augmentation, on
-    the labels of this split from this seed. Leaves the network that is deployed in the run's folder.
+    the labels of this split from this seed, and as often as the settings say in every step. Leaves the network that is
+    deployed in the run's folder.
 
     With `repetitions` b each batch has a b-th as many images, each b times; there are b times as many steps, at a b-th
     of the rate (Havasi et al. 2021; thesis 3.3.4.1). With `others` each batch has as many more of the same labelled
@@ -185,12 +188,16 @@ def labelled_plan(
     """
     view = augmentation(settings, context)
     labelled_views = tuple(views(view))
-    more = dict(unlabelled=settings.batch, unlabelled_views=labelled_views, unlabelled_pool=context.split.labelled)
+    more = dict(
+        unlabelled=settings.views * settings.batch,
+        unlabelled_views=labelled_views,
+        unlabelled_pool=context.split.labelled,
+    )
     stream = context.stream(
         seed,
-        labelled=settings.batch,
+        labelled=settings.views * settings.batch,
         labelled_views=labelled_views,
-        repetitions=repetitions,
+        repetitions=settings.views * repetitions,
         **more if others else {},
     )
     torch.manual_seed(seed)

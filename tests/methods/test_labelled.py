@@ -93,6 +93,21 @@ def test_autoaugment_is_before_jitter_and_erasing(context, monkeypatch, policy):
     torch.testing.assert_close(given, plain + 4)
 
 
+@pytest.mark.parametrize("name", ["none", "augmix-jsd"])
+def test_batch_augmentation_repeats_images_and_neither_steps_nor_the_rate_change(context, name):
+    """Hoffer et al. 2020: B images, each augmented anew M times, are M · B samples."""
+    once, thrice = (mixing.plan(name, replace(SETTINGS, views=views), context, 0) for views in (1, 3))
+    assert thrice.stream.steps_per_epoch == once.stream.steps_per_epoch and thrice.clock == once.clock
+    rates = [plan.tasks["classifier"].rate(plan.clock) for plan in (once, thrice)]
+    assert rates[0] == rates[1]
+    for step in range(thrice.clock.steps_per_epoch):
+        indices, _ = thrice.stream.indices(step)
+        assert len(indices) == 3 * SETTINGS.batch and set(indices.bincount().tolist()) <= {0, 3}
+        assert indices.unique().tolist() == sorted(once.stream.indices(step)[0].tolist())
+    shown = next(thrice.stream.from_step(0)).labelled[0].flatten(1)
+    assert len(shown.unique(dim=0)) > SETTINGS.batch
+
+
 def test_a_crop_is_no_larger_than_the_image(context):
     with pytest.raises(InputError, match="crop: 17 pixels of images of 16"):
         augmentation(replace(SETTINGS, crop=17), context)

@@ -212,7 +212,7 @@ OF_TRAINING = {
     "rate": 0.0123, "warmup": 3.3, "decay_at": (2.0, 4.0), "weight_decay": 0.0321, "clip": 0.77, "label_smoothing": 0.2,
     "ema_decay": 0.9, "crop": 12, "padding": "zeros", "shift": 1, "color_jitter": True, "erasing": 1.0,
     "autoaugment": "imagenet",
-    "rate_batch": 24,
+    "rate_batch": 24, "views": 2,
 }  # fmt: skip
 
 
