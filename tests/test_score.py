@@ -22,7 +22,7 @@ from hybridgen.data.streams import derive_seed
 from hybridgen.evaluation.classification import nll, top_accuracy
 from hybridgen.evaluation.finished import dataset_of, find, network_of
 from hybridgen.evaluation.predictions import Predictions
-from hybridgen.evaluation.scoring import picture, scores_of
+from hybridgen.evaluation.scoring import Shown, picture, scores_of
 from hybridgen.evaluation.sharing import influence
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
@@ -190,6 +190,11 @@ def test_the_train_part_is_the_labelled_images_as_they_are(score, runs, data):
     found = score(run, "--part", "train")
     (own,) = found["classifiers"].values()
     assert (found["images"], found["part"]) == (12, "train") and own["nll"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_rounds_to_zero_has_no_sign():
+    assert Shown("NLL").number(-1e-9) == "0.000" and Shown("ECE, %", percent=True).number(-1e-5) == "0.0"
+    assert Shown("NLL").number(-0.0104) == "-0.010"
 
 
 # --- Ensembles ---------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ class Shown(NamedTuple):
     percent: bool = False
 
     def number(self, value: float) -> str:
-        return f"{100 * value:.1f}" if self.percent else f"{value:.3f}"
+        return f"{100 * value:z.1f}" if self.percent else f"{value:z.3f}"
 
     def text(self, value: Estimate | float | None) -> str:
         """With its interval where it has one; a dash where there is none."""
