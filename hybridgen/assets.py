@@ -24,7 +24,10 @@ def carried(what: Literal["assets", "recipes"]) -> Path:
 
 def bundled(name: str = HYBRIDIZER) -> Path:
     """The folder of a hybridizer that comes with the code. InputError where this installation has none of that name."""
-    folder = carried("assets") / "hybridizers" / name
+    try:
+        folder = carried("assets") / "hybridizers" / name
+    except InputError as error:
+        raise InputError(f"hybridizer: {name} is not there ({error}); or give a hybridizer (--hybridizer)") from error
     if not folder.is_dir():
         raise InputError(f"hybridizer: this installation does not carry {name}; give a hybridizer (--hybridizer)")
     return folder

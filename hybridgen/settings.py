@@ -211,7 +211,7 @@ def _similar(framed: str) -> str:
     message, *more = RULE.split(framed)[1:-1] or [framed]
     found = [flag for section in more for flag in re.findall(r"^ *(--[a-z][\w.-]*)", section, re.M)]
     found = [flag for flag in found if flag not in re.findall(r"--[\w.-]+", message)]
-    return f"; perhaps you meant {', '.join(dict.fromkeys(found[:3]))}" if found else ""
+    return f"; perhaps you meant {', '.join(sorted(set(found))[:3])}" if found else ""
 
 
 def _folded(framed: str) -> str:

@@ -208,8 +208,8 @@ def test_wheels_carry_recipes_and_assets_inside_the_package(tmp_path, monkeypatc
     """And what carries neither says so."""
     package = tmp_path / "site" / "hybridgen"
     monkeypatch.setattr(hybridgen, "__file__", str(package / "__init__.py"))
-    for what, ask in (("recipes", train.recipes), ("assets", bundled)):
-        with pytest.raises(InputError, match=f"^{what}: this installation does not carry them"):
+    for words, ask in (("recipes: this", train.recipes), (r"hybridizer: digits-m-scimix is .*assets: this", bundled)):
+        with pytest.raises(InputError, match=f"^{words} installation does not carry them"):
             ask()
     (package / "_recipes").mkdir(parents=True)
     (package / "_recipes" / "some_thing.py").touch()
@@ -775,7 +775,7 @@ def refused(said: Said, *words: str) -> None:
         ),
         (
             "hybridize --out g.png --rwos 3 --colums 2",
-            ("--rwos, 3, --colums, 2; perhaps you meant --rows, --columns; see",),
+            ("--rwos, 3, --colums, 2; perhaps you meant --columns, --rows; see",),
         ),
         ("hybridize --out g.png --rows many", ("Error parsing --rows: no type matching {None}|INT", "['many']; see")),
         ("hybridize --out g.png --rows 0", ("--rows: 0 should be greater than or equal to 1",)),

@@ -64,7 +64,9 @@ class Classifier(nn.Module):
     @cached_property
     def channels(self) -> int:
         """Channels of the last feature map. InputError where it is none."""
+        # Transformers are made for images of one size
         size = (getattr(self.network, "default_cfg", None) or {}).get("input_size", (3, 32, 32))
+        size = 3, *(getattr(getattr(self.network, "patch_embed", None), "img_size", None) or size[1:])
         with torch.no_grad():
             probe = on_meta(self.network).eval()
             for module in probe.modules():  # whoever watches the network is not told of its copy

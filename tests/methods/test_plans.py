@@ -320,21 +320,22 @@ def test_every_field_of_recursivemix_arrives(field, context):
 OF_MIXMO = {
     "inputs": 3, "mask": "fmix", "patch_probability": 0.9, "alpha": 0.7, "root": 1.5, "repetitions": 3,
     "input_repetition": 0.8, "ensemble": "probabilities", "encoders": "one", "classifiers": "predominant",
-    "cutmix": 0.9,
+    "augmix": True, "cutmix": 0.9, "attribution": "encoding",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("field", OF_MIXMO)
 def test_every_field_of_mixmo_arrives(field, context):
-    settings = mixmo.Settings(patch_probability=1.0)
+    settings = mixmo.Settings(patch_probability=1.0, encoders="one" if field == "attribution" else "each")
     plan = lambda settings: mixmo.plan(settings, TRAINING, context, 0, measure=lambda *given: {"accuracy": 0.0})
     assert observed(plan(settings)) != observed(plan(replace(settings, **{field: OF_MIXMO[field]})))
     assert {f.name for f in fields(mixmo.Settings)} == OF_MIXMO.keys()
 
 
-OF_MIXSHARE = OF_MIXMO | {
+OF_MIXSHARE = {field: value for field, value in OF_MIXMO.items() if field != "attribution"} | {
     "patch_probability": 0.1, "kernels": "collinear", "unmixing": "whole", "fade": 3.0, "part": 0.75
 }  # fmt: skip
+"""All but what MixShare refuses."""
 
 
 @pytest.mark.parametrize("field", OF_MIXSHARE)
@@ -343,7 +344,7 @@ def test_every_field_of_mixshare_arrives(field, context):
     plan = lambda settings: mixshare.plan(settings, TRAINING, context, 0, measure=lambda *given: {"accuracy": 0.0})
     before = once(settings, lambda: observed(plan(settings)))
     assert before != observed(plan(replace(settings, **{field: OF_MIXSHARE[field]})))
-    assert {f.name for f in fields(mixshare.Settings)} == OF_MIXSHARE.keys()
+    assert {f.name for f in fields(mixshare.Settings)} == {*OF_MIXSHARE, "attribution"}
 
 
 @pytest.mark.parametrize("field", OF_TRAINING)
