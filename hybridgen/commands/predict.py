@@ -64,7 +64,7 @@ class Predict:
         if not path.is_file():
             raise InputError(f"{self.model}: no classifier there; a finished run's folder, or its {FILE}, is needed")
         classifier, classes, side = load_classifier(path)
-        asked = self._asked(side, classes)
+        asked = self._asked(side)
 
         # Probabilities
         accelerator = make_accelerator(precision="fp32", threads=self.threads)
@@ -101,7 +101,7 @@ class Predict:
         if self.out is not None and self.out.suffix.lower() != ".csv":
             raise InputError(f"--out {self.out}: a .csv file is needed")
 
-    def _asked(self, side: int, classes: Sequence[str]) -> Asked:
+    def _asked(self, side: int) -> Asked:
         from hybridgen.data.datasets import load_dataset
         from hybridgen.data.readers.folder import images_below
         from hybridgen.data.sources import Files
