@@ -9,7 +9,7 @@ from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float64, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from hybridgen.data.levels import (
@@ -32,7 +32,7 @@ from hybridgen.types import Images, exact
 Policy = Literal["cifar10", "imagenet"]
 """What a policy was searched on."""
 
-Values = Float64[Tensor, " batch"]
+Values = Float[Tensor, " batch"]
 """What the magnitude of a sample's operation means."""
 
 MAGNITUDES = 10
@@ -87,10 +87,10 @@ SIGNED = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness"
 
 
 @cache
-def values(height: int, width: int) -> Float64[Tensor, "operations magnitudes"]:
+def values(height: int, width: int) -> Float32[Tensor, "operations magnitudes"]:
     """What each magnitude means at this size of images: a slant, pixels, degrees, a factor's distance from 1, bits that
     are left, or the lowest level that is inverted. In float32's precision, as torchvision has them."""
-    rising = lambda highest: exact(torch.linspace(0.0, highest, MAGNITUDES))
+    rising = lambda highest: torch.linspace(0.0, highest, MAGNITUDES)
     bits = 8 - (torch.arange(MAGNITUDES) / ((MAGNITUDES - 1) / 4)).round()
     by_name = {
         "ShearX": rising(0.3),
@@ -98,10 +98,10 @@ def values(height: int, width: int) -> Float64[Tensor, "operations magnitudes"]:
         "TranslateX": -rising(TRANSLATION * width).trunc(),
         "TranslateY": -rising(TRANSLATION * height).trunc(),
         "Rotate": rising(30.0),
-        "Posterize": exact(bits),
-        "Solarize": exact(torch.linspace(255.0, 0.0, MAGNITUDES)),
+        "Posterize": bits,
+        "Solarize": torch.linspace(255.0, 0.0, MAGNITUDES),
     } | dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), rising(0.9))
-    nothing = torch.zeros(MAGNITUDES, dtype=torch.float64)
+    nothing = torch.zeros(MAGNITUDES)
     return torch.stack([by_name.get(name, nothing) for name in OPERATIONS])
 
 
@@ -113,7 +113,7 @@ class SubPolicies(NamedTuple):
 
     operation: Int64[Tensor, "2 policies"]
     """A position in `OPERATIONS`."""
-    probability: Float64[Tensor, "2 policies"]
+    probability: Float32[Tensor, "2 policies"]
     magnitude: Int64[Tensor, "2 policies"]
     """0 where the operation has none."""
 
@@ -126,7 +126,7 @@ def sub_policies(policy: Policy) -> SubPolicies:
     steps = list(zip(*AutoAugment(AutoAugmentPolicy(policy)).policies, strict=True))
     of = lambda part: [[each[part] or 0 for each in step] for step in steps]
     operations = [[OPERATIONS.index(name) for name in row] for row in of(0)]
-    return SubPolicies(torch.tensor(operations), torch.tensor(of(1), dtype=torch.float64), torch.tensor(of(2)))
+    return SubPolicies(torch.tensor(operations), torch.tensor(of(1)), torch.tensor(of(2)))
 
 
 class Chosen(NamedTuple):
@@ -199,7 +199,7 @@ def autoaugment(images: Images, generator: torch.Generator, *, policy: Policy) -
     a CPU.
     """
     levels = to_levels(images)
-    known = values(*levels.shape[-2:]).to(images.device)
+    known = exact(values(*levels.shape[-2:]).to(images.device))
     signed = torch.tensor([name in SIGNED for name in OPERATIONS] + [False], device=images.device)
     known = torch.cat([known, torch.zeros_like(known[:1])])
     for drawn in zip(*draw(len(images), generator, policy), strict=True):

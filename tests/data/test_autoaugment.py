@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy, InterpolationMode
 from torchvision.transforms.autoaugment import _apply_op
 
-from hybridgen.data import autoaugment
+from hybridgen.data import autoaugment, levels
 from hybridgen.data.levels import FILL_LEVEL
 
 SIZES = [(32, 32), (17, 24)]
@@ -37,7 +38,7 @@ def test_every_operation_at_every_magnitude(name, size, random_pixels):
     pixels, number = random_pixels(7, *size), autoaugment.OPERATIONS.index(name)
     for magnitude in range(10):
         for sign in (1, -1) if name in autoaugment.SIGNED else (1,):
-            value = sign * autoaugment.values(*size)[number, magnitude].repeat(7)
+            value = sign * autoaugment.values(*size)[number, magnitude].double().repeat(7)
             ours = autoaugment.operate(batch(pixels), torch.full((7,), number), value)
             expected = np.stack([theirs(each, name, magnitude, sign) for each in pixels])
             assert np.array_equal(ours.permute(0, 2, 3, 1), expected), (magnitude, sign)
@@ -47,7 +48,7 @@ def test_operations_of_one_batch_do_not_touch_each_other(random_pixels):
     """Two samples of each and two of none."""
     pixels = random_pixels(30)
     operation = torch.arange(30) % 15
-    value = torch.cat([autoaugment.values(32, 32)[:, 7], torch.zeros(1, dtype=torch.float64)])[operation]
+    value = torch.cat([autoaugment.values(32, 32)[:, 7], torch.zeros(1)]).double()[operation]
     given = batch(pixels)
     ours = autoaugment.operate(given, operation, value).permute(0, 2, 3, 1).numpy()
     for number in range(30):
@@ -64,7 +65,7 @@ def test_sub_policies_are_torchvisions(policy):
     for place, both in enumerate(expected):
         for step, (name, probability, magnitude) in enumerate(both):
             assert autoaugment.OPERATIONS[found.operation[step, place]] == name
-            assert found.probability[step, place] == probability
+            assert found.probability[step, place].item() == pytest.approx(probability, rel=1e-6)
             assert magnitude is None or found.magnitude[step, place] == magnitude
 
 
@@ -76,7 +77,7 @@ def test_first_sub_policies_are_the_papers():
         found = autoaugment.sub_policies(policy)
         for step, (name, probability, magnitude) in enumerate(both):
             assert autoaugment.OPERATIONS[found.operation[step, 0]] == name
-            assert found.probability[step, 0] == probability
+            assert found.probability[step, 0].item() == pytest.approx(probability, rel=1e-6)
             assert magnitude is None or found.magnitude[step, 0] == magnitude
 
 
@@ -118,6 +119,23 @@ def test_nothing_waits_for_a_device():
     """No value is read back: what has none will do."""
     images = torch.empty(6, 3, 9, 12, device="meta")
     assert autoaugment.autoaugment(images, generator(), policy="cifar10").shape == (6, 3, 9, 12)
+
+
+def test_devices_without_float64_will_do(random_pixels, monkeypatch):
+    """As MPS, where `exact` keeps single precision."""
+
+    class NoDoubles(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            made = function(*args, **(kwargs or {}))
+            for each in torch.utils._pytree.tree_leaves(made):
+                assert not (isinstance(each, torch.Tensor) and each.dtype == torch.float64), f"{function} in float64"
+            return made
+
+    for module in (autoaugment, levels):
+        monkeypatch.setattr(module, "exact", lambda values: values.float())
+    images = batch(random_pixels(9)).float() / 255
+    with NoDoubles():
+        assert autoaugment.autoaugment(images, generator(), policy="cifar10").dtype == torch.float32
 
 
 def test_empty_batches_stay_empty():
