@@ -12,16 +12,16 @@ from hybridgen.errors import InputError
 from hybridgen.settings import settings
 
 if TYPE_CHECKING:
-    from hybridgen.data.sources import ImageSource
+    from hybridgen.data.datasets import Part
 
 
 class Asked(NamedTuple):
     """Images, and how they are called."""
 
     names: Sequence[str]
-    images: "ImageSource"
-    labels: Sequence[str] | None
-    """Names of their classes, empty where they are not known; None where none is."""
+    part: "Part"
+    classes: Sequence[str]
+    """Names of its labels; none of images whose labels are not known."""
 
 
 @settings
@@ -54,11 +54,10 @@ class Predict:
 
     def run(self) -> None:
         self._check()
-        import torch
-
         from hybridgen.files import written_aside
         from hybridgen.networks.classifiers import FILE, load_classifier
         from hybridgen.training.engine import laid_out, make_accelerator
+        from hybridgen.training.scores import logits_of
 
         path = self.model / FILE if self.model.is_dir() else self.model
         if not path.is_file():
@@ -69,24 +68,23 @@ class Predict:
         # Probabilities
         accelerator = make_accelerator(precision="fp32", threads=self.threads)
         network = laid_out(classifier, accelerator).requires_grad_(False).eval()
-        found = []
-        for places in torch.arange(len(asked.names)).split(self.batch):
-            images = asked.images.gather(places).to(accelerator.device).float() / 255
-            found.append(network(images).float().softmax(dim=1).cpu())
-        probabilities = torch.cat(found)
+        logits, numbers = logits_of(network, asked.part, range(len(asked.names)), accelerator, batch_size=self.batch)
+        if not accelerator.is_main_process:
+            return
+        probabilities = logits.float().softmax(dim=1)
         highest, chosen = probabilities.max(dim=1)
 
         # What is said of them
-        labels = asked.labels or [""] * len(asked.names)
+        labels = [asked.classes[number] if number >= 0 else "" for number in numbers.tolist()]
         if self.out is not None:
-            header = ["image", "class", "probability", *(["label"] if asked.labels else []), *classes]
+            header = ["image", "class", "probability", *(["label"] if asked.classes else []), *classes]
             with written_aside(self.out) as aside, aside.open("w", newline="", encoding="utf-8") as file:
                 table = csv.writer(file)
                 table.writerow(header)
                 for name, label, place, p, row in zip(
                     asked.names, labels, chosen.tolist(), highest.tolist(), probabilities.tolist(), strict=True
                 ):
-                    known = [label] if asked.labels else []
+                    known = [label] if asked.classes else []
                     table.writerow([name, classes[place], f"{p:.6f}", *known, *(f"{each:.6f}" for each in row)])
             print(f"{self.out}: {len(asked.names)} images")
             return
@@ -102,18 +100,20 @@ class Predict:
             raise InputError(f"--out {self.out}: a .csv file is needed")
 
     def _asked(self, side: int) -> Asked:
-        from hybridgen.data.datasets import load_dataset
+        import torch
+
+        from hybridgen.data.datasets import Part, load_dataset
         from hybridgen.data.readers.folder import images_below
         from hybridgen.data.sources import Files
 
         if self.data is not None:
             dataset = load_dataset(self.data, image_size=side, data_root=self.data_root, download=self.download)
-            labels = [dataset.classes[label] if label >= 0 else "" for label in dataset.test.labels.tolist()]
-            return Asked([f"test/{place}" for place in range(len(labels))], dataset.test.images, labels)
+            return Asked([f"test/{place}" for place in range(len(dataset.test))], dataset.test, dataset.classes)
         paths: list[Path] = []
         for path in self.images:
             below = images_below(path) if path.is_dir() else [path]
             if not below:
                 raise InputError(f"{path}: no images in it")
             paths += below
-        return Asked(list(map(str, paths)), Files(paths, side), None)
+        unknown = torch.full((len(paths),), -1)
+        return Asked(list(map(str, paths)), Part(Files(paths, side), unknown), ())

@@ -32,11 +32,11 @@ class SplitImages:
     """Download the data set if it is missing."""
 
     def run(self) -> None:
-        from hybridgen.data.datasets import load_dataset, named
+        from hybridgen.data.datasets import load_dataset, of_files
         from hybridgen.data.splits import make_split
 
         # Of files only the labels are needed, whatever their size: they stay where they are
-        files = dict(image_size=SIDE, memory_limit=0) if named(self.data).startswith(("folder:", "csv:")) else {}
+        files = dict(image_size=SIDE, memory_limit=0) if of_files(self.data) else {}
         dataset = load_dataset(self.data, data_root=self.data_root, download=self.download, **files)
         split = make_split(dataset, labels=self.labels, seed=self.seed, validation=self.validation)
         split.save(self.out)

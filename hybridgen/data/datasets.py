@@ -113,6 +113,11 @@ def named(data: str) -> str:
     return f"folder:{data}" if data and Path(data).expanduser().is_dir() else data
 
 
+def of_files(data: str) -> bool:
+    """Whether a data set of this name consists of image files, of any sizes."""
+    return named(data).partition(":")[0] in ("folder", "csv")
+
+
 def load_dataset(
     name: str,
     *,
@@ -145,7 +150,7 @@ def load_dataset(
         raise InputError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}")
     if image_size is not None and image_size <= 0:
         raise InputError(f"image_size = {image_size}: must be positive")
-    if whole and kind not in ("folder", "csv"):
+    if whole and not of_files(name):
         raise InputError(
             f"whole = True: {name} has images of one size; only folder:PATH and csv:PATH have whole photographs"
         )

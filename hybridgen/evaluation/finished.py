@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hybridgen import configuration
-from hybridgen.data.datasets import Dataset, load_dataset, named
+from hybridgen.data.datasets import Dataset, load_dataset, of_files
 from hybridgen.evaluation.studies import apart
 from hybridgen.methods.labelled import central, chosen_network
 from hybridgen.networks.classifiers import (
@@ -205,7 +205,7 @@ def dataset_of(
         image_size=image_size or (runs[0].image_size if runs else about and about.image_size),
         data_root=data_root or (runs[0].data_root if runs else "data"),
         download=download,
-        whole=bool(runs) and runs[0].whole and named(data or runs[0].data).startswith(("folder:", "csv:")),
+        whole=bool(runs) and runs[0].whole and of_files(data or runs[0].data),
     )
 
 

@@ -44,10 +44,18 @@ def unmix(
     """
     if not 0 <= part <= 1:
         raise InputError(f"part: {part} is outside [0, 1]")
-    masks = F.adaptive_avg_pool2d(shown.flatten(0, 1), features.shape[2:]).unflatten(0, shown.shape[:2])
+    masks = _at_size_of(features, shown)
     masked, others = features.tensor_split([round(part * features.shape[1])], dim=1)
-    unmixed = masked * masks.to(features.dtype)
+    unmixed = masked * masks
     return torch.cat([unmixed, others.expand(len(shown), *others.shape)], dim=2) if others.shape[1] else unmixed
+
+
+def _at_size_of(
+    features: Float[Tensor, "batch channels rows columns"], masks: Shown
+) -> Float[Tensor, "members batch 1 rows columns"]:
+    """Masks brought to the size and precision of a map, by the mean over the area of each place."""
+    pooled = F.adaptive_avg_pool2d(masks.flatten(0, 1), features.shape[2:]).unflatten(0, masks.shape[:2])
+    return pooled.to(features.dtype)
 
 
 class SourceAttribution(nn.Module):
@@ -81,8 +89,7 @@ class SourceAttribution(nn.Module):
         self, features: Float[Tensor, "batch channels rows columns"], masks: Shown
     ) -> Float[Tensor, "batch channels rows columns"]:
         """The map of mixed images, attributed by the masks of their inputs."""
-        masks = F.adaptive_avg_pool2d(masks.flatten(0, 1), features.shape[2:]).unflatten(0, masks.shape[:2])
-        return features + (masks.to(features.dtype) * self.each(features)).sum(dim=0)
+        return features + (_at_size_of(features, masks) * self.each(features)).sum(dim=0)
 
     def folded(self, heads: nn.ModuleList) -> tuple[Tensor, Tensor]:
         """Weight and bias of the linear layer that gives the mean of each head's logits on its own whole map."""
