@@ -122,7 +122,7 @@ def test_table_has_a_row_and_an_explanation_a_case(in_this_process, capsys):
 
 def test_a_case_has_a_process_and_a_peak_memory_of_its_own(capfd):
     ballast = torch.ones(1 << 29, dtype=torch.uint8)  # `ru_maxrss` would begin at this process's size
-    measure.run(json=True, quick=True, threads=1, only=["strong-augmentation"])
+    measure.run(json=True, quick=True, rounds=1, threads=1, only=["strong-augmentation"])
     said = json.loads(capfd.readouterr().out)
     check(said["cases"]["strong-augmentation"])
     if sys.platform.startswith("linux"):

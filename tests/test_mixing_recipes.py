@@ -137,9 +137,8 @@ def test_the_same_method_is_the_same_in_both_recipes(recipes, toy, run):
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
-@pytest.mark.parametrize("network", ["resnet50", "pvtv2"])
-def test_imagenets_presets_train_on_a_folder(recipes, network):
-    """The networks at their size on a few small files, in parts of photographs, one step; evaluated in the middle."""
+def test_imagenets_presets_train_on_a_folder(recipes):
+    """PVTv2 at its size on a few small files, in parts of photographs, one step; evaluated in the middle."""
     random = np.random.default_rng(0)
     for part, count in (("train", 4), ("test", 2)):
         for name in ("cat", "dog"):
@@ -149,16 +148,13 @@ def test_imagenets_presets_train_on_a_folder(recipes, network):
                 shape = (48 + i, 60, 3)
                 Image.fromarray(random.integers(256, size=shape, dtype=np.uint8)).save(folder / f"{i}.jpg")
     recipes.succeed(
-        "recursivemix.py", "--preset", f"paper-imagenet-{network}", "--data", f"folder:{recipes.folder / 'imagenet'}",
+        "recursivemix.py", "--preset", "paper-imagenet-pvtv2", "--data", f"folder:{recipes.folder / 'imagenet'}",
         "--image-size", "64", "--batch", "4", "--epochs", "1", "--warmup", "0", "--no-baseline",
-        "--threads", "1", "--workers", "1", "--out", network,
+        "--threads", "1", "--workers", "1", "--out", "pvtv2",
     )  # fmt: skip
-    name = {"resnet50": "resnet50", "pvtv2": "pvt_v2_b1_li"}[network]
-    weights = load_file(recipes.folder / network / "recursivemix-seed0" / "network.safetensors")
+    weights = load_file(recipes.folder / "pvtv2" / "recursivemix-seed0" / "network.safetensors")
     with torch.device("meta"):
-        make_network(name, 2).load_state_dict(weights, assign=True)
-        if network == "resnet50":
-            torchvision.models.resnet50(num_classes=2).load_state_dict(weights, assign=True)
+        make_network("pvt_v2_b1_li", 2).load_state_dict(weights, assign=True)
 
 
 # --- settings ------------------------------------------------------------------------------------------------

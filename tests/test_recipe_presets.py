@@ -117,10 +117,9 @@ def test_every_preset_makes_its_plans(made, name, preset):
     if (name, preset) == ("adain", "paper"):
         pytest.skip("VGG's weights are read from a file")
     given = ("--preset", preset) if preset else ()
-    if name == "mixing_baselines" and preset not in ("", "paper-cifar100"):  # there are all of its methods
-        given += ("--methods", "patchup-soft", "recursivemix")
-    if name == "mixvit" and "cait" in preset:
-        given += ("--methods", "mixvit-encoding")
+    if preset not in ("", "paper-cifar100"):  # there are all methods
+        only = {"mixing_baselines": "patchup-soft", "mixvit": "mixvit-encoding"}  # RecursiveMix has a recipe of its own
+        given += ("--methods", only[name]) if name in only else ()
     plans = made(name, *given)
     for plan in plans:
         assert plan.clock.steps >= plan.clock.steps_per_epoch * 0.05 and plan.judged is not None

@@ -654,6 +654,7 @@ def test_samosa_leaves_both_classifiers_and_a_hybridizer(recipes, toy, samosa):
         assert state["images"].shape == (80, 3, 16, 16) and state["images"].any()
 
 
+@pytest.mark.parametrize("samosa", ["samosa_mixmatch.py"], indirect=True)
 def test_samosa_stopped_in_its_last_part_and_resumed_equals_never_stopped(recipes, samosa):
     """With cycles, where labelled images are drawn from hybrids."""
     recipe, whole, arguments = samosa
@@ -668,6 +669,7 @@ def test_samosa_stopped_in_its_last_part_and_resumed_equals_never_stopped(recipe
     assert_same_artefact(folder / "samosa-seed0", whole / "samosa-seed0")
 
 
+@pytest.mark.parametrize("samosa", ["samosa_mixmatch.py"], indirect=True)
 def test_hybrids_are_of_the_method_that_the_recipe_is_for(recipes, toy, samosa):
     _, folder, _ = samosa
     hybridizer = folder / "samosa-seed0" / "hybridizer"

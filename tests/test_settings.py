@@ -407,7 +407,7 @@ def test_no_number_of_a_recipe_takes_what_nobody_means(name):
 
 
 def test_no_number_of_any_recipe_is_a_truth_value_or_a_word():
-    """Once for every field, by a file and by its flag; more words for one field of each type."""
+    """Once for every field by a file, and for one field of each type by its flag."""
     seen, kinds = set(), set()
     for name in NAMES:
         of = recipe(name)
@@ -422,7 +422,7 @@ def test_no_number_of_any_recipe_is_a_truth_value_or_a_word():
                     content = {group: content}
                 said = refused(lambda: checked(of.Config, merged(plain(of.Config()), content)))  # noqa: B023
                 assert place in said
-            for word in ("word",) if str(kind) in kinds else ("word", "1e400x", "0x"):
+            for word in () if str(kind) in kinds else ("word", "1e400x", "0x"):
                 assert flags(of.Config)[place] in refused(
                     lambda: parse(of.Config, of.PRESETS, [flags(of.Config)[place], word])  # noqa: B023
                 )
