@@ -51,17 +51,21 @@ def best_temperature(logits: Predicted, labels: Classes) -> float:
     In 1/T the likelihood is concave: its slope's zero is found by halving.
     """
     check_classes(logits, labels)
-    logarithms = log_probabilities(logits)
-    known = logarithms.gather(1, labels.unsqueeze(1)).mean()
-    low, high = (torch.tensor(bound, dtype=torch.float64).log() for bound in TEMPERATURES)
-    for _ in range(60):
+    return _best_temperatures(log_probabilities(logits), labels, 1).item()
+
+
+def _best_temperatures(logarithms: Predicted, labels: Classes, parts: int) -> Float64[Tensor, " parts"]:
+    """Of so many parts of the images, which take turns, all at once."""
+    part = torch.arange(len(labels), device=labels.device) % parts
+    known = logarithms.gather(1, labels.unsqueeze(1)).squeeze(1)
+    low, high = logarithms.new_tensor(TEMPERATURES).log().unsqueeze(1).expand(2, parts)
+    for _ in range(50):
         middle = (low + high) / 2
-        expected = (logarithms * (logarithms / middle.exp()).softmax(dim=1)).sum(dim=1).mean()
-        if expected > known:  # surer than right
-            low = middle
-        else:
-            high = middle
-    return ((low + high) / 2).exp().item()
+        inverse = middle.neg().exp()[part].unsqueeze(1)
+        surplus = torch.linalg.vecdot(logarithms, (logarithms * inverse).softmax(dim=1)) - known
+        too_sure = surplus.new_zeros(parts).index_add(0, part, surplus) > 0
+        low, high = torch.where(too_sure, middle, low), torch.where(too_sure, high, middle)
+    return ((low + high) / 2).exp()
 
 
 def calibrated(logits: Predicted, labels: Classes) -> Float64[Tensor, "images classes"]:
@@ -71,7 +75,7 @@ def calibrated(logits: Predicted, labels: Classes) -> Float64[Tensor, "images cl
     if len(labels) < 2:
         raise InputError(f"predictions: of {len(labels)} images; two halves are needed to calibrate")
     logarithms = log_probabilities(logits)
-    first, second = (best_temperature(logits[place::2], labels[place::2]) for place in (0, 1))
+    first, second = _best_temperatures(logarithms, labels, 2)
     logarithms[::2] /= second
     logarithms[1::2] /= first
     return logarithms
