@@ -9,7 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
@@ -31,7 +31,7 @@ from hybridgen.commands.options import load
 from hybridgen.data.datasets import load_dataset
 from hybridgen.data.readers import embedded
 from hybridgen.data.sources import Files, decode
-from hybridgen.data.splits import Split
+from hybridgen.data.splits import Split, make_split
 from hybridgen.errors import InputError, exit_codes
 from hybridgen.evaluation.export import BLOCK, Row
 from hybridgen.evaluation.grid import choose_parents, hybrid_grid
@@ -125,7 +125,7 @@ def images(tmp_path) -> list[Path]:
 
 
 def rows_of(folder: Path) -> list[Row]:
-    with (folder / "hybrids.csv").open(newline="") as file:
+    with (folder / "metadata.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == list(Row._fields)
     return [Row(*row) for row in rows]
@@ -443,15 +443,15 @@ def test_folder_holds_what_its_table_says(folder, artefact, digits):
     rows = rows_of(folder)
     hybridizer = Hybridizer.from_pretrained(artefact)
     assert len(rows) == COUNT
-    assert [int(Path(row.file).stem) for row in rows] == list(range(COUNT))
-    assert set(contents(folder)) == {row.file for row in rows} | {"hybrids.csv", "hybrids.json"}
+    assert [int(Path(row.file_name).stem) for row in rows] == list(range(COUNT))
+    assert set(contents(folder)) == {row.file_name for row in rows} | {"metadata.csv", "hybrids.json"}
     images = digits.train.images.pixels.float() / 255
     for row in rows[:: COUNT // 5]:
         c, r = int(row.semantic_parent), int(row.nonsemantic_parent)
         assert c != r
-        assert row.label == digits.classes[digits.train.labels[c]] == Path(row.file).parent.name
+        assert row.label == digits.classes[digits.train.labels[c]] == Path(row.file_name).parent.name
         assert row.label_source == "given"
-        written = torch.from_numpy(np.array(Image.open(folder / row.file))).permute(2, 0, 1)[None].float() / 255
+        written = torch.from_numpy(np.array(Image.open(folder / row.file_name))).permute(2, 0, 1)[None].float() / 255
         hybrid = hybridizer.hybridize(semantic=images[c][None], nonsemantic=images[r][None])
         torch.testing.assert_close(written, hybrid.clamp(0, 1), atol=0.51 / 255, rtol=0)
         probabilities = hybridizer.classify(written).softmax(1)[0]
@@ -467,10 +467,10 @@ def test_folder_is_continued(run, folder, artefact, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(folder, out)
     rows = rows_of(out)
-    gone = [rows[0].file, rows[BLOCK].file, rows[-1].file]
+    gone = [rows[0].file_name, rows[BLOCK].file_name, rows[-1].file_name]
     for file in gone:
         (out / file).unlink()
-    times = {file: (out / file).stat().st_mtime_ns for file in (row.file for row in rows) if file not in gone}
+    times = {file: (out / file).stat().st_mtime_ns for file in (row.file_name for row in rows) if file not in gone}
     said = run("hybridize", "--hybridizer", artefact, "--out", out, "--count", COUNT, *ONE)
     assert said.code == 0 and "3 of them made now" in said.out
     assert contents(out) == contents(folder)
@@ -482,13 +482,13 @@ def test_interrupted_folder_is_continued(run, folder, artefact, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(folder, out)
     rows = rows_of(out)
-    (out / "hybrids.csv").unlink()
+    (out / "metadata.csv").unlink()
     (out / ".unmerged").mkdir()
     lines = [",".join(row) for row in rows[:BLOCK]]
     (out / ".unmerged" / "0.csv").write_text("\n".join(lines)[:-20])
     for row in rows[BLOCK:]:
-        (out / row.file).unlink()
-    (out / Path(rows[0].file).parent / ".000099.png.7.tmp").write_bytes(b"half")
+        (out / row.file_name).unlink()
+    (out / Path(rows[0].file_name).parent / ".000099.png.7.tmp").write_bytes(b"half")
     said = run("hybridize", "--hybridizer", artefact, "--out", out, "--count", COUNT, *ONE)
     assert f"{COUNT - BLOCK + 1} of them made now" in said.out
     assert contents(out) == contents(folder)
@@ -533,11 +533,53 @@ def test_images_of_unknown_class_take_the_predicted_one(run, artefact, images, t
     assert said.code == 0
     rows = rows_of(out)
     assert {row.label_source for row in rows} == {"predicted"}
-    assert {row.nonsemantic_parent for row in rows} == {"0"}
+    assert {row.nonsemantic_parent for row in rows} == {str(images[0])}
     hybridizer = Hybridizer.from_pretrained(artefact)
-    parents = Files([images[int(row.semantic_parent)] for row in rows], 16).gather(torch.arange(5)) / 255
+    parents = Files([row.semantic_parent for row in rows], 16).gather(torch.arange(5)) / 255
     seen = hybridizer.classify(parents).argmax(dim=1).tolist()
     assert [row.label for row in rows] == [hybridizer.origin.classes[each] for each in seen]
+
+
+def with_origin(artefact: Path, folder: Path, **changes: str) -> Path:
+    hybridizer = Hybridizer.from_pretrained(artefact)
+    Hybridizer(hybridizer.autoencoder, replace(hybridizer.origin, **changes)).save_pretrained(folder)
+    return folder
+
+
+def test_a_split_hides_classes_and_leaves_its_validation_out(run, artefact, digits, tmp_path):
+    split = make_split(digits, labels=100, seed=1, validation=1000)
+    split.save(tmp_path / "split.json")
+    own = with_origin(artefact, tmp_path / "own", split_hash=split.hash)
+    common = ("hybridize", "--data", "digits-m", "--count", 40, *ONE)
+    said = run(*common, "--hybridizer", own, "--out", tmp_path / "out", "--split", tmp_path / "split.json")
+    assert said.code == 0 and "--split" not in said.out and said.err.count("warning") == 0
+    rows = rows_of(tmp_path / "out")
+    parents = [(int(row.semantic_parent), int(row.nonsemantic_parent)) for row in rows]
+    assert {index for pair in parents for index in pair} <= {*split.labelled, *split.unlabelled}
+    assert all(c != r for c, r in parents) and len(set(parents)) > 35
+    seen = Hybridizer.from_pretrained(own).classify(digits.train.images.pixels[[c for c, _ in parents]] / 255).argmax(1)
+    for row, (c, _), guess in zip(rows, parents, seen.tolist(), strict=True):
+        known = c in split.labelled
+        assert row.label_source == ("given" if known else "predicted")
+        assert row.label == digits.classes[digits.train.labels[c] if known else guess]
+    assert {row.label_source for row in rows} == {"given", "predicted"}
+    assert "--split hides" in run(*common, "--hybridizer", own, "--out", tmp_path / "all").out
+    for more, word in (
+        (("--hybridizer", artefact, "--split", tmp_path / "split.json"), "its labels would leak"),
+        (("--hybridizer", own, "--split", tmp_path / "split.json", "--part", "test"), "--split"),
+        (("--hybridizer", own, "--split", tmp_path / "none.json"), "none.json"),
+    ):
+        said = run(*common, "--out", tmp_path / "refused", *more)
+        assert said.code == 2 and word in said.err and not (tmp_path / "refused").exists()
+
+
+def test_images_that_the_hybridizer_was_not_trained_on_are_told(run, artefact, tmp_path):
+    other = with_origin(artefact, tmp_path / "other", fingerprint="0" * 64, dataset="photographs")
+    grid = ("hybridize", "--rows", 2, "--columns", 2, *ONE)
+    said = run(*grid, "--hybridizer", other, "--out", tmp_path / "a.png")
+    assert said.code == 0
+    assert said.err == "warning: the hybridizer was trained on photographs, not on these images of digits-m\n"
+    assert run(*grid, "--hybridizer", artefact, "--out", tmp_path / "b.png").err == ""
 
 
 def test_own_classes_must_be_the_hybridizers(run, artefact, tmp_path):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @settings
 class Hybridize:
-    """Make hybrids: a grid with the parents along its edges, or (with --count) a folder of images and a CSV.
+    """Make hybrids: a grid with the parents along its edges, or (with --count) a folder of images and a metadata.csv.
 
     A folder is written in parallel under `accelerate launch -m hybridgen.cli hybridize ...`; the same command
     continues one that was interrupted.
@@ -40,6 +40,9 @@ class Hybridize:
     """How many hybrids to write into the folder."""
     part: Literal["train", "test"] | None = None
     """Whose images to take: test for a grid, train for a folder unless given."""
+    split: Path | None = None
+    """With --count, a split file, the hybridizer's: both parents are training images that it labels or leaves
+    unlabelled, and the classes of the latter are predicted. Without, all classes that the data have are given out."""
     seed: Seed = 0
     """From which the parents are drawn."""
     data_root: str = "data"
@@ -71,6 +74,8 @@ class Hybridize:
             raise InputError("--rows and --columns are of a grid, --count of a folder; give one or the other")
         if self.semantic and sized:
             raise InputError("--rows and --columns choose from a data set; of files, all that are given are shown")
+        if self.split is not None and (self.count is None or self.semantic or self.part == "test"):
+            raise InputError("--split: is of the training images of a data set, whose hybrids --count writes")
         if self.count is None and self.out.suffix.lower() != ".png":
             raise InputError(f"--out {self.out}: a grid is a .png file; a folder of hybrids needs --count")
         if self.count is not None and self.out.suffix.lower() == ".png":
@@ -101,6 +106,7 @@ class Hybridize:
         print(f"{self.out}: {len(parents[0])} semantic parents (left) by {len(parents[1])} non-semantic (top)")
 
     def _folder(self, hybridizer: "hybridgen.hybridizer.Hybridizer", accelerator: "accelerate.Accelerator") -> None:
+        from hybridgen.data.splits import Split
         from hybridgen.evaluation.export import Parents, write_hybrids
 
         if self.semantic:
@@ -109,6 +115,17 @@ class Hybridize:
             dataset, name = self._dataset(hybridizer), self.part or "train"
             part = dataset.test if name == "test" else dataset.train
             parents = Parents(part, part, dataset.classes, f"{dataset.fingerprint} {name}")
+            if self.split is not None:
+                split = Split.load(self.split)
+                split.check(dataset)
+                hybridizer.check_split(dataset, split)
+                parents = Parents.of_split(dataset, split)
+            elif (
+                name == "train" and dataset.fingerprint == hybridizer.origin.fingerprint and accelerator.is_main_process
+            ):
+                print(
+                    "classes are given of all parents, also where the hybridizer's split has none; --split hides these"
+                )
         done = write_hybrids(hybridizer, parents, self.out, accelerator, count=self.count, seed=self.seed)
         if accelerator.is_main_process:
             print(f"{self.out}: {done}")

@@ -3,6 +3,7 @@
 What a command needs is imported when it runs, so that help and version come at once.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,7 +87,13 @@ def load(source: str | None, accelerator: "accelerate.Accelerator") -> "hybridge
 def load_data(
     name: str, hybridizer: "hybridgen.hybridizer.Hybridizer", data_root: str, download: bool
 ) -> "hybridgen.data.datasets.Dataset":
-    """At the hybridizer's image size."""
+    """At the hybridizer's image size. Says so where it was trained on others."""
+    from accelerate import PartialState
+
     from hybridgen.data.datasets import load_dataset
 
-    return load_dataset(name, image_size=hybridizer.image_size, data_root=data_root, download=download)
+    dataset = load_dataset(name, image_size=hybridizer.image_size, data_root=data_root, download=download)
+    if dataset.fingerprint != hybridizer.origin.fingerprint and PartialState().is_main_process:
+        origin = hybridizer.origin.dataset
+        print(f"warning: the hybridizer was trained on {origin}, not on these images of {name}", file=sys.stderr)
+    return dataset

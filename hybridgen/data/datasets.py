@@ -36,10 +36,13 @@ class Part:
     """True on the object's pixels, where that is known."""
     backgrounds: UInt8[Tensor, "n 3 h w"] | None = None
     """The context without the object, where that is known."""
+    files: tuple[str, ...] | None = None
+    """Where the images lie below the data set's folder, if they are files."""
 
     def __post_init__(self) -> None:
-        if len(self.images) != len(self.labels):
-            raise InputError(f"labels: {len(self.labels)} for {len(self.images)} images")
+        for name, of in (("labels", self.labels), ("files", self.labels if self.files is None else self.files)):
+            if len(self.images) != len(of):
+                raise InputError(f"{name}: {len(of)} for {len(self.images)} images")
 
     def __len__(self) -> int:
         return len(self.labels)

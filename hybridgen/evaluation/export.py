@@ -1,4 +1,4 @@
-"""Hybrids written as an image folder, with a CSV that tells their parents."""
+"""Hybrids written as an image folder, with a metadata.csv of their parents, which Hugging Face's datasets read."""
 
 import csv
 import hashlib
@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,14 +17,15 @@ from accelerate import Accelerator
 from PIL import Image
 from tqdm import tqdm
 
-from hybridgen.data.datasets import Part
+from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.sources import Files, InMemory
+from hybridgen.data.splits import Split
 from hybridgen.data.streams import derive_seed
 from hybridgen.files import is_vacant, remove_leftovers, write_text, written_aside
 from hybridgen.hybridizer import Hybridizer
 from hybridgen.types import InputError
 
-MANIFEST, TABLE, UNMERGED = "hybrids.json", "hybrids.csv", ".unmerged"
+MANIFEST, TABLE, UNMERGED = "hybrids.json", "metadata.csv", ".unmerged"
 BLOCK = 64
 """Hybrids computed at once. Fixed, and blocks are always computed whole: the results of a convolution may
 depend on the batch in their last bits, and a hybrid is to be the same after an interruption and for any number
@@ -32,16 +33,17 @@ of processes."""
 
 
 class Row(NamedTuple):
-    """One line of `hybrids.csv`. Everything is measured on the pixels of the file."""
+    """One line of `metadata.csv`. Everything is measured on the pixels of the file."""
 
-    file: str
+    file_name: str
     semantic_parent: str
-    """Index among the images (of the part of the data set, or of the files given)."""
+    """Its file, below the data set's folder if it is of one; of images that are no files, the index in their part of
+    the data set."""
     nonsemantic_parent: str
     label: str
     """Class of the semantic parent."""
     label_source: str
-    """"given", or "predicted" by the hybridizer's classifier where the class of the parent is not known."""
+    """"given", or "predicted" by the hybridizer's classifier where the class of the parent is not known or hidden."""
     predicted: str
     """Class of the hybrid by the hybridizer's classifier."""
     confidence: str
@@ -62,6 +64,18 @@ class Parents:
     classes: tuple[str, ...]
     source: str
     """Tells these images from others."""
+    among: tuple[int, ...] | None = None
+    """Of which of the images of one part both parents come; of all unless given."""
+
+    @classmethod
+    def of_split(cls, dataset: Dataset, split: Split) -> "Parents":
+        """The training images that a split labels or leaves unlabelled; only the former's classes are known."""
+        labels = torch.full_like(dataset.train.labels, -1)
+        labelled = list(split.labelled)
+        labels[labelled] = dataset.train.labels[labelled]
+        part = replace(dataset.train, labels=labels)
+        among = tuple(sorted(split.labelled + split.unlabelled))
+        return cls(part, part, dataset.classes, f"{dataset.fingerprint} train, split {split.hash}", among)
 
     @classmethod
     def of_files(cls, semantic: Sequence[Path], nonsemantic: Sequence[Path], hybridizer: Hybridizer) -> "Parents":
@@ -71,18 +85,18 @@ class Parents:
         for paths in (semantic, nonsemantic):
             pixels = Files(paths, hybridizer.image_size).gather(torch.arange(len(paths)))
             digest.update(str(len(paths)).encode() + pixels.numpy().tobytes())
-            parts.append(Part(InMemory(pixels), torch.full((len(paths),), -1)))
+            parts.append(Part(InMemory(pixels), torch.full((len(paths),), -1), files=tuple(map(str, paths))))
         return cls(*parts, hybridizer.origin.classes, f"files {digest.hexdigest()}")
 
     def pair(self, seed: int, index: int) -> tuple[int, int]:
         """Which images hybrid `index` comes from, uniform and independent of all other hybrids."""
         draw = derive_seed(seed, "hybrid", index)
-        others = len(self.nonsemantic) - (self.semantic is self.nonsemantic)
-        draw, semantic = divmod(draw, len(self.semantic))
-        nonsemantic = draw % others
+        own, theirs = (self.among or range(len(part)) for part in (self.semantic, self.nonsemantic))
+        draw, semantic = divmod(draw, len(own))
+        nonsemantic = draw % (len(theirs) - (self.semantic is self.nonsemantic))
         if self.semantic is self.nonsemantic:
             nonsemantic += nonsemantic >= semantic
-        return semantic, nonsemantic
+        return own[semantic], theirs[nonsemantic]
 
 
 @torch.no_grad()
@@ -95,7 +109,7 @@ def write_hybrids(
     count: int,
     seed: int,
 ) -> str:
-    """Write `folder/<class of the semantic parent>/<index>.png` and `folder/hybrids.csv`; says what was done.
+    """Write `folder/<class of the semantic parent>/<index>.png` and `folder/metadata.csv`; says what was done.
 
     Hybrid i is a function of (seed, i). Processes share the blocks. Called again after an interruption, it makes
     what is missing. InputError for a folder of something else or of other arguments, and where it cannot be
@@ -125,7 +139,7 @@ def write_hybrids(
                 continue
             pixels, rows = _hybrids(hybridizer, parents, names, indices, seed, accelerator.device)
             made = [(row, image) for index, row, image in zip(indices, rows, pixels, strict=True) if index not in done]
-            list(pool.map(lambda pair: _write_image(folder / pair[0].file, pair[1]), made))
+            list(pool.map(lambda pair: _write_image(folder / pair[0].file_name, pair[1]), made))
             _append(unmerged, [row for row, _ in made])
 
     accelerator.wait_for_everyone()
@@ -170,9 +184,9 @@ def _hybrids(
     for index, pair, known, label, guess, sure, near in zip(*(_plain(c) for c in columns), strict=True):
         rows.append(
             Row(
-                file=f"{names[label]}/{index:06d}.png",
-                semantic_parent=str(pair[0]),
-                nonsemantic_parent=str(pair[1]),
+                file_name=f"{names[label]}/{index:06d}.png",
+                semantic_parent=_name_of(parents.semantic, pair[0]),
+                nonsemantic_parent=_name_of(parents.nonsemantic, pair[1]),
                 label=parents.classes[label],
                 label_source="given" if known >= 0 else "predicted",
                 predicted=hybridizer.origin.classes[guess],
@@ -182,6 +196,10 @@ def _hybrids(
             )
         )
     return pixels.permute(0, 2, 3, 1).cpu().numpy(), rows
+
+
+def _name_of(part: Part, index: int) -> str:
+    return str(index) if part.files is None else part.files[index]
 
 
 def _plain(column: Sequence[int] | torch.Tensor) -> Sequence:
@@ -237,7 +255,7 @@ def _read(folder: Path) -> dict[int, Row]:
             for values in csv.reader(file):
                 if len(values) == len(Row._fields) and all(values) and (folder / values[0]).is_file():
                     row = Row(*values)
-                    rows[int(Path(row.file).stem)] = row
+                    rows[int(Path(row.file_name).stem)] = row
     return rows
 
 

@@ -121,7 +121,8 @@ def _of_files(
         images = Photographs(paths[part], size) if request.whole else Files(paths[part], size)
         if fits and isinstance(images, Files):
             images = _decoded(images)
-        parts[part] = Part(images, torch.tensor(labels[part], dtype=torch.int64))
+        files = tuple(name_below(root, path) for path in paths[part])
+        parts[part] = Part(images, torch.tensor(labels[part], dtype=torch.int64), files=files)
     return described(request, classes, parts["train"], parts["test"], digest(), flip=True)
 
 

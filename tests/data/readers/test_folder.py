@@ -22,6 +22,13 @@ def test_folder_holds_classes_in_order_and_unlabelled_images_last(tmp_path, pict
     assert isinstance(dataset.train.images, InMemory)
     assert torch.equal(dataset.train.images.pixels[-1], decode(unknown, 8))
     assert torch.equal(dataset.train.images.pixels[4], decode(root / "train" / "dog" / "1.png", 8))
+    assert dataset.train.files[3:] == (
+        "train/dog/0.png",
+        "train/dog/1.png",
+        "train/dog/2.png",
+        "unlabeled/deep/er/x.png",
+    )
+    assert dataset.test.files == ("test/cat/0.png", "test/cat/1.png", "test/dog/0.png", "test/dog/1.png")
 
 
 def test_folder_beyond_the_memory_limit_stays_on_disk_with_the_same_pixels(tmp_path, image_folder):
