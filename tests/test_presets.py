@@ -545,7 +545,7 @@ EXPECTED = {
         "paper": {  # Huang and Belongie 2017 where nothing else is said; the thesis gives nothing for table 2.5
             "data": "digits-m", "image_size": None, "whole": False, "split": None, "sync_batchnorm": False,  # ours
             "precision": "fp32",  # the paper speaks of no other
-            "labels": 100, "validation": 100,  # ours
+            "labels": "auto", "validation": "auto",  # ours: 100 each
             "method.perceptual": "vgg",
             "method.network": "leaky-wrn-10-2",  # of no effect with VGG
             "method.perception_steps": 600, "method.perception_batch": 64, "method.perception_rate": 4e-3,  # ours
@@ -837,7 +837,7 @@ def context_of(config):
     """Of a set as small as the preset's batches allow; its networks are small, all else is the preset's."""
     count = 3000 if config.labels == 3000 else 1500
     dataset = dataset_of(count)
-    split = make_split(dataset, labels=config.labels or count, seed=0, validation=0)
+    split = make_split(dataset, labels=config.labels if isinstance(config.labels, int) else count, seed=0, validation=0)
     return Context(config, make_accelerator(precision="fp32", threads=1), dataset, split)
 
 

@@ -41,14 +41,21 @@ class ClassifierSettings:
     """Weight decay."""
     clip: Flat[Positive | None] = None
     """Largest norm of the gradient."""
-    labelled_batch: Flat[Count] = 32
-    """Labelled images a step, all processes together."""
-    unlabelled_batch: Flat[Count] = 96
-    """Unlabelled images a step, all processes together."""
+    labelled_batch: Flat[Count | None] = None
+    """Labelled images a step, all processes together; unless given 32, or all where there are fewer."""
+    unlabelled_batch: Flat[Count | None] = None
+    """Unlabelled images a step, all processes together; unless given 96, or all where there are fewer."""
     ema_decay: Flat[Decay] = 0.99
     """Decay of the averaged weights that are evaluated."""
     weight_supervised: Weight = 1.0
     """Cross-entropy on labelled images."""
+
+
+USUAL = (32, 96)
+"""Labelled and unlabelled images a step, where there are as many."""
+
+FEW_STEPS = 200
+"""Fewer than these are told."""
 
 
 def predicted(network: nn.Module, images: Images) -> Float[Tensor, "batch classes"]:
@@ -88,10 +95,14 @@ def classifier_plan(
                 split_hash=context.split.hash,
             )
 
+    clock = Clock.lasting(settings.epochs, stream.steps_per_epoch)
+    if clock.steps < FEW_STEPS:
+        context.tell(f"{settings.epochs:g} epochs of these images are {clock.steps} steps, in which little is learnt; "
+                     "--epochs, and with hybrids --hybrids.start and --hybrids.stop")  # fmt: skip
     return Plan(
         context,
         stream,
-        Clock.lasting(settings.epochs, stream.steps_per_epoch),
+        clock,
         {"classifier": replace(task, clip=settings.clip)},
         network=classifier,
         average=average or EMA(classifier, settings.ema_decay, linear_start=False, buffers="copy").eval(),

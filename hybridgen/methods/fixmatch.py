@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hybridgen.data.randaugment import strong
 from hybridgen.losses.classification import cross_entropy, weighted_cross_entropy
 from hybridgen.losses.pseudo_labels import effective_classes
-from hybridgen.methods.classifiers import ClassifierSettings, classifier_plan, unrecorded
+from hybridgen.methods.classifiers import USUAL, ClassifierSettings, classifier_plan, unrecorded
 from hybridgen.methods.pseudo_labels import (
     Alignment,
     CurriculumThresholds,
@@ -246,11 +246,12 @@ def plan(settings: Settings, context: Context, seed: int, *, classifier: nn.Modu
     settings = sized(settings, context)
     size, flip = context.dataset.image_size, context.dataset.flip
     strongly = partial(strong, flip=flip, shift=size // 8, cutout=settings.cutout or size // 2)
+    labelled, unlabelled = context.batch_sizes(settings.labelled_batch, settings.unlabelled_batch, USUAL)
     stream = context.stream(
         seed,
-        labelled=settings.labelled_batch,
+        labelled=labelled,
         labelled_views=(context.weak(), strongly) if settings.strong_labelled else (context.weak(),),
-        unlabelled=settings.unlabelled_batch,
+        unlabelled=unlabelled,
         unlabelled_views=(context.weak(), strongly),
     )
     torch.manual_seed(seed)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hybridgen.losses.consistency import Reduction, mean_teacher
-from hybridgen.methods.classifiers import ClassifierSettings, classifier_plan
+from hybridgen.methods.classifiers import USUAL, ClassifierSettings, classifier_plan
 from hybridgen.settings import Decay, Weight, merged, settings
 from hybridgen.training.context import Context
 from hybridgen.training.ema import EMA
@@ -76,11 +76,12 @@ def first_head(network: nn.Module, images: Images) -> Float[Tensor, "batch class
 def plan(settings: Settings, context: Context, seed: int, *, classifier: nn.Module | None = None) -> Plan:
     """Mean Teacher on this split from this seed; of a classifier of two heads that is there already, if one is
     given."""
+    labelled, unlabelled = context.batch_sizes(settings.labelled_batch, settings.unlabelled_batch, USUAL)
     stream = context.stream(
         seed,
-        labelled=settings.labelled_batch,
+        labelled=labelled,
         labelled_views=(context.weak(),) * 2,
-        unlabelled=settings.unlabelled_batch,
+        unlabelled=unlabelled,
         unlabelled_views=(context.weak(),) * 2,
     )
     torch.manual_seed(seed)

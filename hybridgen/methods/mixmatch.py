@@ -15,7 +15,7 @@ from hybridgen.losses.consistency import mean_squared
 from hybridgen.methods.classifiers import ClassifierSettings, classifier_plan, unrecorded
 from hybridgen.mixing import masks
 from hybridgen.mixing.mixing import Mixing
-from hybridgen.settings import NUMBER, Few, Positive, Weight, Whole, merged, settings
+from hybridgen.settings import NUMBER, Count, Few, Flat, Positive, Weight, Whole, merged, settings
 from hybridgen.training.context import Context
 from hybridgen.training.objective import Outcome, Task, Taught, adam
 from hybridgen.training.plan import Plan
@@ -30,7 +30,11 @@ class Settings(ClassifierSettings):
     epochs = 8
     rate = 0.01
     weight_decay = 0.02
-    unlabelled_batch = 32
+    labelled_batch: Flat[Count | None] = None
+    """Labelled images a step, all processes together; unless given as many as unlabelled ones."""
+    unlabelled_batch: Flat[Count | None] = None
+    """Unlabelled images a step, all processes together; unless given as many as labelled ones, which are 32, or all
+    where there are fewer."""
     guesses: Few = 2
     """K: views of each unlabelled image, over which its guessed label is averaged."""
     temperature: Positive = 0.5
@@ -164,16 +168,20 @@ def plan(
 ) -> Plan:
     """MixMatch on this split from this seed; of a classifier that is there already, if one is given, and with hybrids
     in the place of some MixUp. InputError for batches of unequal size."""
-    if settings.labelled_batch != settings.unlabelled_batch:
+    first, second = settings.labelled_batch, settings.unlabelled_batch
+    if first is None and second is None:
+        first, _ = context.batch_sizes(None, None, (32, 32))
+    labelled, unlabelled = (second if first is None else first), (first if second is None else second)
+    if labelled != unlabelled:
         raise InputError(
-            f"unlabelled_batch: {settings.unlabelled_batch} beside {settings.labelled_batch} labelled images; MixMatch "
-            "interleaves batches of the same size"
+            f"unlabelled_batch: {unlabelled} beside {labelled} labelled images; MixMatch interleaves batches of the "
+            "same size"
         )
     stream = context.stream(
         seed,
-        labelled=settings.labelled_batch,
+        labelled=labelled,
         labelled_views=(context.weak(),),
-        unlabelled=settings.unlabelled_batch,
+        unlabelled=unlabelled,
         unlabelled_views=(context.weak(),) * settings.guesses,
     )
     torch.manual_seed(seed)

@@ -64,10 +64,10 @@ class Settings:
     """Weight decay."""
     clip: Flat[Positive | None] = None
     """Largest norm of the gradient."""
-    labelled_batch: Flat[Count] = 24
-    """Labelled images a step, all processes together."""
-    unlabelled_batch: Flat[Count] = 40
-    """Unlabelled images a step, all processes together."""
+    labelled_batch: Flat[Count | None] = None
+    """Labelled images a step, all processes together; unless given 24, or all where there are fewer."""
+    unlabelled_batch: Flat[Count | None] = None
+    """Unlabelled images a step, all processes together; unless given 40, or all where there are fewer."""
     ema_decay: Flat[Decay] = 0.995
     """Decay of the averaged networks that are saved."""
 
@@ -443,11 +443,12 @@ def plan(
     size, flip = context.dataset.image_size, context.dataset.flip
     small = size <= SMALL
     weakly, strongly = context.weak(), partial(strong, flip=flip, shift=size // 8, cutout=size // 2)
+    labelled, unlabelled = context.batch_sizes(settings.labelled_batch, settings.unlabelled_batch, (24, 40))
     stream = context.stream(
         seed,
-        labelled=settings.labelled_batch,
+        labelled=labelled,
         labelled_views=(weakly, weakly) if guide else (weakly,),
-        unlabelled=settings.unlabelled_batch,
+        unlabelled=unlabelled,
         unlabelled_views=(weakly, strongly if guide == "fixmatch" else weakly) if guide else (weakly,),
     )
     clock = Clock.lasting(settings.epochs, stream.steps_per_epoch)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hybridgen.losses.classification import cross_entropy
-from hybridgen.methods.classifiers import ClassifierSettings, classifier_plan
+from hybridgen.methods.classifiers import USUAL, ClassifierSettings, classifier_plan
 from hybridgen.settings import settings
 from hybridgen.training.context import Context
 from hybridgen.training.objective import Outcome, Task, Taught, sgd
@@ -50,11 +50,12 @@ class Supervised(nn.Module):
 
 def plan(settings: Settings, context: Context, seed: int, *, classifier: nn.Module | None = None) -> Plan:
     """Training on the labels of this split from this seed; of a classifier that is there already, if one is given."""
+    labelled, unlabelled = context.batch_sizes(settings.labelled_batch, settings.unlabelled_batch, USUAL)
     stream = context.stream(
         seed,
-        labelled=settings.labelled_batch,
+        labelled=labelled,
         labelled_views=(context.weak(),),
-        unlabelled=settings.unlabelled_batch,
+        unlabelled=unlabelled,
         unlabelled_views=(context.weak(),),
     )
     torch.manual_seed(seed)

@@ -1,7 +1,7 @@
 """What every run has: its data and split, its devices, how often it records; and what plans make of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -28,6 +28,9 @@ WHITENED = 2**20
 FEWEST = 64
 """Images that these are at least; all where there are fewer."""
 
+LABELS, LABELS_PER_CLASS, VALIDATION = 100, 4, 100
+"""Images of a split of which nothing is given."""
+
 
 @settings
 class RunSettings:
@@ -36,7 +39,8 @@ class RunSettings:
     data: str = "digits-m"
     """Data set: digits-m, cifar10, svhn, ..., or the path of a folder, CSV or npz file."""
     image_size: Annotated[int, Field(ge=1, le=4096), NUMBER] | None = None
-    """Side to which images are brought; needed for folders of unequal images."""
+    """Side to which images are brought. Unless given their own, and of files of unequal sizes 16, 32 or 64: the largest
+    that is not above the middle one of their shorter sides."""
     whole: bool = False
     """Train on random parts, 8 to 100 %, of a folder's whole photographs, and judge by their middle (ImageNet);
     without, each is brought to its central square first."""
@@ -44,14 +48,16 @@ class RunSettings:
     """Where data sets lie or are downloaded to."""
     download: bool = False
     """Download the data set, and pretrained weights that are asked for, if they are missing."""
-    labels: Count | None = 100
-    """Labelled images; none: all that are not set aside for validation."""
+    labels: Count | Literal["auto"] | None = "auto"
+    """Labelled images; none: all that are not set aside for validation; auto: 100, or four times the classes if that is
+    more, but not more than there are."""
     split: Path | None = None
     """A split file made by `hybridgen split`; without one, the split of --labels, --split-seed and --validation."""
     split_seed: Seed = 0
     """Seed of the split."""
-    validation: Whole = 100
-    """Images of known class set aside, beside --labels, for validation."""
+    validation: Whole | Literal["auto"] = "auto"
+    """Images of known class set aside, beside --labels, for validation; auto: 100, but not more than --labels leaves,
+    nor, where that is no number, more than a fifth of all."""
     out: Path = Path("runs")
     """The run's folder."""
     resume: bool = False
@@ -87,6 +93,7 @@ class Context:
     accelerator: Accelerator
     dataset: Dataset
     split: Split
+    _told: dict[str, bool] = field(default_factory=dict)
 
     @classmethod
     def of(cls, settings: RunSettings) -> "Context":
@@ -100,7 +107,44 @@ class Context:
             download=settings.download,
             whole=settings.whole,
         )
-        return cls(settings, accelerator, dataset, split_of(settings, dataset))
+        context = cls(settings, accelerator, dataset, split_of(settings, dataset))
+        split, size = context.split, dataset.image_size
+        if settings.image_size is None and dataset.train.files is not None:
+            context.tell(f"images are brought to {size}×{size}; --image-size")
+        if settings.split is None and "auto" in (settings.labels, settings.validation):
+            context.tell(
+                f"{len(split.labelled)} images are labelled, {len(split.validation)} are set aside for validation, "
+                f"{len(split.unlabelled)} unlabelled; --labels, --validation"
+            )
+        return context
+
+    def tell(self, line: str) -> None:
+        """What was chosen by these data, for `say`."""
+        self._told.setdefault(line, False)
+
+    def say(self) -> None:
+        """Print what was told and is not said yet: when training begins, and not before an error."""
+        for line, said in self._told.items():
+            if not said:
+                self.accelerator.print(line)
+                self._told[line] = True
+
+    def batch_sizes(self, labelled: int | None, unlabelled: int | None, usual: tuple[int, int]) -> tuple[int, int]:
+        """Labelled and unlabelled images a step: those that are given, else the usual numbers, or as many as there are
+        and the processes can share."""
+        own = len(self.split.labelled)
+
+        def size(name: str, given: int | None, common: int, images: int) -> int:
+            if given is not None or common <= images:
+                return common if given is None else given
+            fitting = max(1, images - images % self.accelerator.num_processes)
+            self.tell(f"{fitting} {name} images a step, for there are {images}; --{name}-batch")
+            return fitting
+
+        return (
+            size("labelled", labelled, usual[0], own),
+            size("unlabelled", unlabelled, usual[1], own + len(self.split.unlabelled)),
+        )
 
     def weak(self, *, shift: int | None = None, **options: str) -> View:
         """The weak augmentation: flip (never of digits) and shift by up to an eighth of the side (thesis A.1.2.1), or
@@ -189,14 +233,15 @@ def split_of(settings: RunSettings, dataset: Dataset) -> Split:
     if settings.split is not None:
         split = Split.load(settings.split)
     else:
-        labels = settings.labels
-        if labels is None:
-            known = int((dataset.train.labels >= 0).sum())
-            if known <= settings.validation:
-                raise InputError(
-                    f"validation = {settings.validation}: {dataset.name} has {known} images of known class"
-                )
-            labels = known - settings.validation
-        split = make_split(dataset, labels=labels, seed=settings.split_seed, validation=settings.validation)
+        known, classes = int((dataset.train.labels >= 0).sum()), len(dataset.classes)
+        labels, validation = settings.labels, settings.validation
+        if validation == "auto":
+            validation = min(VALIDATION, max(0, known - labels) if isinstance(labels, int) else known // 5)
+        if not isinstance(labels, int):
+            if known <= validation:
+                raise InputError(f"validation = {validation}: {dataset.name} has {known} images of known class")
+            most = known - validation
+            labels = most if labels is None else min(most, max(LABELS, LABELS_PER_CLASS * classes))
+        split = make_split(dataset, labels=labels, seed=settings.split_seed, validation=validation)
     split.check(dataset)
     return split

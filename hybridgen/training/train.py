@@ -32,6 +32,7 @@ def train(
     accelerator, dataset = context.accelerator, context.dataset
     if not claimed:
         claim(folder, settings, accelerator, resume=settings.resume, fresh_ok=folder != settings.out)
+    context.say()
 
     # What trains, and what checkpoints hold
     tasks = {}

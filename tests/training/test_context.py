@@ -1,5 +1,7 @@
 """The split that settings ask for, the network where none is given, and whose patches the stems of fast ones whiten."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from hybridgen.networks.registry import make_network
 from hybridgen.networks.wide_resnet import WideResNet, WideResNetClassifier
 from hybridgen.tables.cost import noise
 from hybridgen.training import context as module
-from hybridgen.training.context import RunSettings, split_of
+from hybridgen.training.context import Context, RunSettings, split_of
 from hybridgen.types import InputError
 
 SMALL = dict(labelled_batch=4, unlabelled_batch=4, epochs=3.0)
@@ -169,6 +171,61 @@ def test_without_a_number_all_known_labels_are_given_but_those_of_validation(dat
     assert (len(split.labelled), len(split.validation)) == (KNOWN - validation, validation)
     assert not set(split.labelled) & set(split.validation)
     assert (dataset.train.labels[list(split.labelled + split.validation)] >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "given", "labelled", "validation"),
+    [
+        (1200, {}, 100, 100),
+        (300, {}, 100, 60),
+        (21, {}, 17, 4),
+        (21, dict(validation=0), 21, 0),
+        (21, dict(labels=9), 9, 12),
+        (21, dict(labels=21), 21, 0),
+        (300, dict(labels=9), 9, 100),
+        (300, dict(labels=None), 240, 60),
+        (300, dict(labels=250, validation=30), 250, 30),
+    ],
+)
+def test_a_split_of_which_nothing_is_given_follows_the_images_that_there_are(count, given, labelled, validation):
+    labels = torch.cat([torch.arange(count) % 3, torch.full((60,), -1)])
+    part = Part(InMemory(torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(len(labels), 3, 4, 4)), labels)
+    dataset = Dataset("tiny", ("a", "b", "c"), 4, part, part, "fingerprint", True, (0.5,) * 3, (0.5,) * 3)
+    split = split_of(RunSettings(**given), dataset)
+    assert (len(split.labelled), len(split.validation)) == (labelled, validation)
+    assert len(split.unlabelled) == count + 60 - labelled - validation
+    many = replace(
+        dataset, classes=tuple(map(str, range(30))), train=replace(part, labels=torch.arange(len(labels)) % 30)
+    )
+    if not given:
+        known = count + 60
+        assert len(split_of(RunSettings(), many).labelled) == min(120, known - min(100, known // 5))
+
+
+@pytest.mark.parametrize(
+    ("processes", "given", "sizes", "told"),
+    [
+        (1, (None, None), (9, 21), ["9 labelled images a step, for there are 9", "21 unlabelled images a step"]),
+        (2, (None, None), (8, 20), ["8 labelled images", "20 unlabelled images a step, for there are 21"]),
+        (1, (3, None), (3, 21), ["21 unlabelled"]),
+        (1, (50, 60), (50, 60), []),
+    ],
+)
+def test_batches_are_no_larger_than_the_data_unless_they_are_given(dataset, capsys, processes, given, sizes, told):
+    images, labels = torch.zeros(30, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2] * 10)
+    dataset = replace(dataset, train=Part(InMemory(images), labels))
+    settings, accelerator = RunSettings(labels=9, validation=9), Accelerator(cpu=True)
+    context = Context(settings, accelerator, dataset, split_of(settings, dataset))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Accelerator, "num_processes", processes)
+        assert context.batch_sizes(*given, (32, 96)) == context.batch_sizes(*given, (32, 96)) == sizes
+    assert capsys.readouterr().out == ""
+    context.say()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(told) and all(word in line for word, line in zip(told, lines, strict=True))
+    assert context.batch_sizes(None, None, (4, 5)) == (4, 5)
+    context.say()
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("validation", [KNOWN, KNOWN + 1])

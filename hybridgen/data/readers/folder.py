@@ -29,6 +29,9 @@ UNLABELED = "unlabeled"
 TEST_SHARE = 5
 """Of so many images of a class that has no test part one is taken for it."""
 
+SIDES, LOOKED_AT = (16, 32, 64), 512
+"""Of images of unequal sizes, one of these by so many of them."""
+
 COLUMNS = {
     "path": ("path", "file", "file_name", "filename", "image"),
     "label": ("label", "class"),
@@ -114,7 +117,7 @@ def _of_files(
     }
     if request.whole and request.image_size is None:
         raise InputError(f"{request.name}: whole photographs are cropped to one size; pass --image-size")
-    size = request.image_size or _common_size(root, paths["train"] + paths["test"])
+    size = request.image_size or _own_size(paths["train"] + paths["test"])
     fits = 3 * size**2 * sum(map(len, paths.values())) <= request.memory_limit
     parts = {}
     for part in ("train", "test"):
@@ -232,21 +235,22 @@ def _entries(folder: Path) -> list[os.DirEntry]:
     return entries
 
 
-def _common_size(root: Path, paths: Sequence[Path]) -> int:
-    first = None
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                size = image.size
-        except Exception as error:
-            raise InputError(f"{path}: not a readable image ({one_line(error)})") from error
-        first = first or size
-        if size != first or size[0] != size[1]:
-            raise InputError(
-                f"{root}: images are not all squares of one size ({path} has {size[0]}x{size[1]}); pass --image-size"
-            )
-    assert first is not None
-    return first[0]
+def _own_size(paths: Sequence[Path]) -> int:
+    """The side of squares of one size, or the largest of `SIDES` that is not above the middle one of the shorter sides,
+    of `LOOKED_AT` images at most."""
+    width, height = _size(paths[0])
+    if width == height and all(_size(path) == (width, height) for path in paths[1:]):
+        return width
+    sides = sorted(min(_size(path)) for path in paths[:: -(-len(paths) // LOOKED_AT)])
+    return max((side for side in SIDES if side <= sides[len(sides) // 2]), default=SIDES[0])
+
+
+def _size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except Exception as error:
+        raise InputError(f"{path}: not a readable image ({one_line(error)})") from error
 
 
 def _decoded(files: Files) -> InMemory:

@@ -170,12 +170,19 @@ def test_a_file_that_vanishes_or_may_not_be_read_is_named(tmp_path, monkeypatch,
     fails(f"folder:{root}", "gone.png: not a readable image (No such file or directory)")
 
 
-def test_folder_of_unequal_sizes_needs_image_size(tmp_path, picture, write, image_folder, fails):
-    root = image_folder(tmp_path)
-    write(root / "train" / "cat" / "1.png", picture(0, 8, 9))
-    fails(f"folder:{root}", "--image-size", "9x8")
-    write(root / "train" / "cat" / "1.png", picture(0, 1, 1))
-    fails(f"folder:{root}", "--image-size", "1x1")
+def test_unequal_images_are_brought_to_a_size_that_the_middle_one_has(tmp_path, picture, write, image_folder):
+    root = image_folder(tmp_path)  # of 8×8 pixels
+    size = lambda: load_dataset(f"folder:{root}").image_size
+    assert size() == 8
+    names = [f"train/{name}/{i}.png" for name in ("cat", "dog") for i in range(3)]
+    names += [f"test/{name}/{i}.png" for name in ("cat", "dog") for i in range(2)]
+    for count, (height, width), side in (
+        (1, (8, 9), 16), (1, (1, 1), 16), (5, (31, 60), 16), (5, (70, 32), 32), (4, (70, 32), 16), (10, (63, 90), 32),
+        (10, (90, 64), 64), (10, (300, 200), 64), (10, (90, 90), 90),
+    ):  # fmt: skip
+        for place, name in enumerate(names):
+            write(root / name, picture(0, *((height, width) if place >= 10 - count else (8, 8))))
+        assert size() == side, (count, height, width)
     assert load_dataset(f"folder:{root}", image_size=4).train.images.pixels.shape == (6, 3, 4, 4)
 
 
