@@ -3,12 +3,21 @@
 from statistics import fmean
 
 from hybridgen.evaluation import calibration, classification, diversity
-from hybridgen.evaluation.classification import Classes
+from hybridgen.evaluation.classification import Classes, Predicted
 from hybridgen.evaluation.diversity import Members
 from hybridgen.networks.members import Ensemble, ensembled
 from hybridgen.training.scores import Measure
 
 TOP = 5
+
+
+def shares(members: Members, logits: Predicted, labels: Classes) -> dict[str, float]:
+    """Those of its figures that are shares of images: `accuracy`, `top5`, `member_accuracy_0`, …, in [0, 1]."""
+    return {
+        "accuracy": classification.top_accuracy(logits, labels),
+        "top5": classification.top_accuracy(logits, labels, TOP),
+        **{f"member_accuracy_{i}": classification.top_accuracy(member, labels) for i, member in enumerate(members)},
+    }
 
 
 def judged_by(of: Ensemble) -> Measure:
@@ -21,15 +30,11 @@ def judged_by(of: Ensemble) -> Measure:
 
     def measure(members: Members, labels: Classes) -> dict[str, float]:
         logits = ensembled(members, of)
-        alone = [classification.top_accuracy(member, labels) for member in members]
-        figures = {
-            "accuracy": classification.top_accuracy(logits, labels),
-            "top5": classification.top_accuracy(logits, labels, TOP),
+        figures = shares(members, logits, labels) | {
             "nll": classification.nll(logits, labels),
             "ece": calibration.calibration_error(logits, labels),
             "brier": classification.brier(logits, labels),
-            "member_accuracy": fmean(alone),
-            **{f"member_accuracy_{place}": accuracy for place, accuracy in enumerate(alone)},
+            "member_accuracy": fmean(classification.top_accuracy(member, labels) for member in members),
         }
         if len(labels) > 1:
             figures["nll_calibrated"] = calibration.calibrated_nll(logits, labels)

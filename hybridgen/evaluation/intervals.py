@@ -4,8 +4,7 @@ Shares of images have Wilson's interval, as everywhere in this package (`transfe
 bootstrap over images (Efron 1979), its percentiles.
 """
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import combinations
 from typing import NamedTuple
 
@@ -18,14 +17,12 @@ from hybridgen.data.streams import derive_seed
 from hybridgen.evaluation.calibration import BINS, binned, calibrated
 from hybridgen.evaluation.classification import Classes, Predicted, log_probabilities
 from hybridgen.evaluation.diversity import Members
+from hybridgen.evaluation.ensembles import shares
 from hybridgen.evaluation.selective import ranked
 from hybridgen.evaluation.transfer import wilson
 
 RESAMPLES = 1000
 """Draws of as many images as there are, with replacement."""
-
-SHARES = re.compile(r"accuracy|top5|member_accuracy_\d+")
-"""Figures that are shares of images."""
 
 AT_ONCE = 2**17
 """Images that are drawn at once: a megabyte of weights, which stays in a processor's cache."""
@@ -34,6 +31,9 @@ Weights = Float64[Tensor, "draws images"]
 """How often each image is in each draw."""
 
 Figures = Float64[Tensor, " draws"]
+
+Measure = Callable[[Weights], dict[str, Figures]]
+"""Figures by their names."""
 
 
 class Estimate(NamedTuple):
@@ -51,42 +51,35 @@ class OfSums(NamedTuple):
     figure: Callable[[Float64[Tensor, "draws sums"]], Figures]
 
 
-def with_intervals(
-    figures: Mapping[str, float], members: Members, logits: Predicted, labels: Classes, *, seed: int
-) -> dict[str, Estimate]:
-    """The figures of an ensemble of these logits with their intervals: of those of `evaluation.ensembles`, and `aurc`.
+def with_intervals(members: Members, logits: Predicted, labels: Classes, *, seed: int) -> dict[str, Estimate]:
+    """The figures of an ensemble of these logits with their intervals: those of `evaluation.ensembles`, and `aurc`.
 
     The draws are from `seed` alone: those of other classifiers on the same images are the same. A figure that no draw
     has (the ratio of errors where there are none) has the interval nan to nan. `nll_calibrated` keeps the temperatures
     that all images gave.
     """
-    drawn = figures_of_draws(members, logits, labels, seed=seed)
-    found = {}
-    for name, value in figures.items():
-        if SHARES.fullmatch(name):
-            _, low, high = wilson(value, len(labels))
-        else:
-            bounds = torch.tensor([0.025, 0.975], dtype=torch.float64)
-            low, high = drawn[name].nanquantile(bounds, interpolation="nearest").tolist()
-        found[name] = Estimate(value, low, high)
+    found = {name: Estimate(*wilson(value, len(labels))) for name, value in shares(members, logits, labels).items()}
+    measure = figures_of_weights(members, logits, labels)
+    values, drawn = measure(torch.ones(1, len(labels), dtype=torch.float64)), _of_draws(measure, len(labels), seed=seed)
+    bounds = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    for name, value in values.items():
+        low, high = drawn[name].nanquantile(bounds, interpolation="nearest").tolist()
+        found[name] = Estimate(value.item(), low, high)
     return found
 
 
-def figures_of_draws(
-    members: Members, logits: Predicted, labels: Classes, *, seed: int, draws: int = RESAMPLES
-) -> dict[str, Figures]:
-    """The figures of so many draws of the images."""
+def _of_draws(measure: Measure, images: int, *, seed: int) -> dict[str, Figures]:
+    """The figures of `RESAMPLES` draws of the images."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "bootstrap"))
-    measure, images = figures_of_weights(members, logits, labels), len(labels)
     parts = []
-    for chunk in torch.arange(draws).split(max(1, AT_ONCE // images)):
+    for chunk in torch.arange(RESAMPLES).split(max(1, AT_ONCE // images)):
         drawn = torch.randint(images, (len(chunk), images), generator=generator)
         drawn += images * torch.arange(len(chunk))[:, None]
         parts.append(measure(drawn.flatten().bincount(minlength=drawn.numel()).view(drawn.shape).double()))
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def figures_of_weights(members: Members, logits: Predicted, labels: Classes) -> Callable[[Weights], dict[str, Figures]]:
+def figures_of_weights(members: Members, logits: Predicted, labels: Classes) -> Measure:
     """What gives the figures of images that are there so many times: where each is there once, the figures themselves.
 
     Temperatures are those that all images give.
@@ -162,7 +155,7 @@ def _aurc(logits: Predicted, labels: Classes) -> Callable[[Weights], Figures]:
         weights = weights.index_select(1, order)
         images, errors = upto(weights), upto(weights * wrong)
         own = errors.diff(dim=1)
-        share = own / images.diff(dim=1).clamp(min=1)
+        share = wrong if count == len(labels) else own / images.diff(dim=1).clamp(min=1)
         inside = harmonic.index_select(0, images.long().flatten()).view_as(images).diff(dim=1)
         return ((errors[:, :-1] - images[:, :-1] * share) * inside + own).sum(dim=1) / len(labels)
 

@@ -20,11 +20,11 @@ from hybridgen.data.datasets import Part
 from hybridgen.data.streams import derive_seed
 from hybridgen.evaluation.calibration import BINS, binned, calibration_error
 from hybridgen.evaluation.classification import Classes, Predicted, brier, nll, top_accuracy
-from hybridgen.evaluation.ensembles import TOP, judged_by
+from hybridgen.evaluation.ensembles import TOP
 from hybridgen.evaluation.finished import Trained
 from hybridgen.evaluation.intervals import Estimate, with_intervals
 from hybridgen.evaluation.predictions import Predictions
-from hybridgen.evaluation.selective import aurc, risk_coverage
+from hybridgen.evaluation.selective import risk_coverage
 from hybridgen.evaluation.transfer import aligned
 from hybridgen.files import written_aside
 from hybridgen.networks.members import Ensemble, ensembled
@@ -73,9 +73,7 @@ Scores = dict[str, Estimate]
 
 def scores_of(predictions: Predictions, *, seed: int) -> Scores:
     """All figures of a classifier or an ensemble with their 95 % intervals, whose draws are from `seed`."""
-    members, logits, labels = predictions.members, predictions.logits, predictions.labels
-    figures = judged_by(predictions.ensemble)(members, labels) | {"aurc": aurc(logits, labels)}
-    return with_intervals(figures, members, logits, labels, seed=seed)
+    return with_intervals(predictions.members, predictions.logits, predictions.labels, seed=seed)
 
 
 def table(scores: Mapping[str, Scores]) -> str:

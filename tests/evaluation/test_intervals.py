@@ -9,7 +9,7 @@ import torch
 from hybridgen.evaluation.calibration import calibrated
 from hybridgen.evaluation.classification import brier, nll, top_accuracy
 from hybridgen.evaluation.ensembles import judged_by
-from hybridgen.evaluation.intervals import figures_of_draws, figures_of_weights, with_intervals
+from hybridgen.evaluation.intervals import RESAMPLES, figures_of_weights, with_intervals
 from hybridgen.evaluation.selective import aurc, risk_coverage
 from hybridgen.evaluation.transfer import wilson
 
@@ -97,7 +97,7 @@ def test_figures_that_draws_do_not_have():
     assert found["ratio_error"][0] == math.inf and found["ratio_error"][1].isnan()
     assert found["error_correlation"][0].item() == pytest.approx(np.corrcoef([1, 0, 0, 0], [0, 1, 0, 0])[0, 1])
     assert found["error_correlation"][1].isnan()
-    figures = with_intervals(all_figures(members, labels), members, members.mean(dim=0), labels, seed=0)
+    figures = with_intervals(members, members.mean(dim=0), labels, seed=0)
     assert figures["ratio_error"].high == math.inf == figures["ratio_error"].value
 
 
@@ -107,7 +107,7 @@ def test_figures_that_draws_do_not_have():
 def test_intervals_of_means_are_those_of_a_normal_distribution():
     members, labels = some(1, 4000)
     logits = members[0]
-    found = with_intervals(all_figures(members, labels), members, logits, labels, seed=0)
+    found = with_intervals(members, logits, labels, seed=0)
     scores = -logits.double().log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
     squares = (logits.double().softmax(dim=1) - torch.nn.functional.one_hot(labels, 4)).square().sum(dim=1)
     for name, each in (("nll", scores), ("brier", squares)):
@@ -116,12 +116,14 @@ def test_intervals_of_means_are_those_of_a_normal_distribution():
         assert value == pytest.approx(each.mean().item())
         assert (value - low) / spread == pytest.approx(1, abs=0.12), name
         assert (high - value) / spread == pytest.approx(1, abs=0.12), name
-    assert found["nll"].value == nll(logits, labels) and found["brier"].value == brier(logits, labels)
+    everything = all_figures(members, labels)
+    assert {name: own.value for name, own in found.items()} == pytest.approx(everything, rel=1e-9)
+    assert (found["nll"].value, found["brier"].value) == pytest.approx((nll(logits, labels), brier(logits, labels)))
 
 
 def test_shares_of_images_have_wilsons_interval():
     members, labels = some()
-    found = with_intervals(all_figures(members, labels), members, members.mean(dim=0), labels, seed=0)
+    found = with_intervals(members, members.mean(dim=0), labels, seed=0)
     assert found["accuracy"] == tuple(wilson(top_accuracy(members.mean(dim=0), labels), 150))
     assert found["member_accuracy_1"] == tuple(wilson(top_accuracy(members[1], labels), 150))
     value, low, high = found["top5"]
@@ -131,8 +133,9 @@ def test_shares_of_images_have_wilsons_interval():
 def test_draws_are_the_seeds_and_many():
     members, labels = some()
     logits = members.mean(dim=0)
-    first, again, other = (figures_of_draws(members, logits, labels, seed=seed, draws=900) for seed in (0, 0, 1))
-    for name, values in first.items():
-        assert torch.equal(values, again[name]) and not torch.equal(values, other[name])
-        assert values.shape == (900,) and len(values.unique()) > 50
-    assert len(figures_of_draws(members, logits, labels, seed=0)["nll"]) == 1000
+    first, again, other = (with_intervals(members, logits, labels, seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    for name in OF_WEIGHTS:
+        assert first[name].value == other[name].value and first[name][1:] != other[name][1:]
+        assert first[name].low < first[name].value < first[name].high
+    assert RESAMPLES == 1000
