@@ -12,6 +12,7 @@ import sys
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 import torch
@@ -43,6 +44,7 @@ from hybridgen.methods.labelled import chosen_network, rate_of
 from hybridgen.mixing import masks
 from hybridgen.mixing import methods as draws
 from hybridgen.settings import changed
+from hybridgen.tables.compare import CompareSettings
 from hybridgen.training import context as context_module
 from hybridgen.training.context import Context
 from hybridgen.training.engine import make_accelerator
@@ -820,6 +822,221 @@ def test_networks_without_a_name_are_resnet18_of_full_width():
     for preset in ("paper-cifar10", "paper-cifar100", "automix-cifar10", "automix-cifar100"):
         training = loaded("mixing_baselines", preset).training
         assert chosen_network(training.network, training.width, 32) == ("cifar-resnet18", 1.0)
+
+
+# --- Defaults ---------------------------------------------------------------------------------------------------------
+
+OF_RUNS = {
+    "data": "digits-m", "image_size": None, "whole": False, "data_root": "data", "download": False, "labels": 100,
+    "split": None, "split_seed": 0, "validation": 100, "out": Path("runs"), "resume": False, "seed": 0, "threads": None,
+    "workers": 2, "precision": "auto", "channels_last": True, "compiled": False, "sync_batchnorm": False,
+    "record_every": 50, "evaluate_every": 100, "save_every": 200,
+}  # fmt: skip
+OF_CLASSIFIERS = {
+    "network": None, "momentum": 0.05, "epochs": 14, "rate_epochs": None, "weight_decay": 5e-4, "clip": None,
+    "labelled_batch": 32, "unlabelled_batch": 96, "ema_decay": 0.99, "weight_supervised": 1.0,
+}  # fmt: skip
+OF_HYBRIDS = {
+    "use": "contradict", "alpha": 0.9, "copies": 3, "start": 1.5, "stop": 12, "reduction": "sum",
+    "keep_consistent": True, "threshold": 0.9, "weight": 1.0,
+}  # fmt: skip
+OF_SETTINGS = {
+    context_module.RunSettings: OF_RUNS,
+    CompareSettings: OF_RUNS | {"seeds": 1},
+    fixmatch.Settings: OF_CLASSIFIERS | {
+        "rate": None, "ema_decay": None, "threshold": 0.9, "strong_labelled": False, "cutout": None,
+        "weight_unsupervised": 1.0, "unsupervised_from": 0.0, "unsupervised_ramp": 0.0, "targets": "joint",
+        "weighting": None, "alignment": "own", "alignment_window": 128, "statistics_decay": 0.999,
+        "weight_fairness": 0.01, "gaussian_sigmas": 1.0, "interpolate_logits": False,
+    },
+    mean_teacher.Settings: OF_CLASSIFIERS | {
+        "rate": 0.2, "weight_supervised": 4.0, "teacher_decay": 0.97, "weight_consistency": 100.0, "reduction": "mean",
+        "weight_logit_distance": 0.01,
+    },
+    mixmatch.Settings: OF_CLASSIFIERS | {
+        "epochs": 8, "rate": 0.01, "weight_decay": 0.02, "unlabelled_batch": 32, "guesses": 2, "temperature": 0.5,
+        "alpha": 0.75, "weight_unsupervised": 75.0, "ramp_steps": 1300,
+    },
+    supervised.Settings: OF_CLASSIFIERS | {"rate": 0.06},
+    hybrids.Teaching: OF_HYBRIDS,
+    hybrids.Settings: OF_HYBRIDS | {
+        "hybridizer": "bundled", "baseline": True, "from_hybridizer": False, "allow_other_split": False,
+    },
+    hybrids.InClass: {"hybridizer": "none", "allow_other_split": False, "share": 0.5, "keep_consistent": True},
+    samosa.Settings: {
+        "rate": 0.6, "rate_epochs": None, "weight_decay": 5e-4, "clip": 1.0, "reduction": "mean",
+        "weight_reconstruction": 0.25, "weight_regularizer": 0.5, "cycles": 2, "hybrids_per_image": 10, "start": 1.5,
+        "stop": 12, "snapshot_every": None,
+    },
+    scimix.Settings: {
+        "network": None, "guide": "fixmatch", "epochs": 36, "rate_epochs": 37, "rate": 4e-3, "discriminator_rate": 1e-3,
+        "classifier_rate": None, "optimizer": "adam", "weight_decay": 0.01, "clip": None, "labelled_batch": 24,
+        "unlabelled_batch": 40, "ema_decay": 0.995, "nonsemantic_channels": 4, "generator_channels": None,
+        "upsampling": "bilinear", "discriminator_width": 0.5, "style": "semantic", "backend": "hybridgen",
+        "teacher_decay": 0.97, "reduction": "mean", "threshold": 0.9, "semantic_distance": "cross-entropy",
+        "nonsemantic_distance": "norm", "reconstruction_distance": "norm", "freeze_criteria": True,
+        "criterion_shift": 1, "criterion_noise": 0.05, "criterion_views": 0, "weight_reconstruction": 1.0,
+        "weight_adversarial_reconstruction": 1.0, "weight_adversarial_hybrid": 1.0, "weight_semantic_attraction": 4.0,
+        "weight_semantic_repulsion": 0.2, "weight_nonsemantic_attraction": 0.02, "weight_nonsemantic_repulsion": 0.002,
+        "weight_supervised": 10.0, "weight_consistency": 300.0, "weight_logit_distance": 0.01,
+        "weight_pseudo_label": 10.0, "weight_gradient_penalty": 0.03, "penalty_every": None, "half_size": 0.0,
+        "semantic_from": 1.0, "semantic_ramp": 1.5, "nonsemantic_from": 2.5, "snapshot_every": None,
+    },
+    adain.Settings: {
+        "perceptual": "labelled", "network": "leaky-wrn-10-2", "perception_steps": 600, "perception_batch": 64,
+        "perception_rate": 4e-3, "epochs": 20, "batch": 32, "rate": 2e-3, "weight_decay": 0.0, "ema_decay": 0.995,
+        "weight_content": 1.0, "weight_style": 10.0,
+    },
+    labelled.TrainingSettings: {
+        "network": None, "width": None, "epochs": 20, "batch": 64, "views": 1, "optimizer": "sgd", "nesterov": True,
+        "rate": 0.1, "rate_batch": None, "warmup": 1, "decay_at": (), "weight_decay": 5e-4, "stochastic_depth": 0.0,
+        "clip": None, "label_smoothing": 0.0, "ema_decay": 0.0, "crop": None, "shift": None, "padding": "reflection",
+        "color_jitter": False, "autoaugment": "none", "erasing": 0.0,
+    },
+    recursivemix.Settings: {name.removeprefix("method."): each for name, each in RM.items()},
+    mixmo.Settings: {name.removeprefix("method."): each for name, each in MIXMO.items() if name.startswith("method.")}
+    | {"repetitions": 1},
+    mixvit.Settings: {name.removeprefix("method."): each for name, each in MIXVIT.items() if name.startswith("method.")}
+    | {"msda": False},
+}  # fmt: skip
+"""Where nothing is said: values for digits-m, and of the methods that mix the papers' but for what takes longer. Those
+of MixShare are tested below."""
+
+
+@pytest.mark.parametrize("kind", OF_SETTINGS, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
+def test_defaults_of_settings(kind):
+    compare(values(kind()), OF_SETTINGS[kind])
+
+
+CIFAR10_STATISTICS = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.247, 0.2435, 0.2616)}
+LEAKY = {"slope": 0.1, "momentum": 0.1, "normalized_resampling": False}  # tables A.5 and A.8
+WIDE = {"depth": 28, "width": 2, "stem": 16, **LEAKY}  # A.1.2.4: WideResNet-28-2
+PLANS = {"classifier": None}
+OF_FUNCTIONS = {
+    "methods.fixmatch.plan": PLANS, "methods.mean_teacher.plan": PLANS, "methods.supervised.plan": PLANS,
+    "methods.scimix.plan": PLANS, "methods.mixmatch.plan": PLANS | {"replacement": None},
+    "methods.scimix.weights_of": {"guided": True},
+    "methods.samosa.with_samosa": {"clean_only": False, "drawn": True},
+    "methods.samosa.samosa_hybrids": {"labels": None},
+    "methods.hybrids.hybrid_loss": {"share": None}, "methods.hybrids.load_hybridizer": {"method": None},
+    "methods.hybrids.start_of": {"heads": 1}, "methods.hybrids.presets": {"source": {"hybridizer": "none"}},
+    "methods.labelled.rate_of": {"repetitions": 1},
+    "methods.mixing.plan": {"alphas": "own"},
+    "methods.mixing.How": {"draw": None, "probability": 1.0, "maps": False, "draw_images": None, "terms": 1},
+    "tables.compare.FigureColumn": {"percent": False},
+    "tables.compare.Comparison.conclude": {"columns": (), "transfer": None, "earlier": None},
+    "tables.compare.shown": {"scale": 100, "digits": 1},
+    "tables.cost.cost": {"classes": 10, "image_size": 32, "rounds": 5, "steps": 3},
+    "tables.cost.noise": {"labelled": None}, "tables.cost.Trainee": {"seed": 0},
+    "tables.jobs.run_table": {
+        "measures": {"test_accuracy_last": "last", "test_accuracy_selected": "selected"}, "note": "",
+    },
+    "tables.over.over": {"figures": ("accuracy",), "epoch": "last"},
+    "training.checkpoint.Checkpoints": {"local": None, "process": 0, "keep": 3},
+    "training.context.Context.weak": {"shift": None},
+    "training.context.Context.stream": {
+        "labelled": None, "labelled_views": (), "unlabelled": None, "unlabelled_views": (), "unlabelled_pool": None,
+        "repetitions": 1,
+    },
+    "training.context.Context.classifier": {"width": 1, "image_size": None, "heads": 1, "momentum": None},
+    "training.context.Context.network": {"small": "leaky-wrn-10-1"},
+    "training.context.Context.laid_out": {"compiled": None},
+    "training.ema.EMA": {"linear_start": True, "buffers": "copy"},
+    "training.engine.make_accelerator": {"precision": "auto", "threads": None, "keep_memory": True},
+    "training.engine.laid_out": {"channels_last": False, "compiled": False, "synchronized": False},
+    "training.fit.fit": {"check_every": 50},
+    "training.objective.sgd": {"momentum": 0.9, "decay": 5e-4, "decay_all": True, "nesterov": True},  # A.1.2
+    "training.objective.adam": {"betas": (0.0, 0.99), "decay": 0.0, "decay_all": True},  # StyleGAN2
+    "training.record.claim": {"fresh_ok": False}, "training.record.read_result": {"needed": ()},
+    "training.record.Run": {"local": None, "resume": False, "keep": 3},
+    "training.schedules.Clock": {"step": 0}, "training.schedules.stepped": {"factor": 0.1},
+    "training.schedules.window": {"start": 0.0, "stop": math.inf, "ramp": 0.0},
+    "training.scores.logits_of": {"batch_size": 512}, "training.scores.accuracy": {"batch_size": 512},
+    "training.train.train": {"claimed": False, "seconds": 0.0},
+    "networks.adain.moments": {"eps": 1e-5}, "networks.adain.restyled": {"eps": 1e-5},  # code of AdaIN
+    "networks.adain.adain": {"eps": 1e-5}, "networks.adain.load_vgg": {"download": False},
+    "networks.adain.AdaINArchitecture": {
+        "image_size": 32, "classes": 10, **CIFAR10_STATISTICS, "perceptual": "wide-resnet", "depth": 10, "width": 2,
+        "stem": 16,
+    },
+    "networks.autoencoder.Architecture": {  # A.1.2.4, tables A.8 to A.10
+        "image_size": 32, "classes": 10, **CIFAR10_STATISTICS, "network": "leaky-wrn-28-2", "nonsemantic_channels": 8,
+        "generator_channels": (32, 64, 128, 64, 32), "upsampling": "bilinear", "style": "semantic",
+    },
+    "networks.autoencoder.SamosaArchitecture": {
+        "image_size": 32, "classes": 10, **CIFAR10_STATISTICS, "network": "leaky-wrn-28-2", "momentum": 0.1,
+    },
+    "networks.autoencoder.SemanticAutoencoder": {"backend": "hybridgen"},
+    "networks.cifar.cifar_resnet": {"width": 1}, "networks.cifar.cifar_densenet": {"width": 1},
+    "networks.classifiers.Classifier": {"heads": 1},
+    "networks.classifiers.save_classifier": {"width": 1, "split_hash": None},
+    "networks.decoder.DeconvBlock": {"stride": 1, "normalized": False, "slope": 0.1, "momentum": 0.1},
+    "networks.decoder.SamosaDecoder": {"channels": 128, **LEAKY},  # tables A.5 to A.7
+    "networks.discriminator.Discriminator": {"channels": (32, 64, 128, 256), "width": 1.0},  # table A.11
+    "networks.discriminator.DownResBlock.forward": {"halve": True},
+    **{
+        f"networks.fast.Fast{part}": {"widths": (32, 64, 128), "convolutions": 2}
+        for part in ("Trunk", "Encoder", "Classifier")
+    },
+    "networks.multi_input.MultiInputClassifier": {"one_encoder": False, "one_head": False, "attribution": "none"},
+    "networks.multi_input.MultiInputClassifier.decode": {"shown": None, "part": 1.0, "masks": None},
+    "networks.preact_resnet.PreActResNet18": {"width": 1, "stem_stride": 2, "final_norm": False},
+    "networks.registry.default_network": {"small": "leaky-wrn-10-1"},
+    "networks.registry.make_network": {"width": 1, "image_size": None, "pretrained": True},
+    "networks.registry.make_encoder": {"quarter": False},
+    "networks.resnet.resnet": {"width": 1, "kernel": 7, "stride": 2, "zero_init_last": True},  # torchvision's form
+    "networks.stylegan2.ModulatedConv2d": {"demodulate": True},
+    "networks.stylegan2.StyleResBlock": {"upsample": False, "between": False, "backend": "hybridgen"},
+    "networks.stylegan2.StyleGAN2Generator": {  # table A.10
+        "structure_channels": 8, "style_features": 128, "channels": (32, 64, 128, 64, 32),
+        "upsample": (False, False, False, True, True), "between": False, "subpixels": 1, "backend": "hybridgen",
+    },
+    "networks.wide_resnet.WideResNet": WIDE, "networks.wide_resnet.SemanticEncoder": WIDE,
+    "networks.wide_resnet.NonSemanticEncoder": {"channels": 8},  # table A.9
+    "losses.classification.cross_entropy": {"over": None},
+    "losses.classification.pseudo_label": {"threshold": 0.95},  # τ of Sohn et al. 2020
+    "losses.consistency.mean_squared": {"reduction": "mean"},
+    "losses.consistency.teacher_consistency": {"reduction": "mean"},
+    "losses.consistency.mean_teacher": {"reduction": "mean"},
+    "losses.consistency.historical_consistency": {"divergence": "kl"},  # RM (5)
+    **{
+        f"losses.hybridization.{what}": {"kind": "norm"}  # (2.11), (2.12)
+        for what in ("semantic_attraction", "semantic_repulsion", "nonsemantic_attraction", "nonsemantic_repulsion")
+    },
+    "losses.reconstruction.distance": {"kind": "norm"}, "losses.reconstruction.reconstruction": {"kind": "norm"},  # 2.8
+    "losses.reconstruction.squared_error": {"reduction": "mean"},
+}  # fmt: skip
+
+
+def test_defaults_of_functions():
+    """A preset or a recipe need not say them, and nobody sees them change."""
+    assert {name: defaults_of(resolve_name(f"hybridgen.{name}")) for name in OF_FUNCTIONS} == OF_FUNCTIONS
+
+
+EVERY = {
+    # Steps between records, evaluations and checkpoints: epochs of the paper's batches, rounded
+    "scimix": (50, 2550, 2550), "scimix_pipeline": (100, 2230, 2230),  # 10 of 255 and of 223 on CIFAR-10
+    "adain": (50, 500, 500),
+    "mean_teacher": (100, 2550, 2550), "scimix_mean_teacher": (100, 2550, 2550),
+    "fixmatch": (100, 2230, 2230), "scimix_fixmatch": (100, 2230, 2230), "samosa_fixmatch": (100, 2230, 2230),
+    "mixmatch": (100, 1950, 1950), "scimix_mixmatch": (100, 1950, 1950), "samosa_mixmatch": (100, 1950, 1950),
+    "scimix_supervised": (15, 150, 150), "samosa_mean_teacher": (100, 1280, 1280),
+    "recursivemix": (100, 390, 390), "mixing_baselines": (100, 390, 390),  # one
+    "mixmo": (100, 3125, 3125), "mixshare": (100, 3125, 3125), "mixvit": (100, 390, 390),
+}  # fmt: skip
+OTHERWISE = {
+    "automix": (100, 500, 500), "recursivemix paper-imagenet": (100, 2502, 2502),
+    "mixing_baselines paper-imagenet": (100, 2502, 2502), "mixmo paper-tiny": (100, 4000, 4000),
+    "mixvit paper-tiny": (100, 781, 781), "mixvit paper-imagenet": (100, 121, 121),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("recipe", "preset"), EACH)
+def test_how_often_a_preset_records_evaluates_and_saves(recipe, preset):
+    config = loaded(recipe, preset)
+    other = [often for part, often in OTHERWISE.items() if part in f"{recipe} {preset}"]
+    assert (config.record_every, config.evaluate_every, config.save_every) == (other or [EVERY[recipe]])[0]
+    assert config.workers == (8 if config.whole else 2) and config.threads is None and config.channels_last
 
 
 # --- Schedules, optimizers and weights of the plans -----------------------------------------------------------------

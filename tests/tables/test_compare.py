@@ -205,8 +205,11 @@ def test_what_is_trained_beside_the_variants_is_counted(tmp_path, capsys, monkey
     monkeypatch.setattr(compare, "judging_seconds", lambda *_: 7.5)
     compared, plan = comparison(tmp_path / "c"), object.__new__(Plan)
     parts = {"FixMatch": plan, "FixMatch + SciMix": plan, "Hybridizer": plan}
-    compared.tell_time(parts, 2, Training(steps=80, batch_size=2, shrinks=True), like=hybridizer)
-    assert "what is left of 6 trainings and of judging takes about 11 minutes" in capsys.readouterr().out  # 640 s
+    judge = Training(steps=240, batch_size=2, shrinks=True)  # 30 steps of it are a quarter of the 266 images at most
+    compared.tell_time(parts, 2, judge, like=hybridizer)
+    assert "what is left of 6 trainings and of judging takes about 11 minutes" in capsys.readouterr().out  # 645 s
+    compared.tell_time(parts, 2, None, like=hybridizer)
+    assert capsys.readouterr().out == "what is left of 6 trainings takes about 10 minutes\n"
     names = [f"{name}-seed{seed}" for name in ("fixmatch", "scimix", "hybridizer") for seed in (3, 4)]
     assert [place.name for place in told[0]] == names
     for seed, seconds in ((3, 100.0), (4, 110.0)):
@@ -218,7 +221,9 @@ def test_what_is_trained_beside_the_variants_is_counted(tmp_path, capsys, monkey
     assert concluded["beside"]["Hybridizer"]["seconds"]["mean"] == pytest.approx(105)
     said = capsys.readouterr().out
     assert "hybrids of FixMatch + SciMix: semantic transfer 0.610" in said
-    assert ["Hybridizer", "105"] in [line.split() for line in said.splitlines()]
+    (row,) = (line for line in said.splitlines() if line.split() == ["Hybridizer", "105"])
+    (header,) = (line for line in said.splitlines() if line.startswith("test accuracy, %"))
+    assert len(row) == header.index("seconds") + len("seconds")  # below those of the variants
 
 
 def test_further_columns_stand_between_accuracies_and_seconds(tmp_path, capsys):
@@ -238,6 +243,18 @@ def test_further_columns_stand_between_accuracies_and_seconds(tmp_path, capsys):
     assert header.split()[3:8] == ["last", "selected", "NLL", "members", "seconds"]
     assert first.removeprefix("FixMatch").split()[6:13] == ["0.500", "±", "0.354", "40.0", "±", "0.0", "11"]
     assert second.removeprefix("FixMatch + SciMix").split()[6:11] == ["inf", "±", "nan", "–", "22"]
+
+
+def test_columns_of_ensembles():
+    """Of figures between 0 and 1 in percent, and of ratios and likelihoods as they are."""
+    row = {
+        "test_member_accuracy_last": {"mean": 0.4321}, "test_nll_calibrated_last": {"mean": 0.4321},
+        "test_ece_last": {"mean": 0.0432}, "test_disagreement_last": {"mean": 0.1234},
+        "test_ratio_error_last": {"mean": 2.3456},
+    }  # fmt: skip
+    assert [(column.title, column.text(row)) for column in compare.OF_ENSEMBLES] == [
+        ("members", "43.2"), ("NLL_c", "0.432"), ("ECE, %", "4.3"), ("disagree, %", "12.3"), ("ratio-error", "2.346"),
+    ]  # fmt: skip
 
 
 @settings

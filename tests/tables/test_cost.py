@@ -105,8 +105,25 @@ def test_study_measures_every_method_beside_no_mixing():
     history = 4 * (4 * 3 * 16 * 16 + 2 * 4 * 3)
     assert methods["recursivemix"]["peak_bytes"] >= methods["none"]["peak_bytes"] + history
     assert methods["none"]["peak_bytes"] > 3 * 4 * bare  # weights, gradients, momenta
-    for word in (*(TITLES[name] for name in methods), "ratios: to no mixing", "lived at once"):
-        assert word in finding.table
+    assert methods["none"]["flops"] == flops(
+        Classifier(make_network("wrn-10-1", 3), mean=(0.5,) * 3, std=(0.5,) * 3), 16
+    )
+    assert [row[0] for row in rows] == [TITLES[name] for name in methods]
+    about = {"study": "cost", "network": "wrn-10-1", "width": 1, "classes": 3, "image_size": 16, "batch": 4,
+             "device": "cpu", "rounds": 2, "steps": 1, "memory_measure": module.MEASURES["cpu"]}  # fmt: skip
+    assert finding.values.items() >= about.items()
+    for words in (
+        "wrn-10-1, width 1, 3 classes; batches of 4 images of 16×16; cpu, ",
+        "memory: bytes of all tensors that lived at once, at most; multiply-adds: of a forward of the deployed network",
+        "time: median of 2 rounds of 1 steps, augmentation included; ratios: to no mixing",
+    ):
+        assert words in finding.table
+    axes, drawn = finding.figure.axes, ("peak_bytes", "parameters_training", "seconds_per_step")
+    assert [axis.get_title() for axis in axes] == ["memory, MiB", "#P training, M", "ms a step"]
+    for axis, key in zip(axes, drawn, strict=True):
+        widths = [bar.get_width() for bar in axis.containers[0]]
+        assert widths == pytest.approx([of[key] / units[key] for of in methods.values()])
+        assert [text.get_text() for text in axis.texts] == [f"{of[f'{key}_ratio']:.3f}×" for of in methods.values()]
     assert small().values["methods"]["cutmix"]["peak_bytes"] == methods["cutmix"]["peak_bytes"]
 
 
@@ -127,6 +144,8 @@ def test_every_method_makes_its_steps(name):
     before = [parameter.clone() for parameter in trainee.objective.parameters()]
     for _ in range(3):
         trainee.step()
+    largest = max((a - b).abs().max().item() for a, b in zip(before, trainee.objective.parameters(), strict=True))
+    assert largest < 0.02  # of random images no loss is to diverge
     assert not any(torch.equal(*pair) for pair in zip(before, trainee.objective.parameters(), strict=True))
 
 

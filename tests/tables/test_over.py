@@ -49,14 +49,25 @@ def test_means_and_deviations_by_method_and_value(runs):
     rows = [line.split("  ") for line in found.table.splitlines()[1:5]]
     assert rows[0][0] == "cut-mixmo, accuracy, %" and rows[0][-1].strip() == "65.0 ± 7.1"
     assert rows[2][0] == "cut-mixmo, ratio_error" and rows[2][-1].strip() == "2.000 ± 0.000"
-    axes = found.figure.axes
-    assert [axis.get_title() for axis in axes] == ["accuracy", "ratio error"]
-    assert axes[0].get_lines()[0].get_ydata().tolist() == pytest.approx([0.57, 0.65])
+    assert found.values.items() >= {"study": "runs", "epoch": "last"}.items()
+    assert "Of the test images, last epoch; 6 runs, means ± deviations over seeds." in found.table
+    first, second = found.figure.axes
+    assert [axis.get_title() for axis in (first, second)] == ["accuracy", "ratio error"]
+    assert first.get_xlabel() == "method.alpha" and first.get_xticks().tolist() == [2, 10]
+    assert [text.get_text() for text in first.get_legend().get_texts()] == ["cut-mixmo", "mimo"]
+    curve, _ = first.containers
+    assert curve.lines[0].get_xydata().tolist() == [[2, pytest.approx(0.57)], [10, pytest.approx(0.65)]]
+    deviation = 0.1 / 2**0.5
+    (bars,) = curve.lines[2]
+    for bar, at, mean in zip(bars.get_segments(), (2, 10), (0.57, 0.65), strict=True):
+        assert bar.tolist() == [[at, pytest.approx(mean - deviation)], [at, pytest.approx(mean + deviation)]]
+    assert [axis.yaxis.get_major_formatter()(0.25, 0) == "25 %" for axis in (first, second)] == [True, False]
 
 
 def test_the_epoch_that_was_selected(runs):
     found = over("method.alpha", runs, epoch="selected")
     assert found.values["figures"]["accuracy"]["mimo"][1]["mean"] == 0.125
+    assert found.values["epoch"] == "selected" and "Of the test images, selected epoch; 6 runs" in found.table
 
 
 def test_a_figure_that_a_plain_network_has_not(runs, tmp_path):
@@ -69,7 +80,7 @@ def test_a_figure_that_a_plain_network_has_not(runs, tmp_path):
 
 def test_what_else_differs_is_told(runs, tmp_path):
     more = [
-        leave(tmp_path / "more" / name, 0, 0.1, alpha=float("inf"), data="cifar10")
+        leave(tmp_path / "more" / name, 0, 0.1, alpha=float("inf"), data="cifar10", methods=[name], seeds=2)
         for name in ("mimo-seed0", "new-seed0")
     ]
     found = over("method.alpha", [*runs, *more])
@@ -84,6 +95,27 @@ def test_what_else_differs_is_told(runs, tmp_path):
 def test_settings_of_words_stand_in_the_order_of_the_alphabet(tmp_path):
     runs = [leave(tmp_path / f"m-{word}", 0, 0.5, alpha=1.0, network=word) for word in ("wrn-28-2", "fast")]
     assert over("network", runs).values["values"] == ["fast", "wrn-28-2"]
+    runs = [leave(tmp_path / f"m-{truth}", 0, 0.5, alpha=1.0, msda=truth) for truth in (True, False)]
+    found = over("msda", runs)
+    assert found.values["values"] == ["False", "True"] and found.table.splitlines()[0].split()[1:] == ["False", "True"]
+
+
+def test_what_is_told_in_percent(tmp_path):
+    """Shares are; likelihoods, squared distances and ratios are not."""
+    run = leave(tmp_path / "m-seed0", 0, 0.5, alpha=1.0)
+    names = ("nll", "nll_calibrated", "brier", "ratio_error", "error_correlation", "ece", "disagreement", "top5")
+    figures = {f"test_{name}_last": 0.1234 for name in names}
+    (run / "result.json").write_text(json.dumps(figures | {"seed": 0}))
+    rows = [line.split() for line in over("method.alpha", [run], names).table.splitlines()[1:9]]
+    assert [row[-1] for row in rows] == ["0.123"] * 5 + ["12.3"] * 3
+    assert [row[-2] for row in rows] == [*names[:5], "%", "%", "%"]
+
+
+def test_many_values_have_no_tick_each(tmp_path):
+    runs = [leave(tmp_path / f"m{number}-seed0", 0, 0.5, alpha=number / 2) for number in range(1, 10)]
+    for count in (8, 9):
+        axis = over("method.alpha", runs[:count]).figure.axes[0]
+        assert (axis.get_xticks().tolist() == [number / 2 for number in range(1, count + 1)]) is (count == 8)
 
 
 def test_a_comparison_stands_for_its_runs(runs):
@@ -98,7 +130,7 @@ def test_a_comparison_stands_for_its_runs(runs):
         ("method.alpa", ["accuracy"], "--over method.alpa: .*config.yaml has no 'alpa' there; it has alpha, root"),
         ("method", ["accuracy"], "--over method: is a group of settings; one of alpha, root is needed"),
         ("data.alpha", ["accuracy"], "has no 'alpha' there; it has none"),
-        ("method.alpha", ["acuracy"], "--figures acuracy: no run has it; there are accuracy, ratio_error"),
+        ("method.alpha", ["acuracy"], "--figures acuracy: no run has it; there are accuracy, ratio_error$"),
         ("method.alpha", [], "--figures: none"),
         ("method.alpha", ["accuracy", "accuracy"], "--figures: accuracy accuracy; one or more are needed, each once"),
         ("method.root", ["accuracy"], "method.root = 3.0 and seed 0 are those of"),
