@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from recipe_modules import recipe
 
@@ -123,6 +124,98 @@ def test_a_table_holds_means_and_deviations_and_dashes_where_nothing_is():
     assert text[3].replace("no hybrids", "").split() == ["25.0", "±", "0.0", "-", "-", "-"]
     assert text[4].replace("full", "").split() == ["40.0", "±", "28.3", "50.0", "±", "0.0", "20.0", "±", "14.1", "-"]
     assert "± standard deviation over 2 seed(s)" in text[6] and text[7] == "A note."
+
+
+ROWS = {
+    "A.14": ("variants of the generator", "one", {
+        "alone": "no hybrids", "structural": "structural z_c (z_r as style)", "no-hybridization": "no L_hyb",
+        "basic": "basic L_hyb", "not-frozen": "criteria not frozen", "full": "full",
+    }),
+    "A.15": ("uses of hybrids", "none", {
+        "alone": "no hybrids", "labelled": "labelled", "pseudo-label": "pseudo-label", "consistency": "consistency",
+        "contradict": "contradict",
+    }),
+    "2.3": ("the generator's own classifier or a new one", "each", {
+        "alone": "no hybrids", "own": "generator's classifier", "trained-on": "generator's classifier, then hybrids",
+        "new": "new classifier, hybrids",
+    }),
+    "2.6": ("hybrids against MixUp and CutMix", "none", {
+        "alone": "no hybrids", "mixup": "MixUp", "cutmix": "CutMix", "scimix": "SciMix",
+    }),
+}  # fmt: skip
+"""By the folders, for which the tests above tell what they run."""
+
+
+def test_rows_are_named_for_what_they_run():
+    found = {
+        name: (table.title, table.generators, {key: row.name for key, row in table.rows.items()})
+        for name, table in TABLES.items()
+    }
+    assert found == ROWS
+
+
+def test_a_whole_table_by_hand(tmp_path, monkeypatch, capsys):
+    """Of results that are given: each job once, and of several seeds the text, the values and the picture."""
+    accuracies = {"alone": 0.5, "generator-full": 0.6, "trained-on": 0.7, "new": 0.8}
+    done, drawn = [], []
+
+    def given(job: Job, environment: dict) -> dict:
+        stem, _, seed = job.folder.name.rpartition("-seed")
+        last = accuracies[stem] + 0.02 * (seed == "5")
+        rates = {"semantic_transfer": last - 0.5, "nonsemantic_preservation": 0.9}
+        done.append(job.folder.name)
+        made = {"test_accuracy_last": last, "test_accuracy_selected": last - 0.1}
+        return made | ({} if stem == "generator-full" else {"transfer": None if stem == "alone" else rates})
+
+    def kept(figure: Figure, path: Path, **how: Any) -> None:
+        drawn.append(figure)
+        path.write_bytes(b"a picture")
+
+    monkeypatch.setattr("hybridgen.tables.jobs.finish", given)
+    monkeypatch.setattr(Figure, "savefig", kept)
+    out = tmp_path / "out"
+    ablation.main(Config(table="2.3", out=out, backbone="fixmatch", labels=60, seed=4, seeds=2))
+    names = [f"{stem}-seed{seed}" for stem in accuracies for seed in (4, 5)]
+    assert done == names
+    text = (out / "table.txt").read_text()
+    assert text.splitlines()[:9] == [
+        "Table 2.3: the generator's own classifier or a new one",
+        "",
+        "digits-m, 60 labels, fixmatch         last        selected    s_c         s_r",
+        "no hybrids                            51.0 ± 1.4  41.0 ± 1.4  -           -",
+        "generator's classifier                61.0 ± 1.4  51.0 ± 1.4  -           -",
+        "generator's classifier, then hybrids  71.0 ± 1.4  61.0 ± 1.4  21.0 ± 1.4  90.0 ± 0.0",
+        "new classifier, hybrids               81.0 ± 1.4  71.0 ± 1.4  31.0 ± 1.4  90.0 ± 0.0",
+        "",
+        "In %: mean ± standard deviation over 2 seed(s); last and selected: test accuracy of that epoch.",
+    ]
+    assert "s_c and s_r: semantic transfer and non-semantic preservation of the hybrids. Every seed has" in text
+    told = "".join(f"{number}/8 {out / name}\n" for number, name in enumerate(names, start=1))
+    assert capsys.readouterr().out == f"{told}\n{text}{out / 'table.png'}\n"
+    values = json.loads((out / "table.json").read_text())
+    rows = values.pop("rows")
+    assert values == {"table": "2.3", "data": "digits-m", "labels": 60, "seeds": [4, 5]}
+    assert {key: [Path(run).name for run in row["runs"]] for key, row in rows.items()} == {
+        "alone": names[:2], "own": names[2:4], "trained-on": names[4:6], "new": names[6:],
+    }  # fmt: skip
+    assert rows["own"]["name"] == "generator's classifier"
+    (axis,) = drawn[0].axes
+    assert axis.get_title() == f"{text.splitlines()[0]} (digits-m, 60 labels, fixmatch, 2 seed(s))"
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == list(ROWS["2.3"][2].values())
+    legend = [each.get_text() for each in axis.get_legend().get_texts()]
+    assert legend == ["test accuracy", "semantic transfer", "nonsemantic preservation"]
+    bars = [each for each in axis.containers if hasattr(each, "patches")]
+    heights = [[bar.get_height() for bar in each] for each in bars]
+    assert heights == [pytest.approx([0.51, 0.61, 0.71, 0.81]), pytest.approx([0.21, 0.31]), [0.9, 0.9]]
+    low, high = bars[0].errorbar.lines[2][0].get_segments()[0][:, 1]
+    assert (low, high) == (pytest.approx(0.51 - 0.02 / 2**0.5), pytest.approx(0.51 + 0.02 / 2**0.5))
+
+
+def test_of_one_seed_there_is_no_deviation():
+    figures = {"alone": measured([{"test_accuracy_last": 0.25, "test_accuracy_selected": 0.5}], ACCURACIES)}
+    text = text_of("Table", "data", {"alone": "no hybrids"}, figures, ACCURACIES, 1, "").splitlines()
+    assert [line.split() for line in text[2:4]] == [["data", "last", "selected"], ["no", "hybrids", "25.0", "50.0"]]
+    assert text[5] == "In %: mean over 1 seed(s); last and selected: test accuracy of that epoch." and len(text) == 6
 
 
 # --- jobs ----------------------------------------------------------------------------------------------------

@@ -226,6 +226,47 @@ def test_every_row_of_every_ablation_is_taken_by_its_recipe():
         assert len(seen) == len(rows)
 
 
+SHARED_BASELINE = {"baseline": ("no mixing", "mixing_baselines", "--methods none")}
+OMEGA, ALPHA = "--method.weight-consistency", "--method.alpha"
+ROWS = {
+    "2": ("Table 2: components", SHARED_BASELINE | {
+        "cutmix": ("CutMix", "mixing_baselines", "--methods cutmix"),
+        "resize": ("resize", "mixing_baselines", "--methods cutmix-resized"),
+        "history": ("resize, history", "recursivemix", f"--no-baseline {OMEGA} 0"),
+        "consistency": ("resize, history, consistency", "recursivemix", "--no-baseline"),
+    }),
+    "4a": ("Table 4a: weights of the two linear layers", {
+        "unshared": ("unshared", "recursivemix", "--no-baseline"),
+        "shared": ("shared", "recursivemix", "--no-baseline --method.shared-head"),
+    }),
+    "4b": ("Table 4b: interpolation", {
+        "nearest": ("nearest", "recursivemix", "--no-baseline"),
+        "bilinear": ("bilinear", "recursivemix", "--no-baseline --method.interpolation bilinear"),
+    }),
+    "figure-4": ("Figure 4: α", SHARED_BASELINE | {
+        f"alpha-0.{n}": (f"α = 0.{n}", "recursivemix", f"--no-baseline {ALPHA} 0.{n}") for n in range(1, 10)
+    }),
+    "figure-5": ("Figure 5: ω", SHARED_BASELINE | {
+        f"omega-{n}": (f"ω = {n}", "recursivemix", f"--no-baseline {OMEGA} {n if '.' in n else n + '.0'}")
+        for n in ["0", "0.01", "0.05", "0.08", "0.1", "0.2", "0.3", "0.4", "0.5", "1"]
+    }),
+}  # fmt: skip
+"""RecursiveMix's tables 2, 4a and 4b, figures 4 and 5: name, recipe and arguments of each row."""
+
+
+def test_rows_of_the_ablations_are_the_papers():
+    found = {
+        table: (title, {key: (name, recipe.removesuffix(".py"), " ".join(words)) for key, (name, recipe, words) in
+                        rows.items()})
+        for table, (title, rows) in ablation.TABLES.items()
+    }  # fmt: skip
+    assert found == ROWS
+    config = ablation.Config(table="4a", arguments="--epochs 3")
+    assert ablation.jobs_of(config, "shared", 5)[0].arguments == (
+        "--epochs", "3", "--seed", "5", "--seeds", "1", "--no-baseline", "--method.shared-head",
+    )  # fmt: skip
+
+
 def test_an_ablation_makes_its_table_and_never_repeats_a_run(recipes, toy):
     out = recipes.folder / "ablation"
     words = " ".join(map(str, tiny(toy, "x")[:-2]))
@@ -233,6 +274,9 @@ def test_an_ablation_makes_its_table_and_never_repeats_a_run(recipes, toy):
     recipes.succeed("recursivemix_ablation.py", *arguments)
     table = json.loads((out / "table.json").read_text())
     assert [row["name"] for row in table["rows"].values()] == ["unshared", "shared"]
+    assert (table["table"], table["arguments"], table["seeds"]) == ("4a", f"{words} --epochs 0.5", [0])
+    said = (out / "table.txt").read_text().splitlines()
+    assert said[0] == "Table 4a: weights of the two linear layers" and said[2].startswith(f"{words} --epochs 0.5  last")
     assert all(set(row["test_accuracy_last"]) == {"mean"} for row in table["rows"].values())
     before = {path: path.stat().st_mtime_ns for path in out.glob("*-seed*/result.json")}
     assert len(before) == 2 and (out / "table.png").exists()

@@ -95,6 +95,8 @@ def test_what_else_differs_is_told(runs, tmp_path):
 def test_settings_of_words_stand_in_the_order_of_the_alphabet(tmp_path):
     runs = [leave(tmp_path / f"m-{word}", 0, 0.5, alpha=1.0, network=word) for word in ("wrn-28-2", "fast")]
     assert over("network", runs).values["values"] == ["fast", "wrn-28-2"]
+    runs = [leave(tmp_path / f"m-{width}", 0, 0.5, alpha=1.0, width=width) for width in (None, 2, 0.5)]
+    assert over("width", runs).values["values"] == [0.5, 2.0, "None"]
     runs = [leave(tmp_path / f"m-{truth}", 0, 0.5, alpha=1.0, msda=truth) for truth in (True, False)]
     found = over("msda", runs)
     assert found.values["values"] == ["False", "True"] and found.table.splitlines()[0].split()[1:] == ["False", "True"]
