@@ -1636,8 +1636,33 @@ TRAINED_OTHERWISE = {"augmix", "augmix-jsd", "recursivemix", "recursivemix-no-co
 
 
 def test_titles_are_of_these_methods():
+    """Each its own: a table has a row, and a comparison a folder, for each."""
     assert tuple(mixing.TITLES) == EVERY_METHOD
     assert set(mixing.TITLES) == OWN.keys() | TRAINED_OTHERWISE
+    assert tuple(mixing.TITLES.values()) == (
+        "No mixing", "Mixup", "CutMix", "CutMix, resized", "Manifold Mixup", "ResizeMix", "SaliencyMix", "FMix",
+        "CowMix", "Horizontal concat", "Vertical concat", "PatchUp, hard", "PatchUp, soft", "AugMix", "AugMix with JSD",
+        "RecursiveMix", "RecursiveMix, no CL",
+    )  # fmt: skip
+    assert mixmo.TITLES == {
+        "plain": "Plain network", "mimo": "MIMO", "linear-mixmo": "Linear-MixMo", "cut-mixmo": "Cut-MixMo",
+    }  # fmt: skip
+    assert mixshare.TITLES == {
+        "plain": "Plain network", "cut-mixmo": "Cut-MixMo", "unmixing": "Unmixing",
+        "unmixing-aligned": "Unmixing, kernels aligned", "mixshare-partial": "MixShare, partial",
+        "mixshare": "MixShare, fade-out",
+    }  # fmt: skip
+    assert mixvit.TITLES == {
+        "single": "One input", "mixvit-embedding": "MixViT-embedding", "mixvit-encoding": "MixViT-encoding",
+        "no-attribution": "No source attribution", "early-embedding": "Early source embedding",
+        "early-encoding": "Early source encoding", "sum": "Sum inference", "alternating": "Alternating inference",
+        "single-subnetwork": "Single subnetwork inference", "all-tokens": "All tokens", "mimo": "MIMO",
+        "mixmo": "MixMo", "mixmo-separate": "MixMo, separate inference", "mixmo-equal": "MixMo, same initialization",
+        "cutmix-mixmo": "CutMix-only MixMo",
+    }  # fmt: skip
+    assert hybrids.TITLES == {
+        "scimix": "SciMix", "samosa": "SAMOSA", "adain": "AdaIN", "mixup": "MixUp", "cutmix": "CutMix",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OWN)

@@ -11,7 +11,7 @@ from hybridgen.data.datasets import load_dataset
 from hybridgen.data.splits import make_split
 from hybridgen.methods import labelled, mixing
 from hybridgen.methods.labelled import TrainingSettings, augmentation, central, chosen_network
-from hybridgen.networks.classifiers import FILE, about_classifier
+from hybridgen.networks.classifiers import FILE, about_classifier, load_classifier
 from hybridgen.training.context import Context
 from hybridgen.types import InputError
 
@@ -42,6 +42,22 @@ def test_images_are_evaluated_in_the_middle_and_trained_on_in_random_crops(conte
     assert torch.equal(seen[0], images[:, :, 4:12, 4:12])
     batch = next(plan.stream.from_step(0))
     assert batch.labelled[0].shape == (6, 3, 8, 8)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.75])
+def test_what_is_evaluated_is_left_with_its_width_and_split(decay, context, tmp_path):
+    """The average where there is one."""
+    plan = mixing.plan("none", replace(SETTINGS, ema_decay=decay), context, 0)
+    with torch.no_grad():
+        plan.network.network.fc.weight.add_(1.0)
+    plan.finish(tmp_path, plan.judged)
+    about = about_classifier(tmp_path / FILE)
+    assert (about.network, about.width, about.classes) == ("cifar-resnet18", 0.125, context.dataset.classes)
+    assert about.split_hash == context.split.hash
+    left = load_classifier(tmp_path / FILE)[0].network.fc.weight
+    assert torch.equal(left, plan.judged.network.fc.weight)
+    assert torch.equal(left, plan.network.network.fc.weight) is (decay == 0)
+    assert not any(module.training for module in plan.judged.modules()) or decay == 0
 
 
 @pytest.mark.parametrize(("crop", "side"), [(8, 8), (None, 16)])

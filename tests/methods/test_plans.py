@@ -756,6 +756,93 @@ def test_an_average_of_networks_on_labels_is_there_where_asked_for(context):
     assert not with_one.average.linear_start  # the decay of a whole run counts from its first step
 
 
+# --- what is judged and left ---------------------------------------------------------------------------------
+
+
+def adains(context, seed: int = 0) -> tuple[Plan, Plan]:
+    autoencoder = adain.network(adain.Settings(), context, seed)
+    first = adain.perception_plan(adain.Settings(), context, autoencoder, seed)
+    return first, adain.plan(adain.Settings(), context, autoencoder, seed)[0]
+
+
+GENERATING = {
+    "scimix": lambda context: scimix.plan(scimix.Settings(**SCIMIX_SMALL), context, 0)[0],
+    "samosa": lambda context: samosa_plan(samosa.Settings(stop=6), context),
+    "perception": lambda context: adains(context)[0],
+    "adain": lambda context: adains(context)[1],
+}
+
+
+@pytest.mark.parametrize("name", GENERATING)
+def test_the_score_is_the_accuracy_of_the_head_that_predicts(name, context):
+    """Of networks whose other head, if there is one, always errs; nothing but SAMOSA's classifier is selected by it."""
+    plan = GENERATING[name](context)
+    network = plan.judged.eval()
+    classifier = network if name == "perception" else network.classifier
+    heads = getattr(classifier, "heads", None)
+    with torch.no_grad():
+        if heads is None:
+            classifier.network.head.bias.copy_(torch.tensor([0.0, 1e3, 0.0]))
+        else:
+            heads.predictions.bias.copy_(torch.tensor([0.0, 1e3, 0.0]))
+            heads.consistency.bias.copy_(torch.tensor([1e3, 0.0, 0.0]))
+    part = replace(context.dataset.test, labels=torch.tensor([1] * 9 + [2] * 6))
+    assert plan.score(network, part, range(10)) == {"accuracy": 0.9}
+    assert plan.select == ("accuracy" if name == "samosa" else None)
+
+
+@pytest.mark.parametrize("name", ["scimix", "samosa", "adain"])
+def test_generators_know_the_statistics_of_the_images_and_leave_their_origin(name, context, tmp_path):
+    plan = GENERATING[name](context)
+    of = plan.network.architecture
+    assert (of.mean, of.std, of.classes, of.image_size) == ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25), 3, 16)
+    if name == "scimix":
+        normalize = plan.tasks["discriminator"].objective.discriminator.normalize
+        assert normalize.mean.flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
+        assert normalize.std.flatten().tolist() == pytest.approx([0.2, 0.3, 0.25])
+    assert not any(module.training for module in plan.average.network.modules())
+    assert plan.average.linear_start is (name != "samosa")
+    assert plan.average.buffers_mode == ("average" if name == "scimix" else "copy")
+    plan.finish(tmp_path, plan.judged)
+    assert Hybridizer.from_pretrained(tmp_path / "hybridizer").origin.method == name
+
+
+def test_adains_optimizers_and_the_batch_of_its_first_training(context):
+    """Adam of StyleGAN2 for features; fewer images a step than asked for where there are fewer."""
+    first, second = adains(context)
+    betas = [plan.tasks[name].optimizer.param_groups[0]["betas"] for plan, name in
+             ((first, "perception"), (second, "transfer"))]  # fmt: skip
+    assert betas == [(0.0, 0.99), (0.9, 0.99)]
+    assert len(next(first.stream.from_step(0)).labels) == 12  # all that are labelled, of 64
+
+
+def test_all_labels_are_those_of_validation_too_but_not_unknown_ones(context):
+    labels = context.dataset.train.labels.clone()
+    labels[-4:] = -1
+    dataset = replace(context.dataset, train=replace(context.dataset.train, labels=labels))
+    split = adain.with_all_labels(replace(context, dataset=dataset)).split
+    assert (split.labelled, split.unlabelled, split.validation) == (tuple(range(56)), tuple(range(56, 60)), ())
+    assert (split.dataset, split.fingerprint, split.seed) == ("noise", "f" * 64, 0)
+
+
+def test_scimix_takes_the_convolutions_that_it_is_told_to(context):
+    kinds = {}
+    for backend in ("hybridgen", "stylegan2-pytorch"):
+        generator = scimix.networks(scimix.Settings(**SCIMIX_SMALL, backend=backend), context)[0].generator
+        kinds[backend] = {type(module).__module__.partition(".")[0] for module in generator.modules()} - {"torch"}
+    assert kinds == {"hybridgen": {"hybridgen"}, "stylegan2-pytorch": {"hybridgen", "stylegan2_pytorch"}}
+
+
+def test_scimix_shifts_hybrids_by_less_than_their_side(context):
+    for shift, fits in ((15, True), (16, False)):
+        settings = scimix.Settings(**SCIMIX_SMALL, criterion_shift=shift)
+        if fits:
+            assert scimix.networks(settings, context)
+        else:
+            with pytest.raises(InputError, match=r"^criterion_shift: 16 pixels of images of 16; less are needed"):
+                scimix.networks(settings, context)
+
+
 # --- views ---------------------------------------------------------------------------------------------------
 
 
@@ -779,14 +866,14 @@ def test_fixmatch_sees_a_weak_and_a_strong_view_and_the_others_weak_ones(context
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("module", [fixmatch, scimix])
 def test_strong_views_are_mirrored_where_images_keep_their_class(module, mirrored, context, monkeypatch):
-    """Digits do not."""
+    """Digits do not. They are shifted by an eighth of the side, and a square of half the side is cut out."""
     seen = []
     monkeypatch.setattr(module, "strong", lambda images, generator, **how: seen.append(how) or images)
     context = replace(context, dataset=replace(context.dataset, flip=mirrored))
     made = module.plan(module.Settings(**SMALL), context, 0)
     plan = made[0] if module is scimix else made
     next(plan.stream.from_step(0))
-    assert [how["flip"] for how in seen] == [mirrored]
+    assert seen == [{"flip": mirrored, "shift": 2, "cutout": 8}]  # A.1.2.1: an eighth; code of FixMatch: a half
 
 
 # --- hybrids wrap a plan -------------------------------------------------------------------------------------
@@ -924,6 +1011,22 @@ def test_samosas_hybrids_have_other_parents_in_every_cycle_and_for_every_seed(co
             assert made[-1][0] is plan.average.network  # by the averages, of which all processes have the first's
             assert agreed[-1] == (plan.average, len(made) - 1)
     assert len({seed for *_, seed in made}) == len(made) == 4
+
+
+def test_samosa_leaves_snapshots_and_no_hybrids_after_its_last_cycle(context, tmp_path, monkeypatch):
+    """And the teacher of the base method goes on to follow."""
+    monkeypatch.setattr(samosa.HybridSet, "make", lambda *_: 0.25)
+    plan = samosa_plan(samosa.Settings(cycles=2, stop=6, snapshot_every=3), context, labelled_batch=8)
+    teacher = plan.tasks["classifier"].objective.base.teacher
+    noted, steps = {}, plan.clock.steps
+    for step in (2, 3, 4, 6, steps // 2, steps):
+        plan.clock.step, before = step, teacher.updates
+        noted[step] = plan.after_step(tmp_path)
+        assert teacher.updates == before + 1
+    assert {step: made for step, made in noted.items() if made} == {steps // 2: {"hybrids_kept": 0.25}}
+    left = {f"step-{step}" for step in (3, 6, steps)}
+    assert {path.name for path in (tmp_path / "snapshots").iterdir()} == left
+    assert list(plan.modules) == ["hybrids"]
 
 
 def test_validation_images_are_no_parents_of_samosas_hybrids(context):

@@ -104,13 +104,18 @@ def test_settings_of_words_stand_in_the_order_of_the_alphabet(tmp_path):
 
 def test_what_is_told_in_percent(tmp_path):
     """Shares are; likelihoods, squared distances and ratios are not."""
-    run = leave(tmp_path / "m-seed0", 0, 0.5, alpha=1.0)
     names = ("nll", "nll_calibrated", "brier", "ratio_error", "error_correlation", "ece", "disagreement", "top5")
-    figures = {f"test_{name}_last": 0.1234 for name in names}
-    (run / "result.json").write_text(json.dumps(figures | {"seed": 0}))
-    rows = [line.split() for line in over("method.alpha", [run], names).table.splitlines()[1:9]]
-    assert [row[-1] for row in rows] == ["0.123"] * 5 + ["12.3"] * 3
-    assert [row[-2] for row in rows] == [*names[:5], "%", "%", "%"]
+    figures, runs = {f"test_{name}_last": 0.1234 for name in names}, []
+    for seed in range(3):
+        runs.append(leave(tmp_path / f"m-seed{seed}", seed, 0.5, alpha=1.0))
+        (runs[-1] / "result.json").write_text(json.dumps(figures | {"seed": seed}))
+    found = over("method.alpha", runs, names)
+    rows = [line.split() for line in found.table.splitlines()[1:9]]
+    assert [row[-3:] for row in rows] == [["0.123", "±", "0.000"]] * 5 + [["12.3", "±", "0.0"]] * 3
+    assert [row[-4] for row in rows] == [*names[:5], "%", "%", "%"]
+    assert found.values["figures"]["nll"]["m"][0]["seeds"] == 3
+    with pytest.raises(InputError, match=f"there are {', '.join(sorted(names))}$"):
+        over("method.alpha", runs, ["accuracy"])
 
 
 def test_many_values_have_no_tick_each(tmp_path):
