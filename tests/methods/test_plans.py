@@ -805,6 +805,14 @@ def test_generators_know_the_statistics_of_the_images_and_leave_their_origin(nam
     assert plan.average.buffers_mode == ("average" if name == "scimix" else "copy")
     plan.finish(tmp_path, plan.judged)
     assert Hybridizer.from_pretrained(tmp_path / "hybridizer").origin.method == name
+    if name == "samosa":  # the momentum of tables A.1 to A.6 unless the base method has another
+        momenta = [
+            samosa.networks(
+                mean_teacher.Settings(momentum=given), context, 0, heads=2
+            ).autoencoder.architecture.momentum
+            for given in (None, 0.3)
+        ]
+        assert momenta == [0.1, 0.3]
 
 
 def test_adains_optimizers_and_the_batch_of_its_first_training(context):
@@ -923,7 +931,13 @@ def test_hybrids_add_a_loss_with_its_weight_in_its_window_and_leave_the_rest(nam
     for epoch in (1.9, 2.0, 4.9, 5.0):
         step = math.ceil(epoch * plan.clock.steps_per_epoch)
         torch.manual_seed(0)
-        hybrid[epoch] = task.objective(batch, replace(plan.clock, step=step)).losses["hybrids"].item()
+        loss = task.objective(batch, replace(plan.clock, step=step)).losses["hybrids"]
+        hybrid[epoch] = loss.item()
+        if hybrid[epoch] > 0:  # the network learns, and not its average
+            found = torch.autograd.grad(
+                loss, [p for p in plan.network.parameters() if p.requires_grad], allow_unused=True
+            )
+            assert any(gradient is not None and gradient.any() for gradient in found)
     steps = plan.clock.steps_per_epoch
     inside = {epoch: 2.0 <= math.ceil(epoch * steps) / steps < 5.0 for epoch in hybrid}
     assert {epoch: loss > 0 for epoch, loss in hybrid.items()} == inside

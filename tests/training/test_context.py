@@ -9,6 +9,8 @@ from accelerate import Accelerator
 
 from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.sources import InMemory
+from hybridgen.data.splits import make_split
+from hybridgen.data.streams import Stream
 from hybridgen.evaluation import oracle
 from hybridgen.methods import fixmatch, mean_teacher, mixing, mixmatch, samosa, scimix, supervised
 from hybridgen.methods.labelled import TrainingSettings
@@ -151,6 +153,40 @@ def test_networks_and_their_averages_are_on_the_device_of_their_process(monkeypa
         assert next(plan.network.parameters()).device.type == "meta", name
         for part in (plan.network, plan.average or plan.network, *plan.modules.values()):
             assert {parameter.device.type for parameter in part.parameters()} <= {"meta"}, name
+
+
+def test_data_and_split_are_what_the_settings_ask_for(monkeypatch, tmp_path):
+    asked = []
+    load = lambda name, **how: asked.append((name, how)) or context_of(16).dataset
+    monkeypatch.setattr(module, "load_dataset", load)
+    given = dict(data="svhn", image_size=16, data_root="elsewhere", download=True, whole=True, seed=9, threads=1)
+    made = Context.of(RunSettings(**given, labels=12, split_seed=5, validation=3, precision="fp32"))
+    assert asked == [("svhn", dict(image_size=16, data_root="elsewhere", download=True, whole=True))]
+    assert made.split == make_split(made.dataset, labels=12, seed=5, validation=3) and made.split.seed == 5
+    made.split.save(tmp_path / "split.json")
+    of_file = Context.of(RunSettings(**given, labels=20, split=tmp_path / "split.json", precision="fp32"))
+    assert of_file.split == made.split
+
+
+def test_streams_and_networks_are_as_the_settings_have_them(monkeypatch):
+    given, laid = [], []
+    make = lambda part, split, **how: given.append((part, split, how)) or Stream(part, split, **how)
+    monkeypatch.setattr(module, "Stream", make)
+    monkeypatch.setattr(module, "laid_out", lambda network, accelerator, **how: laid.append(how) or network)
+    context = context_of(16)
+    settings = dict(data="noise", workers=5, channels_last=False, compiled=True, sync_batchnorm=True, seed=9)
+    context = replace(context, settings=RunSettings(**settings))
+    views = (lambda images, generator: images,)
+    how = dict(
+        labelled=3, labelled_views=views, unlabelled=6, unlabelled_views=views * 2, unlabelled_pool=range(13, 25)
+    )
+    context.stream(7, **how, repetitions=3)
+    ((part, split, told),) = given
+    assert part is context.dataset.train and split is context.split
+    assert told == how | dict(seed=7, rank=0, world=1, device=torch.device("cpu"), workers=5, repetitions=3)
+    context.laid_out(torch.nn.Identity())
+    context.laid_out(torch.nn.Identity(), compiled=False)
+    assert laid == [dict(channels_last=False, compiled=compiled, synchronized=True) for compiled in (True, False)]
 
 
 KNOWN, UNKNOWN = 12, 4

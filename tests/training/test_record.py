@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -118,6 +119,22 @@ def test_curves_are_a_readable_picture_with_a_panel_for_every_unweighted_term(tm
     with Image.open(tmp_path / "curves.png") as picture:
         picture.load()
         assert picture.format == "PNG" and min(picture.size) > 100
+
+
+def test_curves_show_every_term_over_the_steps_at_which_it_was_recorded(tmp_path, monkeypatch):
+    drawn, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *given, **how: drawn.append(self) or save(self, *given, **how))
+    finished(tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write("".join(f'{{"step": {step}, "epoch": 2.0, "val_score/a": {step / 2}}}\n' for step in range(30, 70)))
+    record.draw_curves(tmp_path)
+    first, second = drawn[-1].axes
+    assert [axis.get_title() for axis in (first, second)] == ["it/error", "val score/a"]
+    rows = [row for row in read_metrics(tmp_path) if "it/error" in row]
+    ((few,), (many,)) = (axis.get_lines() for axis in (first, second))
+    assert few.get_xydata().tolist() == [[row["step"], row["it/error"]] for row in rows]
+    assert many.get_xydata().tolist() == [[step, step / 2] for step in range(30, 70)]
+    assert (few.get_marker(), many.get_marker()) == (".", "None")
 
 
 def test_no_curves_without_records(tmp_path):
@@ -587,6 +604,13 @@ def test_where_and_how_often_may_differ_and_the_saved_configuration_starts_a_new
     saved = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert (saved["threads"], saved["record_every"], saved["save_every"]) == (3, 7, 9)
     assert saved["resume"] is False  # --config of it, with another --out, is a run of its own
+
+
+def test_fields_in_which_halves_of_a_run_may_differ():
+    """None that changes what is trained, or which network is selected: evaluations do."""
+    assert set(record.UNIDENTIFIED) == {
+        "out", "resume", "threads", "workers", "data_root", "download", "record_every", "save_every",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("content", ["", "- 1\n", "a: [1\n", "just words"])
