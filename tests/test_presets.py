@@ -1013,6 +1013,36 @@ def test_defaults_of_functions():
     assert {name: defaults_of(resolve_name(f"hybridgen.{name}")) for name in OF_FUNCTIONS} == OF_FUNCTIONS
 
 
+OF_CONSTANTS = {
+    "training.context.WHITENED": 2**20, "training.context.FEWEST": 64,  # 1,024 images of 32×32 pixels, and no fewer
+    "training.estimate.PLACES": 4, "training.estimate.STEPS": 2, "training.estimate.SHORT": 100,
+    "training.estimate.SAMPLE": 256,
+    "training.engine.ACCELERATES": {"fp32": "no", "bf16": "bf16", "fp16": "fp16"},  # accelerate's words
+    "training.checkpoint.FORMAT": 1,
+    "networks.fast.EPSILON": 5e-4, "networks.fast.SIDE": 2,  # Jordan 2024, airbench
+    "networks.adain.EPSILON": 1e-5, "networks.stylegan2.EPSILON": 1e-8,  # their authors' code
+    "networks.registry.SIDE": 32, "networks.registry.SMALL": 16,
+    "networks.registry.LIMITS": {
+        "depth": 1000, "width": 100, "alpha": 1000, "filters": 10_000, "blocks": 12, "convolutions": 100,
+        "dimension": 4096, "heads": 256, "patch": 1024,
+    },
+    "networks.autoencoder.LARGEST": {
+        "image_size": 4096, "classes": 100_000, "depth": 1000, "width": 100, "stem": 10_000,
+        "nonsemantic_channels": 10_000, "generator_channels": 10_000,
+    },
+    "networks.vision_transformers.CLASS_BLOCKS": 2, "networks.vision_transformers.PLAIN_SCALE": 1.0,
+    "networks.vision_transformers.CAITS": {"xxs": (192, 4), "xs": (288, 6), "s": (384, 8)},  # Touvron et al. 2021b
+    "networks.classifiers.FILE": "network.safetensors",
+    "tables.compare.FIGURES": ("test_accuracy_last", "test_accuracy_selected", "seconds", "steps"),
+    "tables.compare.PICTURE": "grid.png",
+    "tables.cost.RATE": 1e-3, "tables.cost.WARMING": 2,
+}  # fmt: skip
+
+
+def test_constants():
+    assert {name: resolve_name(f"hybridgen.{name}") for name in OF_CONSTANTS} == OF_CONSTANTS
+
+
 EVERY = {
     # Steps between records, evaluations and checkpoints: epochs of the paper's batches, rounded
     "scimix": (50, 2550, 2550), "scimix_pipeline": (100, 2230, 2230),  # 10 of 255 and of 223 on CIFAR-10
