@@ -266,10 +266,14 @@ def test_bench_is_wired_to_its_module(run, monkeypatch):
 
     called = []
     measure = types.ModuleType("hybridgen.bench.measure")
-    measure.run = lambda *, json, **_: called.append(json)
+    measure.run = lambda **how: called.append(how)
     monkeypatch.setitem(sys.modules, "hybridgen.bench.measure", measure)
     assert run("bench", "--json").code == 0
-    assert called == [True]
+    assert run("bench", "--only", "ema", "fixmatch", "--rounds", 3, "--threads", 2, "--quick").code == 0
+    assert called == [
+        dict(json=True, only=(), rounds=None, threads=None, quick=False),
+        dict(json=False, only=("ema", "fixmatch"), rounds=3, threads=2, quick=True),
+    ]
 
 
 # --- split ----------------------------------------------------------------------------------------------
@@ -690,6 +694,114 @@ def test_two_processes_study_what_one_does(run, recipes, artefact, oracle, tmp_p
         )
 
 
+class Asked(Exception):
+    """Of a function that is called in a test, with what."""
+
+
+def asks(monkeypatch, place: str) -> None:
+    """The function raises what it is called with."""
+
+    def ask(*given: Any, **how: Any) -> None:
+        raise Asked(given, how)
+
+    monkeypatch.setattr(place, ask)
+
+
+LYING = ("--data-root", "here", "--download")
+
+
+@pytest.mark.parametrize(
+    ("line", "data", "how"),
+    [
+        ("hybridize --out g.png --hybridizer {artefact} --data cifar10", "cifar10", {}),
+        ("hybridize --out g.png --hybridizer {artefact}", "digits-m", {}),
+        ("evaluate --hybridizer {artefact} --data svhn", "svhn", {}),
+        ("study probe --out o --hybridizer {artefact} --data svhn", "svhn", {}),
+        ("predict {model} --data cifar10", "cifar10", {}),
+        ("split --labels 10 --out s.json --data cifar10", "cifar10", None),
+        ("split --labels 10 --out s.json --data folder:a", "folder:a", dict(image_size=8, memory_limit=0)),
+        ("study sequence --out o --data svhn", "svhn", dict(image_size=None)),
+        ("study targets --out o --image-size 24", "digits-m", dict(image_size=24)),
+        ("study mixing --out o", "digits-m", dict(image_size=None)),
+        ("study cam --out o --networks {network}", "digits-m", {}),
+        ("study cam --out o --networks {network} --image-size 9", "digits-m", dict(image_size=9)),
+    ],
+)
+def test_data_are_looked_for_where_they_lie(run, artefact, networks, model, tmp_path, monkeypatch, line, data, how):
+    """At the size that the hybridizer or the network takes, here 16."""
+    monkeypatch.chdir(tmp_path)
+    asks(monkeypatch, "hybridgen.data.datasets.load_dataset")
+    with pytest.raises(Asked) as asked:
+        run(*line.format(artefact=artefact, network=networks[0], model=model).split(), *LYING)
+    how = {} if how is None else {"image_size": 16} | how
+    assert asked.value.args == ((data,), {"data_root": "here", "download": True} | how)
+
+
+def test_options_of_studies_are_what_is_studied(run, monkeypatch, tmp_path, digits):
+    """Each by other values than its default."""
+    from hybridgen.evaluation.mixing_studies import MIXERS
+    from hybridgen.methods.labelled import TrainingSettings
+    from hybridgen.methods.mixing import TITLES
+
+    monkeypatch.setattr("hybridgen.data.datasets.load_dataset", lambda *given, **how: digits)
+    of_images = "hybridgen.evaluation.mixing_studies"
+    for place, words, given, how in (
+        (f"{of_images}.sequence", "--steps 3 --places 2 --alpha 0.25 --seed 7",
+         (digits,), dict(steps=3, places=2, alpha=0.25, seed=7)),
+        (f"{of_images}.targets", "--methods fmix none --steps 3 --batch 5 --runs 2 --seed 7",
+         (digits, ("fmix", "none")), dict(steps=3, batch=5, runs=2, seed=7, titles=TITLES)),
+        (f"{of_images}.mixing", "--columns 3 --seed 7", (digits, MIXERS[1:]), dict(columns=3, seed=7, titles=TITLES)),
+        (f"{of_images}.mixing", "--methods fmix", (digits, ("fmix",)), dict(columns=8, seed=0, titles=TITLES)),
+        ("hybridgen.tables.over.over", "--runs a b --over labels --figures ece nll --epoch selected",
+         ("labels", (Path("a"), Path("b")), ("ece", "nll")), dict(epoch="selected")),
+        ("hybridgen.tables.cost.cost",
+         "--network wrn-10-1 --width 2 --methods fmix --classes 3 --image-size 8 --batch 5 --rounds 2 --steps 4",
+         (TrainingSettings(network="wrn-10-1", width=2.0, batch=5), ("fmix",)),
+         dict(classes=3, image_size=8, rounds=2, steps=4)),
+    ):  # fmt: skip
+        asks(monkeypatch, place)
+        name = place.rpartition(".")[2].replace("over", "runs")
+        with pytest.raises(Asked) as asked:
+            run("study", name, "--out", tmp_path, *words.split(), *ONE)
+        were, options = asked.value.args
+        assert (were if name != "cost" else were[:2], options) == (given, how), name
+
+
+def test_studies_of_networks_see_so_many_drawn_images(run, monkeypatch, tmp_path, digits):
+    """And one more that stays at the other inputs, for what they share."""
+    from hybridgen.commands.mixing import OfNetworks
+
+    images = torch.rand(9, 3, 4, 4)
+    counts = []
+
+    def networks(self, accelerator, count):
+        counts.append(count)
+        return "data", {"a": ("network a", images[:count]), "b": ("network b", images[:count] / 2)}
+
+    monkeypatch.setattr(OfNetworks, "_networks", networks)
+    found = {}
+    monkeypatch.setattr(
+        "hybridgen.evaluation.sharing.shared_by", lambda network, *shown: found.update({network: shown})
+    )
+    asks(monkeypatch, f"{sharing}.study")
+    with pytest.raises(Asked):
+        run("study", "sharing", "--runs", "r", "--images", 7, "--out", tmp_path, *ONE)
+    for name, of in (("network a", images), ("network b", images / 2)):
+        assert torch.equal(found[name][0], of[1:8]) and torch.equal(found[name][1], of[:1])
+
+    drawn = {}
+    monkeypatch.setattr(
+        "hybridgen.evaluation.attention.attention_of",
+        lambda network, shown, generator: drawn.update({network: (shown, generator.initial_seed())}),
+    )
+    asks(monkeypatch, "hybridgen.evaluation.attention.study")
+    with pytest.raises(Asked) as asked:
+        run("study", "attention", "--runs", "r", "--images", 6, "--seed", 5, "--out", tmp_path, *ONE)
+    assert counts == [8, 6] and asked.value.args == (({"a": None, "b": None},), {})
+    for name, of in (("network a", images), ("network b", images / 2)):
+        assert torch.equal(drawn[name][0], of[:6]) and drawn[name][1] == 5
+
+
 # --- studies of mixing ----------------------------------------------------------------------------------
 
 
@@ -1046,6 +1158,54 @@ def test_all_numbers_out_of_range_are_one_line(run, tmp_path, monkeypatch, name)
     for field in kinds:
         refused(run(*name.split(), *needed, flag[field], "many"), flag[field])
     assert not list(tmp_path.iterdir())
+
+
+OF_DATA = {"data_root": "data", "download": False}
+JUDGED = {
+    **OF_DATA, "data": "digits-m", "repeats": 4, "seed": 0, "image_size": None, "threads": None,
+    "oracle": {"oracle": "trained", "steps": None, "network": None},
+}  # fmt: skip
+OF_MIXING = {"seed": 0, "threads": None}
+OF_IMAGES = OF_MIXING | OF_DATA | {"data": "digits-m", "image_size": None}
+OF_NETWORKS = OF_MIXING | {"images": 512, "data_root": None, "download": False}
+DEFAULTS = {
+    "hybridize": {
+        **OF_DATA, "hybridizer": None, "data": None, "semantic": [], "nonsemantic": [], "rows": None, "columns": None,
+        "count": None, "part": None, "seed": 0, "threads": None,
+    },
+    "evaluate": JUDGED | {"hybridizer": None, "json": False, "fda_beta": 0.1},  # Yang and Soatto 2020: up to 0.1
+    "predict": OF_DATA | {"images": [], "data": None, "out": None, "batch": 256, "threads": None},
+    "score": {
+        "part": "test", "ensemble": "logits", "data": None, "allow_other_data": False, "image_size": None,
+        "data_root": None, "download": False, "corruptions": [], "cifar_c": None, "severities": [1, 2, 3, 4, 5],
+        "predictions": None, "picture": None, "json": False, "batch": 512, "seed": 0, "threads": None,
+    },
+    "study": JUDGED | {"hybridizer": [], "probe_images": None, "fda_beta": None},
+    "split": OF_DATA | {"data": "digits-m", "seed": 0, "validation": 0},
+    "bench": {"json": False, "only": [], "rounds": None, "threads": None, "quick": False},
+    "study cam": OF_IMAGES | {
+        "index": [], "files": [], "count": None, "classes": [], "most": 3, "mixed": None, "steps": None,
+    },
+    "study sequence": OF_IMAGES | {"steps": 8, "places": 4, "alpha": 0.5},  # RecursiveMix, figure S1; its α
+    "study targets": OF_IMAGES | {
+        "methods": ["none", "mixup", "cutmix", "resizemix", "recursivemix"], "steps": 100, "batch": 64, "runs": 3,
+    },
+    "study mixing": OF_IMAGES | {"methods": [], "columns": 8},
+    "study cost": OF_MIXING | {
+        "network": None, "width": None, "methods": ["mixup", "cutmix", "recursivemix"], "classes": 10, "image_size": 32,
+        "batch": 64, "rounds": 5, "steps": 3,
+    },
+    "study runs": OF_MIXING | {"figures": ["accuracy"], "epoch": "last"},
+    "study sharing": OF_NETWORKS,
+    "study attention": OF_NETWORKS,
+}  # fmt: skip
+"""Of every command; ours unless said."""
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_options_that_are_not_given(name):
+    own = plain(KINDS[name](**given(name)))
+    assert {field: value for field, value in own.items() if field not in given(name)} == DEFAULTS[name]
 
 
 def test_every_number_has_its_range():

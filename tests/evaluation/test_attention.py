@@ -95,6 +95,11 @@ def test_figures_are_sums_over_tokens():
     parts = [each / each.sum(dim=3, keepdim=True) for each in looks]
     overlaps = [torch.minimum(parts[i], parts[j]).sum(dim=3).mean() for i, j in ((0, 1), (0, 2), (1, 2))]
     assert found.overlap == pytest.approx(sum(overlaps).item() / 3) and found.pictures.shape == (4, 6, 3, 16, 16)
+    torch.testing.assert_close(found.pictures[:, 2], pictures()[:4])
+    for source, each in enumerate(looks):  # 4 × 4 tokens, each as bright as the last block's heads look at it
+        heads = each[-1, :4].mean(dim=1)
+        bright = (heads / heads.amax(dim=1, keepdim=True)).view(4, 1, 4, 1, 4, 1).expand(-1, 3, -1, 4, -1, 4)
+        torch.testing.assert_close(found.pictures[:, 3 + source], bright.reshape(4, 3, 16, 16))
 
 
 def test_of_one_input_there_is_nothing_to_compare():
@@ -105,7 +110,23 @@ def test_of_one_input_there_is_nothing_to_compare():
     assert values["one"]["slope"] is None and 0 < values["two"]["overlap"] < 1
     first, second = (line.split() for line in finding.table.splitlines()[1:3])
     assert first == ["one", "100.0", "%", "100.0", "%", "–", "–"] and second[-1] == f"{values['two']['overlap']:.3f}"
-    assert len(finding.figure.axes) == 8 * 5
+    two = attention_of(classifier(source="encoding"), pictures(), draws())
+    assert values["two"] == {
+        "share": list(two.share), "attention": list(two.mixed), "slope": two.slope, "overlap": two.overlap
+    }  # fmt: skip
+    parts = [[f"{100 * share:.1f}" for share in each] for each in (two.share, two.mixed)]
+    assert parts[0] != parts[1] and second == [
+        *("two", parts[0][0], "%", parts[0][1], "%", parts[1][0], "%", parts[1][1], "%"),
+        *(f"{two.slope:.3f}", f"{two.overlap:.3f}"),
+    ]
+    axes = finding.figure.axes
+    assert len(axes) == 8 * 5
+    titles = ["one\nmixed", "attention", "one image", "as of input 0", "", "mixed", *["attention", "one image"]]
+    assert [axis.get_title() for axis in axes[:8]] == titles
+    assert [axis.get_title() for axis in axes[20:25]] == ["two\nmixed", *titles[1:4], "as of input 1"]
+    for row, images in zip(range(4, 8), two.pictures, strict=True):
+        for axis, image in zip(axes[5 * row : 5 * row + 5], images, strict=True):
+            assert axis.images[0].get_array().tolist() == image.permute(1, 2, 0).clamp(0, 1).tolist()
 
 
 @pytest.mark.parametrize("encoders", ["each", "plain"])

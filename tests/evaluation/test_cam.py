@@ -75,6 +75,13 @@ def test_what_is_below_zero_takes_nothing_from_its_neighbours():
         torch.testing.assert_close(share_inside(maps, region), torch.tensor([[7 / 8]]))
 
 
+def test_classes_of_an_image_are_the_largest_three_unless_told():
+    targets = torch.tensor([[0.1, 0.4, 0.2, 0.3], [0.0, 0.5, 0.5, 0.0]])
+    inputs = Inputs(torch.rand(2, 3, 4, 4), targets, None)
+    assert present_classes(inputs).tolist() == [[1, 3, 2], [1, 2, -1]]
+    assert present_classes(inputs, 1).tolist() == [[1], [1]] and present_classes(inputs, 9).shape == (2, 4)
+
+
 class Seeing(nn.Module):
     """Three classes, red, green and blue: the features are the colours themselves."""
 
@@ -135,7 +142,22 @@ def test_a_network_that_sees_is_told_from_one_that_does_not():
     expected = math.exp(0.5) / sum(map(math.exp, logits))
     assert first["classes"][1]["networks"]["seeing"]["probability"] == pytest.approx(expected)
     assert len(finding.figure.axes) == ROWS * (1 + 2 * 2)
-    assert "seeing" in finding.table and "16 maps of 8 images" in finding.table
+    assert "16 maps of 8 images" in finding.table
+    keys = ("probability", "inside_region", "area_region", "inside_object", "area_object")
+    head, *rows = finding.table.splitlines()[:3]
+    assert head.split("  ")[-5:] == [key.replace("_", " ") for key in keys]
+    for line, (name, of) in zip(rows, (("seeing", seeing), ("blind", blind)), strict=True):
+        assert line.split() == [name, *(f"{of[key]:.3f}" for key in keys)]
+    titles = ["image", "seeing", "", "blind", ""]
+    assert [axis.get_title() for axis in finding.figure.axes[:5]] == titles
+    for row, image in enumerate(finding.values["images"][:ROWS]):
+        axes = finding.figure.axes[5 * row : 5 * row + 5]
+        assert axes[0].get_ylabel() == f"image {row}" and len(axes[0].images) == 1
+        told = [(c["class"], c["networks"][name]) for name in ("seeing", "blind") for c in image["classes"]]
+        for axis, (name, of) in zip(axes[1:], told, strict=True):
+            assert axis.get_xlabel() == f"{name}: p = {of['probability']:.2f}\ninside {of['inside_region']:.2f}"
+        red, blue = (axis.images[1].get_array() for axis in axes[1:3])
+        assert red[:, :2].min() == 1 == blue[:, 6:].min() and not red[:, 6:].any() and not blue[:, :2].any()
 
 
 def test_an_image_may_have_fewer_classes_and_no_regions():
@@ -148,6 +170,11 @@ def test_an_image_may_have_fewer_classes_and_no_regions():
     assert [len(image["classes"]) for image in finding.values["images"]] == [2, 1]
     assert finding.values["networks"]["seeing"].keys() == {"probability"}
     assert "3 maps of 2 images" in finding.table
+    axes = finding.figure.axes
+    assert [axis.get_xlabel().split(":")[0] for axis in axes] == ["", "red", "blue", "", "green", ""]
+    assert "\n" not in axes[1].get_xlabel() and not axes[5].images  # nothing is inside; a gap
+    probabilities = [c["networks"]["seeing"]["probability"] for i in finding.values["images"] for c in i["classes"]]
+    assert finding.values["networks"]["seeing"]["probability"] == pytest.approx(sum(probabilities) / 3)
 
 
 def test_whole_images_have_objects_but_no_regions():

@@ -6,7 +6,16 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from hybridgen.evaluation.figures import Cell, draw_bars, draw_cell, draw_confusion, draw_curves, draw_series
+from hybridgen.evaluation.figures import (
+    Cell,
+    draw_bars,
+    draw_cell,
+    draw_confusion,
+    draw_curves,
+    draw_series,
+    image_columns,
+    image_table,
+)
 from hybridgen.evaluation.transfer import Rate
 
 
@@ -37,6 +46,8 @@ def test_curves_over_steps_have_their_intervals(axis):
     (chance,) = (line for line in axis.get_lines() if line.get_label() == "chance, 25%")
     assert list(chance.get_ydata()) == [0.25, 0.25] and axis.get_xlabel() == "training step"
     assert axis.get_yscale() == "linear" and axis.get_title() == "rates"
+    assert axis.get_ylim() == (0, 1.08) and axis.yaxis.get_major_formatter()(0.25, 0) == "25%"
+    assert {text.get_text() for text in axis.get_legend().get_texts()} == {"s_c", "s_r", "chance, 25%"}
 
 
 def test_bars_stand_above_their_names_side_by_side(axis):
@@ -48,6 +59,7 @@ def test_bars_stand_above_their_names_side_by_side(axis):
     assert errors(of_c.errorbar) == [pytest.approx([-0.2, 0.4, 0.7]), pytest.approx([1.8, 0.75, 0.95])]
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["a", "b", "c"]
     assert [text.get_text() for text in axis.texts] == ["50%", "90%", "10%", "20%", "30%"]
+    assert axis.get_xlim() == (-0.6, 2.6) and axis.get_ylim() == (0, 1.08)
 
 
 def test_ratios_are_on_a_log_axis_without_those_that_it_has_no_place_for(axis):
@@ -56,21 +68,76 @@ def test_ratios_are_on_a_log_axis_without_those_that_it_has_no_place_for(axis):
     assert ratios.lines[0].get_xydata().tolist() == [[1, 2.0], [3, 0.5]] and axis.get_yscale() == "log"
 
 
+def test_bars_of_ratios_have_no_intervals_and_a_line_where_both_are_equal(axis):
+    draw_series(axis, ["a", "b"], {"ratio": [2.5, 0.25]}, "ratios")
+    (bars,) = axis.containers
+    assert [bar.get_height() for bar in bars] == [2.5, 0.25] and bars.errorbar is None
+    assert [text.get_text() for text in axis.texts] == ["2.5", "0.25"]
+    (equal,) = axis.get_lines()
+    assert list(equal.get_ydata()) == [1, 1] and axis.yaxis.get_major_formatter()(0.5, 0) == "0.5"
+
+
 def test_curves_over_thresholds_are_on_a_log_axis(axis):
     draw_curves(axis, [1e-3, 1e-2, 1e-1], {"CutMix": [2.0, 2.0, 1.5], "RecursiveMix": [4.0, 3.0, 1.0]}, "many", "bound")
     assert (axis.get_xscale(), axis.get_yscale()) == ("log", "linear")
     assert (axis.get_xlabel(), axis.get_title()) == ("bound", "many")
     curves = {line.get_label(): line.get_xydata().tolist() for line in axis.get_lines()}
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["CutMix", "RecursiveMix"]
     assert curves["RecursiveMix"] == [[1e-3, 4.0], [1e-2, 3.0], [1e-1, 1.0]] and list(curves) == [
         "CutMix",
         "RecursiveMix",
     ]
 
 
+def test_more_curves_than_colours_are_told_by_their_style(axis):
+    draw_curves(axis, [1.0, 2.0], {f"{i}": [1.0, 2.0] for i in range(31)}, "", "")
+    assert [line.get_linestyle() for line in axis.get_lines()] == ["-"] * 10 + ["--"] * 10 + [":"] * 10 + ["-"]
+
+
 def test_confusions_have_semantic_parents_as_rows(axis):
     draw_confusion(axis, torch.tensor([[0.75, 0.25], [0.0, 1.0]], dtype=torch.float64), ["cat", "dog"], "SciMix")
     assert {text.get_position(): text.get_text() for text in axis.texts} == {(0, 0): "75", (1, 0): "25", (1, 1): "100"}
     assert axis.get_ylabel() == "class of the semantic parent" and axis.get_title() == "SciMix: classes of hybrids, %"
+    assert axis.get_xlabel() == "class that the oracle sees in the hybrid"
+    (drawn,) = axis.images
+    assert drawn.get_array().tolist() == [[0.75, 0.25], [0.0, 1.0]] and drawn.get_clim() == (0, 1)
+    for ticks in (axis.get_xticklabels(), axis.get_yticklabels()):
+        assert [tick.get_text() for tick in ticks] == ["cat", "dog"]
+    assert [text.get_color() for text in axis.texts] == ["white", "black", "white"]  # on dark and on light blue
+    assert axis.figure.axes[1].yaxis.get_major_formatter()(0.5, 0) == "50%"
+
+
+@pytest.mark.parametrize(("classes", "told"), [(20, True), (21, False)])
+def test_confusions_of_many_classes_are_colours_alone(axis, classes, told):
+    draw_confusion(axis, torch.eye(classes, dtype=torch.float64), [f"{c}" for c in range(classes)], "SciMix")
+    assert len(axis.texts) == classes * told and (axis.get_xticklabels()[-1].get_text() == "19") is told
+
+
+def test_columns_of_images_and_of_maps_of_one_scale():
+    """Maps are drawn without the places where they are not known."""
+    images, maps = torch.rand(2, 3, 4, 6), torch.tensor([[[0.0, 3.0]], [[1.0, math.nan]]])
+    figure = image_columns({"images": 3 * images - 1, "maps": maps, "more": maps / 2})
+    (*axes, bar) = figure.axes
+    assert [axis.get_title() for axis in axes] == ["images", "maps", "more", "", "", ""]
+    for row in (0, 1):
+        image, first, second = (axis.images[0] for axis in axes[3 * row : 3 * row + 3])
+        torch.testing.assert_close(torch.tensor(image.get_array()), (3 * images[row] - 1).clamp(0, 1).permute(1, 2, 0))
+        assert first.get_clim() == second.get_clim() == (0, 3)
+        assert second.get_array().filled(-1).tolist() == (maps[row] / 2).nan_to_num(-1).tolist()
+    assert bar.get_ylabel() == "sum over colours" and len(image_columns({"images": images}).axes) == 2
+
+
+def test_tables_of_images_have_titles_captions_and_gaps():
+    black, white = (torch.full((3, 4, 4), value) for value in (0.0, 1.0))
+    rows = {"first": [Cell(black, "a\nb"), None], "second": [Cell(white), Cell(black, "c")], "third": [Cell(white)]}
+    axes = image_table(rows, ["one", "two"]).axes
+    assert [axis.get_title() for axis in axes] == ["one", "two", "", "", "", ""]
+    assert [axis.get_ylabel() for axis in axes] == ["first", "", "second", "", "third", ""]
+    assert [axis.get_xlabel() for axis in axes] == ["a\nb", "", "", "c", "", ""]
+    shown = [axis.images[0].get_array().mean() if axis.images else None for axis in axes]
+    assert shown == [0, None, 1, 0, 1, None] and [axis.axison for axis in axes] == [each is not None for each in shown]
+    wide, tall = image_table(rows, side=2).get_size_inches() - image_table(rows, side=1).get_size_inches()
+    assert (wide, tall) == pytest.approx((2, 3))
 
 
 def test_a_cells_box_and_heat_lie_where_its_image_has_them(axis):
@@ -82,9 +149,17 @@ def test_a_cells_box_and_heat_lie_where_its_image_has_them(axis):
     shown, laid = axis.images
     assert shown.get_array().shape == (6, 10, 3) and laid.get_array().shape == (6, 10)
     assert laid.get_array().min() == 0 and laid.get_array()[-1, -1] == 3 and axis.get_xlabel() == "below"
+    assert laid.get_clim() == (0, 3) and laid.get_alpha() == 0.5
+    draw_cell(axis, Cell(image, heat=1 + torch.eye(2)))  # whose colours begin at 0 too
+    assert axis.images[-1].get_clim() == (0, 2)
 
 
 def test_the_first_of_lying_bars_is_on_top(axis):
     draw_bars(axis, {"none": 1.0, "mixup": 2.0}, "memory", ["1×", "2×"])
     assert [bar.get_width() for bar in axis.patches] == [1.0, 2.0] and axis.yaxis_inverted()
     assert [text.get_text() for text in axis.texts] == ["1×", "2×"]
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["none", "mixup"] and axis.get_title() == "memory"
+    again = Figure().subplots()
+    for _ in range(2):  # several on axes that share their names
+        draw_bars(again, {"none": 1.0}, "", ["1×"])
+    assert again.yaxis_inverted()

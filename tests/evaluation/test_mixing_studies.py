@@ -1,6 +1,7 @@
 """The studies of mixing against counting, and against the objective that trains."""
 
 import json
+import re
 from itertools import islice
 
 import pytest
@@ -109,7 +110,7 @@ def test_effective_classes_are_counted():
 
 
 def test_targets_study_counts_what_it_mixes():
-    assert 1e-4 in THRESHOLDS
+    assert THRESHOLDS == (1e-5, 1e-4, 1e-3, 0.003, 0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5)
     methods = ("none", "cutmix", "recursivemix")
     finding = studies.targets(dataset(), methods, steps=7, batch=9, runs=2, seed=5, titles={"cutmix": "CutMix"})
     values = finding.values["methods"]
@@ -127,8 +128,19 @@ def test_targets_study_counts_what_it_mixes():
         assert values[method]["effective_classes"] == pytest.approx(mean, rel=1e-6)
     at = THRESHOLDS.index(1e-4)
     assert values["cutmix"]["effective_classes"][at] < 2 < values["recursivemix"]["effective_classes"][at]
-    assert "CutMix" in finding.table and "No mixing" not in finding.table
-    assert len(finding.figure.axes[0].lines) == 3
+    titles = {"none": "none", "cutmix": "CutMix", "recursivemix": "recursivemix"}
+    (axis,) = finding.figure.axes
+    curves = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines}
+    rows = {"classes above": [f"{bound:g}" for bound in THRESHOLDS]}
+    for method, title in titles.items():
+        rows[title] = [f"{number:.2f}" for number in values[method]["effective_classes"]]
+        assert curves.pop(title) == (list(THRESHOLDS), values[method]["effective_classes"])
+    assert not curves and axis.get_title() == "classes of a target above a threshold, greys"
+    table = finding.table.splitlines()
+    for line, (title, numbers) in zip(table[:4], rows.items(), strict=True):
+        assert line.startswith(title) and line.removeprefix(title).split() == numbers
+    assert table[5] == "Means over 2 runs of 7 steps with batches of 9; every method mixes in every step."
+    assert [finding.values[key] for key in ("study", "data", "seed", "steps", "batch")] == ["targets", "greys", 5, 7, 9]
 
 
 def test_sequence_shows_and_tells_every_step():
@@ -144,7 +156,28 @@ def test_sequence_shows_and_tells_every_step():
                 assert step["share"] == step["box"]["height"] * step["box"]["width"] / SIZE**2 <= 0.5
                 for name, share in before["targets"][i].items():  # all of the step before is in this one
                     assert target.get(name, 0) >= step["share"] * share - 1e-6
-    assert len(finding.figure.axes) == 15
+    assert [finding.values[key] for key in ("alpha", "threshold", "seed")] == [0.5, 1e-4, 2]
+    head, *rows = finding.table.splitlines()[:6]
+    assert re.split(" {2,}", head) == ["step", "λ", "box", *(f"classes, place {i}" for i in (1, 2, 3))]
+    axes = finding.figure.axes
+    assert len(axes) == 15 and [axis.get_ylabel() for axis in axes[::5]] == ["place 1", "place 2", "place 3"]
+    for number, (line, step) in enumerate(zip(rows, steps, strict=True)):
+        top, left, height, width = (step["box"] or dict.fromkeys(("top", "left", "height", "width"))).values()
+        box = "" if step["box"] is None else f"{height}×{width} at ({top}, {left})"
+        assert line.split()[:2] == [f"{number + 1}", f"{step['share']:.2f}"]
+        assert line[head.index("box") : head.index("classes")].strip() == box
+        assert line[head.index("classes") :].split() == [f"{count:.0f}" for count in step["effective_classes"]]
+        assert axes[number].get_title() == f"step {number + 1}\nλ = {step['share']:.2f}"
+        for place, axis in enumerate(axes[number::5]):
+            largest = [f"{name}: {share:.2f}" for name, share in step["targets"][place].items() if share >= 0.01]
+            assert axis.get_xlabel() == "\n".join(largest[:3])
+            boxes = [(*patch.get_xy(), patch.get_height(), patch.get_width()) for patch in axis.patches]
+            assert boxes == ([] if step["box"] is None else [(left - 0.5, top - 0.5, height, width)])
+            grey = axis.images[0].get_array().mean()  # of images of one grey each, the target's
+            expected = sum(
+                share * (60 * CLASSES.index(name) + 20) / 255 for name, share in step["targets"][place].items()
+            )
+            assert grey == pytest.approx(expected, abs=0.03)  # but for rounded boxes
     assert finding.values == studies.sequence(dataset(), steps=5, places=3, seed=2).values
     assert finding.values["steps"] != studies.sequence(dataset(), steps=5, places=3, seed=3).values["steps"]
     with pytest.raises(InputError, match="alpha: 2"):
@@ -169,7 +202,15 @@ def test_picture_of_methods_shows_the_ratio_that_is_realised():
             grey = axes[3 * (2 + i) + j].images[0].get_array().mean()
             own, other = ((60 * CLASSES.index(name) + 20) / 255 for name in (own, other))
             assert (grey - other) / (own - other) == pytest.approx(ratios[method][j], abs=1e-3), method
+            assert axes[3 * (2 + i) + j].get_xlabel() == f"{ratios[method][j]:.2f}"
     assert axes[6 + 3].yaxis.label.get_text() == "Mixup"
+    head, *rows = finding.table.splitlines()[: 1 + len(MIXERS)]
+    assert head.split("  ")[-3:] == ["a with b", "c with d", "a with b"]
+    for line, (method, shares) in zip(rows, ratios.items(), strict=True):
+        title = {"mixup": "Mixup"}.get(method, method)
+        assert line.split() == [title, *(f"{share:.2f}" for share in shares)]
+    again = studies.mixing(dataset(), ("mixup",), columns=3, seed=1)
+    assert again.values["ratios"]["mixup"] != studies.mixing(dataset(), ("mixup",), columns=3).values["ratios"]["mixup"]
 
 
 def test_finding_is_written(tmp_path):

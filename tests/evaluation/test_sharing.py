@@ -146,5 +146,20 @@ def test_the_study_says_all_of_it():
     assert second[1] == f"{100 * own['sharing']['encoders']:.1f}"
     titles = [axis.get_title() for sub in found.figure.subfigs for axis in sub.axes]
     assert titles[0] == f"encoders: {own['sharing']['encoders']:.0%} shared" and len(titles) == 6
+    heads = ["encoders", "stage 1", "stage 2", "stage 3", "classifiers"]
+    heads = ", ".join([*(f"shared {place}" for place in heads), *(f"active {bound:g}" for bound in THRESHOLDS)])
+    assert " ".join(head[1:]).replace(",", "") == heads.replace(",", "")
+    assert second[1:] == [f"{100 * share:.1f}" for share in (*own["sharing"].values(), *several.active)]
+    *bars, curves = [axis for sub in found.figure.subfigs for axis in sub.axes]
+    for axis, uses in zip(bars, several.uses.values(), strict=True):
+        heights = torch.tensor([bar.get_height() for bar in axis.patches], dtype=torch.float64).view(2, -1)
+        assert torch.equal(heights.sort(dim=1).values, uses.sort(dim=1).values)
+        first = heights[0] / heights.amax(dim=0) - heights[1] / heights.amax(dim=0)
+        assert (first.diff() <= 1e-12).all()  # features of the first subnetwork come first
+    assert bars[0].get_ylabel() == "two" and curves.get_title() == "active filters of the core"
+    for line, name, each in zip(curves.get_lines(), ("plain", "two"), (plain, several), strict=True):
+        assert (line.get_label(), list(line.get_xdata())) == (name, list(THRESHOLDS))
+        assert list(line.get_ydata()) == list(each.active)
+    assert curves.yaxis.get_major_formatter()(0.125, 0) == "12.5 %"
     with pytest.raises(InputError, match="other: has the stages"):
         study({"two": several, "other": Sharing({"encoders": several.uses["encoders"]}, several.active)})

@@ -14,7 +14,7 @@ from PIL import Image
 from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.sources import InMemory
 from hybridgen.evaluation.studies import STUDIES, Conditions, Finding, files_of, load_hybridizers, study, write
-from hybridgen.evaluation.transfer import CHANCE, FDA, MIXUP, draw_pairs, transfer_rates
+from hybridgen.evaluation.transfer import CHANCE, FDA, MIXUP, draw_pairs, fda, mixup, transfer_rates
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
 from hybridgen.types import InputError
@@ -80,6 +80,25 @@ def parents(dataset: Dataset, repeats: int = 3, seed: int = 0) -> tuple[np.ndarr
     return pairs.semantic.numpy(), pairs.nonsemantic.numpy()
 
 
+def cell(table: str, row: str, column: str) -> str:
+    """What stands in a row of a table where the title of its column begins."""
+    head, *lines = table.splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{row}  "))
+    return line[head.index(column) :]
+
+
+def percent(of: dict, key: str) -> str:
+    low, high = of[f"{key}_interval"]
+    return f"{of[key]:6.1%}  [{low:.1%}, {high:.1%}]"
+
+
+def drawn(axis) -> dict[str, list[list[float]]]:
+    """Points by the label of their curve, or the heights of bars by their places."""
+    curves = [each for each in axis.containers if hasattr(each, "lines")]
+    bars = {each.get_label(): [[bar.get_height()] for bar in each] for each in axis.containers if each not in curves}
+    return bars or {each.get_label(): each.lines[0].get_xydata().tolist() for each in curves}
+
+
 def test_transfer_equals_a_plain_reference(dataset):
     hybridizer, seed = tiny(), 4
     values = found("transfer", dataset, hybridizer, seed=seed)["hybridizers"]["SciMix"]
@@ -124,7 +143,45 @@ def test_returning_a_parent_inherits_all_of_it(dataset):
         assert second[f"{space}_distance_ratio"] is None  # not finite: d_r is 0
         assert second[f"{space}_distance_semantic"] == pytest.approx(first[f"{space}_distance_nonsemantic"])
     json.dumps(finding.values, allow_nan=False)
+    assert finding.values["steps"] is None
     assert first["semantic_transfer"] == pytest.approx(finding.values["oracle_accuracy"])
+
+
+SHARES = {
+    "s_c, oracle": "semantic_transfer",
+    "s_c, own classifier": "own_semantic_transfer",
+    "s_r, pixels": "nonsemantic_preservation",
+    "s_r, z_r": "code_preservation",
+}
+RATIOS = {"d_c/d_r, pixels": "pixel_distance_ratio", "d_c/d_r, z_r": "code_distance_ratio"}
+
+
+def test_table_and_picture_of_transfer_are_of_its_numbers(dataset):
+    """The confusion is that of the last hybridizer."""
+    hybridizers = {"here": tiny(0), "there": making(lambda c, r: 0.5 * c + 0.4 * r)}
+    finding = study("transfer", conditions(dataset, hybridizers, steps=(5, 20), repeats=2, seed=6))
+    values = finding.values["hybridizers"]
+    assert finding.values["seed"] == 6 and values["here"]["confusion"] != values["there"]["confusion"]
+    for name, of in values.items():
+        for label, key in SHARES.items():
+            assert cell(finding.table, name, label).startswith(percent(of, key))
+        for label, key in RATIOS.items():
+            assert cell(finding.table, name, label).split()[0] == f"{of[key]:.3g}"
+    left, middle, right, _ = finding.figure.axes
+    assert (left.get_title(), middle.get_title()) == ("share of hybrids", "mean d_c / mean d_r")
+    for axis, columns in ((left, SHARES), (middle, RATIOS)):
+        expected = {
+            label: [[step, of[key]] for step, of in zip((5, 20), values.values(), strict=True)]
+            for label, key in columns.items()
+        }
+        assert drawn(axis) == expected
+    assert right.get_title() == "there: classes of hybrids, %"
+    assert right.images[0].get_array().tolist() == values["there"]["confusion"]
+    seen = finding.table.split("there: classes that the oracle sees\n")[1].splitlines()
+    assert [line.split() for line in seen[:4]] == [
+        ["semantic", "parent", *CLASSES],
+        *([c, *(f"{x:.0%}" for x in row)] for c, row in zip(CLASSES, values["there"]["confusion"], strict=True)),
+    ]
 
 
 def test_background_of_a_composite_is_the_nonsemantic_parents(dataset):
@@ -151,6 +208,41 @@ def test_background_of_a_composite_is_the_nonsemantic_parents(dataset):
     assert values["background_distance_semantic"] == pytest.approx(d_c, rel=1e-5)
     assert values["background_distance_nonsemantic"] == pytest.approx(d_r, rel=1e-5)
     assert values["background_distance_ratio"] == pytest.approx(d_c / d_r, rel=1e-5)
+
+
+def shown_pairs(dataset: Dataset, axes: list, columns: int) -> list[tuple[int, int]]:
+    """Which test images are the parents in the first two columns of a picture."""
+    known = [image.permute(1, 2, 0).numpy() / np.float32(255) for image in dataset.test.images.pixels]
+    at = lambda axis: next(i for i, image in enumerate(known) if np.array_equal(image, axis.images[0].get_array()))
+    return [(at(axes[i]), at(axes[i + 1])) for i in range(0, len(axes), columns)]
+
+
+def test_table_and_picture_of_backgrounds(dataset):
+    """Six pairs, hybrids of the last hybridizer, and squared differences outside the semantic parent's object."""
+    hybridizers = {"here": making(lambda c, r: c), "there": making(lambda c, r: 0.9 * r)}
+    finding = study("background", conditions(dataset, hybridizers, repeats=1))
+    for name, of in finding.values["hybridizers"].items():
+        assert cell(finding.table, name, "s_c, oracle").startswith(percent(of, "semantic_transfer"))
+        assert cell(finding.table, name, "s_r, backgrounds").startswith(percent(of, "background_inheritance"))
+        for label, key in (("mean d_c", "distance_semantic"), ("mean d_r", "distance_nonsemantic")):
+            assert cell(finding.table, name, f"{label}, b").split()[0] == f"{of[f'background_{key}']:.3g}"
+        assert cell(finding.table, name, "d_c/d_r, b").split()[0] == f"{of['background_distance_ratio']:.3g}"
+    *axes, _ = finding.figure.axes
+    assert [axis.get_title().split("\n")[0] for axis in axes[:6]] == [
+        "semantic parent", "non-semantic parent", "hybrid (there)", "its background", *["squared difference,"] * 2,
+    ]  # fmt: skip
+    assert [axis.get_title().split("\n")[1] for axis in axes[4:6]] == ["semantic parent's", "non-semantic parent's"]
+    pairs = shown_pairs(dataset, axes, 6)
+    assert len(pairs) == 6 == len({c for c, _ in pairs} | {r for _, r in pairs}) / 2
+    x, b = (of.numpy().transpose(0, 2, 3, 1) / 255 for of in (dataset.test.images.pixels, dataset.test.backgrounds))
+    for i, (c, r) in enumerate(pairs):
+        hybrid, background, *differences = (axis.images[0].get_array() for axis in axes[6 * i + 2 : 6 * i + 6])
+        inside = dataset.test.masks[c].numpy()
+        np.testing.assert_allclose(hybrid, 0.9 * x[r], atol=1e-6)
+        np.testing.assert_allclose(background, np.where(inside[..., None], 1, 0.9 * x[r]), atol=1e-6)
+        for drawn, parent in zip(differences, (c, r), strict=True):
+            assert np.array_equal(drawn.mask, inside)
+            np.testing.assert_allclose(drawn[~inside], ((0.9 * x[r] - b[parent]) ** 2).sum(2)[~inside], atol=1e-5)
 
 
 def test_background_needs_masks_and_says_who_has_them(dataset):
@@ -180,6 +272,43 @@ def test_probe_reads_the_class_where_it_is(dataset):
     assert own["nonsemantic_class_taken"] == pytest.approx(np.mean([h == r for h, _, r in different]))
 
 
+def test_table_and_picture_of_the_probe(dataset):
+    """With the largest class for chance of what is read, and with unrelated images for that of what is taken."""
+    biased = replace(dataset, test=replace(dataset.test, labels=torch.arange(COUNT) % 7 % 3))  # 9, 6 and 6
+    drawn_ones = []
+    hybridizers = {"here": tiny(0), "there": making(lambda c, r: r)}
+    encode = hybridizers["here"].encode_nonsemantic
+    hybridizers["here"].encode_nonsemantic = lambda images: drawn_ones.append(images) or encode(images)
+    finding = study("probe", conditions(biased, hybridizers, probe_images=20, seed=1))
+    study("probe", conditions(biased, hybridizers, probe_images=20, seed=2))
+    first, second = (images for images in drawn_ones if len(images) == 20)
+    assert not torch.equal(first, second)
+    values, chance = finding.values["hybridizers"], finding.values["chance"]
+    unrelated = draw_pairs(COUNT, 3, 1)
+    labels, seen = biased.test.labels, oracle(biased.test.images.pixels.float() / 255).argmax(1)[unrelated.other]
+    differ = labels[unrelated.semantic] != labels[unrelated.nonsemantic]
+    expected = (seen == labels[unrelated.nonsemantic])[differ].double().mean().item()
+    assert chance["probe"] == 9 / 21 and chance["nonsemantic_class_taken"] == pytest.approx(expected)
+    probes = {"z_r": "nonsemantic_probe", "z_c": "semantic_probe"}
+    taken = {
+        "semantic parent's class": "semantic_class_taken", "non-semantic parent's class": "nonsemantic_class_taken"
+    }  # fmt: skip
+    for name, of in values.items():
+        for label, key in (probes | taken).items():
+            assert cell(finding.table, name, label).startswith(percent(of, key))
+    for label in probes:
+        assert cell(finding.table, "chance", label).startswith(" 42.9%  ")
+    assert cell(finding.table, "chance", "non-sem").startswith(percent(chance, "nonsemantic_class_taken"))
+    assert f"of 20 images\nclasses: {'what the oracle sees'}" in finding.table
+    left, right = finding.figure.axes
+    assert left.get_title() == "accuracy of a linear classifier (20 images)"
+    assert right.get_title() == "hybrids of parents of different classes have the ..."
+    for axis, columns, by_chance in ((left, probes, 9 / 21), (right, taken, expected)):
+        assert drawn(axis) == {label: [[of[key]] for of in values.values()] for label, key in columns.items()}
+        (line,) = (line for line in axis.get_lines() if line.get_label().startswith("chance"))
+        assert list(line.get_ydata()) == pytest.approx([by_chance] * 2)
+
+
 def test_probe_of_vectors_is_not_pooled(dataset):
     finding = study("probe", conditions(dataset, tiny(), repeats=1))
     assert "pooled_semantic_probe" not in finding.values["hybridizers"]["SciMix"]
@@ -193,18 +322,40 @@ def test_methods_are_the_rows_of_the_transfer_rates(dataset):
     expected = {"one": rates[0].hybridizer, "two": rates[1].hybridizer}
     expected |= {MIXUP: rates[0].mixup, FDA: rates[0].fda, CHANCE: rates[0].chance}
     assert values["methods"] == {name: each.to_dict() for name, each in expected.items()}
-    assert list(values["methods"]) == list(expected)
+    assert list(values["methods"]) == list(expected) and values["fda_beta"] == 0.2
+
+
+def test_picture_of_methods_shows_what_each_makes_of_the_same_pairs(dataset):
+    """But for chance, which makes nothing."""
+    finding = study("methods", conditions(dataset, {"one": making(lambda c, r: r)}, repeats=1, fda_beta=0.2))
+    axes, values = finding.figure.axes, finding.values["methods"]
+    titles = [
+        f"{name}\ns_c {of['semantic_transfer']:.0%}, s_r {of['nonsemantic_preservation']:.0%}"
+        for name, of in values.items()
+        if name != CHANCE
+    ]
+    assert [axis.get_title() for axis in axes[:5]] == ["semantic parent", "non-semantic parent", *titles]
+    assert len(axes) == 6 * 5
+    x, ratios = dataset.test.images.pixels.float() / 255, set()
+    for i, (c, r) in enumerate(shown_pairs(dataset, axes, 5)):
+        one, mixed, of_fda = (torch.tensor(axis.images[0].get_array()) for axis in axes[5 * i + 2 : 5 * i + 5])
+        assert torch.equal(one, x[r].permute(1, 2, 0))
+        torch.testing.assert_close(of_fda, fda(x[c][None], x[r][None], 0.2)[0].permute(1, 2, 0))
+        difference = (x[c] - x[r]).permute(1, 2, 0)
+        ratio = ((mixed - x[r].permute(1, 2, 0)) * difference).sum() / difference.square().sum()
+        torch.testing.assert_close(mixed, mixup(x[c][None], x[r][None], ratio[None])[0].permute(1, 2, 0))
+        ratios.add(round(ratio.item(), 4))
+    assert len(ratios) == 6
 
 
 @pytest.mark.parametrize("name", STUDIES)
-@pytest.mark.parametrize("steps", [None, (5, 20)])
-def test_every_study_leaves_numbers_a_table_and_a_picture(dataset, tmp_path, name, steps):
+def test_every_study_leaves_numbers_a_table_and_a_picture(dataset, tmp_path, name):
     hybridizers = {"here": tiny(0), "there": tiny(1)}
-    write(study(name, conditions(dataset, hybridizers, steps=steps, repeats=1)), files_of(name, tmp_path / "new"))
+    write(study(name, conditions(dataset, hybridizers, steps=(5, 20), repeats=1)), files_of(name, tmp_path / "new"))
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [f"{name}.{e}" for e in ("json", "png", "txt")]
     values = json.loads((tmp_path / "new" / f"{name}.json").read_text())
     assert (values["study"], values["data"], values["repeats"], values["semantic_parents"]) == (name, "bars", 1, COUNT)
-    assert values["steps"] == (steps and list(steps))
+    assert values["steps"] == [5, 20]
     table = (tmp_path / "new" / f"{name}.txt").read_text()
     for row in ("here", "there", f"oracle accuracy {values['oracle_accuracy']:.1%}"):
         assert row in table
