@@ -721,8 +721,7 @@ LYING = ("--data-root", "here", "--download")
         ("split --labels 10 --out s.json --data cifar10", "cifar10", None),
         ("split --labels 10 --out s.json --data folder:a", "folder:a", dict(image_size=8, memory_limit=0)),
         ("study sequence --out o --data svhn", "svhn", dict(image_size=None)),
-        ("study targets --out o --image-size 24", "digits-m", dict(image_size=24)),
-        ("study mixing --out o", "digits-m", dict(image_size=None)),
+        ("study sequence --out o --image-size 24", "digits-m", dict(image_size=24)),
         ("study cam --out o --networks {network}", "digits-m", {}),
         ("study cam --out o --networks {network} --image-size 9", "digits-m", dict(image_size=9)),
     ],
@@ -783,7 +782,7 @@ def test_studies_of_networks_see_so_many_drawn_images(run, monkeypatch, tmp_path
     monkeypatch.setattr(
         "hybridgen.evaluation.sharing.shared_by", lambda network, *shown: found.update({network: shown})
     )
-    asks(monkeypatch, f"{sharing}.study")
+    asks(monkeypatch, "hybridgen.evaluation.sharing.study")
     with pytest.raises(Asked):
         run("study", "sharing", "--runs", "r", "--images", 7, "--out", tmp_path, *ONE)
     for name, of in (("network a", images), ("network b", images / 2)):

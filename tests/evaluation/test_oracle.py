@@ -306,8 +306,22 @@ def test_training_is_on_every_image_of_known_class_and_no_other(dataset):
     assert sorted(set(seen.tolist())) == list(range(40))
     assert made.tasks["oracle"].objective.smoothing == QUICK.label_smoothing == 0.05
     assert made.tasks["oracle"].optimizer.param_groups[0]["weight_decay"] == QUICK.weight_decay
+    assert made.tasks["oracle"].optimizer.param_groups[0]["betas"] == (0.9, 0.999)
     rates = [made.tasks["oracle"].rate(replace(made.clock, step=step)) for step in range(40)]
     assert max(rates) == pytest.approx(QUICK.rate) and rates.index(max(rates)) == 11 and rates[-1] < 1e-4 * QUICK.rate
+
+
+@pytest.mark.parametrize(("side", "flip", "shift"), [(16, False, 2), (4, True, 1), (32, True, 4)])
+def test_images_are_flipped_where_the_data_are_and_shifted_by_an_eighth(dataset, monkeypatch, side, flip, shift):
+    seen = []
+    monkeypatch.setattr(module, "weak", lambda images, generator, **how: seen.append(how) or images)
+    part = Part(InMemory(torch.zeros(9, 3, side, side, dtype=torch.uint8)), torch.arange(9) % 2)
+    data = replace(dataset, image_size=side, flip=flip, train=part)
+    made = module.plan(replace(QUICK, batch_size=4), data, Accelerator(cpu=True))
+    next(made.stream.from_step(0))
+    assert seen == [dict(flip=flip, shift=shift)]
+    settings = made.context.settings
+    assert (settings.data, settings.evaluate_every, settings.save_every) == ("brightness", 40, 100)
 
 
 def test_its_loss_is_a_smoothed_cross_entropy(dataset):

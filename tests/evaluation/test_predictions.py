@@ -59,6 +59,16 @@ def test_probabilities_are_logits_too(tmp_path):
         assert read.ensemble == ensemble and read.members.shape == (2, 5, 3) and read.logits.dtype == torch.float32
 
 
+@pytest.mark.parametrize(("total", "taken"), [(1.0009, True), (1.0011, False), (0.9991, True), (0.9989, False)])
+def test_probabilities_sum_to_one_but_for_a_thousandth(tmp_path, total, taken):
+    path = written(tmp_path / "p.npz", probabilities=np.array([[0.5, total - 0.5]]), labels=np.array([1]))
+    if taken:
+        assert read_predictions(path, name="p").members.exp().sum().item() == pytest.approx(total)
+    else:
+        with pytest.raises(InputError, match=f"sum to {total}"):
+            read_predictions(path, name="p")
+
+
 GOOD = dict(logits=MEMBERS[0].numpy(), labels=LABELS.numpy())
 EVEN = np.full((5, 3), 1 / 3)
 
@@ -118,6 +128,8 @@ def test_an_ensemble_is_the_mean_of_what_its_members_answer():
             "test",
             "0" * 16,
         )
+        assert torch.equal(both.indices, WHOLE.indices) and both.fingerprint == WHOLE.fingerprint
+        assert both.ensemble == of and torch.equal(both.labels, LABELS)
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,41 @@ def test_background_inheritance_is_unknown_without_masks(dataset):
     assert "unknown" in rates.table()
 
 
+def test_test_images_of_unknown_class_are_no_parents_and_are_not_judged(dataset):
+    """As if they were not there."""
+    kept = torch.tensor([i for i in range(COUNT) if i % 5 != 1])
+    part, labels = dataset.test, dataset.test.labels.clone()
+    labels[1::5] = -1
+    unknown = replace(dataset, test=replace(part, labels=labels))
+    few = Part(InMemory(part.images.pixels[kept]), part.labels[kept], part.masks[kept], part.backgrounds[kept])
+    mean = lambda semantic, nonsemantic: 0.45 * semantic + 0.55 * nonsemantic.flip(3)
+    rates = measured(unknown, mean)
+    assert rates == measured(replace(dataset, test=few), mean) and rates.semantic_parents == 19
+
+
+def test_table_and_note_are_of_the_rates(dataset):
+    """As in table 2.5; a row a method, in percent."""
+    rates = measured(dataset, lambda semantic, nonsemantic: 0.45 * semantic + 0.55 * nonsemantic.flip(3))
+    head, *rows = rates.table().splitlines()
+    titles = ("semantic transfer", "non-semantic preservation", "background inheritance")
+    at = [head.index(title) for title in titles]
+    assert at == sorted(at)
+    names = ("hybridizer", "MixUp, dominant label", "FDA", "unrelated image")
+    for line, name, own in zip(rows, names, (rates.hybridizer, rates.mixup, rates.fda, rates.chance), strict=True):
+        assert line.startswith(name)
+        of_own = (own.semantic_transfer, own.nonsemantic_preservation, own.background_inheritance)
+        for place, (value, low, high) in zip(at, of_own, strict=True):
+            assert line[place:].startswith(f"{100 * value:5.1f}%  [{100 * low:.1f}%, {100 * high:.1f}%]")
+    assert transfer.note("bars", 0.875, 24, 3) == (
+        "oracle accuracy 87.5% on the test images of bars; 24 semantic parents, 3 partners each\n"
+        "95 % intervals by the number of semantic parents"
+    )
+    plain = rates.to_dict()
+    for name in ("mixup", "fda", "chance"):
+        assert plain[name] == getattr(rates, name).to_dict()
+    assert [plain[key] for key in ("semantic_parents", "repeats", "seed", "fda_beta")] == [COUNT, 3, 0, 0.1]
+
+
 def test_dictionary_is_json_with_the_promised_keys(dataset):
     plain = json.loads(json.dumps(measured(dataset, lambda semantic, nonsemantic: nonsemantic).to_dict()))
     assert plain["nonsemantic_preservation"] == 1.0
