@@ -5,9 +5,11 @@ The tables below are the papers', written down from their text and not from the 
 AutoMix's appendix (Liu et al. 2022); "code": what the authors' code has; "ours": the papers give no value.
 """
 
+import importlib
 import importlib.util
 import inspect
 import math
+import pkgutil
 import sys
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
@@ -17,9 +19,9 @@ from pkgutil import resolve_name
 import pytest
 import torch
 
+import hybridgen
 from hybridgen.configuration import parse
 from hybridgen.data import augment
-from hybridgen.data.augmix import augmix
 from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.sources import InMemory
 from hybridgen.data.splits import make_split
@@ -1732,24 +1734,120 @@ def defaults_of(function):
     }
 
 
-def test_defaults_of_masks():
-    assert defaults_of(masks.fourier) == {"decay": 3.0}  # Harris et al. 2020
-    assert defaults_of(masks.cow) == {"sigmas": (4.0, 16.0)}  # French et al. 2020
-
-
-def test_defaults_of_augmentations():
+AUGMIX = ("autocontrast", "equalize", "posterize", "solarize", "rotate", "shear_x", "shear_y", "translate_x",
+          "translate_y")  # fmt: skip
+CIFAR_C = ("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur",
+           "snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate",
+           "jpeg_compression")  # fmt: skip
+LEFT_OUT = ("device", "training")
+OF_FUNCTIONS = {
+    # Szegedy et al. 2015, and Zhong et al. 2020 as timm has it; code of CutMix and RecursiveMix
+    "data.augment.weak": {"padding": "reflection"},  # A.1.2.1
+    "data.augment.resized_crop": {"scale": (0.08, 1.0), "aspect": (3 / 4, 4 / 3)},
+    "data.augment.erase": {"scale": (0.02, 1 / 3), "aspect": (0.3, 10 / 3)},
+    "data.augment.color_jitter": {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "clip": True},
+    "data.augment.lighting": {"std": 0.1, "clip": True},
+    "data.sources.Photographs": {"scale": (0.08, 1.0), "aspect": (3 / 4, 4 / 3)},
     # Hendrycks et al. 2020: width 3, depth 1 to 3 at random, severity 3, α 1
-    operations = ("autocontrast", "equalize", "posterize", "solarize", "rotate", "shear_x", "shear_y", "translate_x",
-                  "translate_y")  # fmt: skip
-    assert defaults_of(augmix) == {
-        "width": 3, "depth": None, "severity": 3, "alpha": 1.0, "operations": operations
-    }  # fmt: skip
-    # Code of CutMix and RecursiveMix
-    assert defaults_of(augment.color_jitter) == {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "clip": True}
-    assert defaults_of(augment.lighting) == {"std": 0.1, "clip": True}
-    # Szegedy et al. 2015, and Zhong et al. 2020 as timm has it
-    assert defaults_of(augment.resized_crop) == {"scale": (0.08, 1.0), "aspect": (3 / 4, 4 / 3)}
-    assert defaults_of(augment.erase) == {"scale": (0.02, 1 / 3), "aspect": (0.3, 10 / 3)}
+    "data.augmix.augmix": {"width": 3, "severity": 3, "alpha": 1.0, "operations": AUGMIX},
+    "data.augmix.draw_chains": {"operations": AUGMIX},
+    # FixMatch's code: two operations, each half of the time, and CutOut of half the side of CIFAR's
+    "data.randaugment.strong": {"operations": 2, "probability": 0.5, "cutout": 16},
+    "data.pillow_policy.pillow_strong": {"operations": 2, "probability": 0.5, "cutout": 16},
+    "data.cifar_c.CifarC": {"names": CIFAR_C},
+    "data.corruptions.check_corruptions": {"flag": "corruptions"},
+    "data.datasets.load_dataset": {"data_root": "data", "download": False, "memory_limit": 2**31, "whole": False},
+    "data.datasets.from_arrays": {"masks": (None, None)},
+    "data.levels.to_images": {"dtype": torch.float32},
+    "data.splits.make_split": {"seed": 0, "validation": 0},
+    "data.streams.Stream": {
+        "labelled_views": (), "unlabelled_views": (), "rank": 0, "world": 1, "workers": 0, "repetitions": 1,
+    },
+    "data.streams.batches": {"workers": 0},
+    "evaluation.calibration.binned": {"bins": 15},  # Guo et al. 2017
+    "evaluation.calibration.calibration_error": {"bins": 15},
+    "evaluation.cam.present_classes": {"most": 3},
+    "evaluation.classification.top_accuracy": {"count": 1},
+    "evaluation.features.encoded": {"batch_size": 512},
+    "evaluation.figures.Cell": {"caption": ""},
+    "evaluation.figures.image_table": {"columns": (), "side": 1.35},
+    "evaluation.finished.check_data": {"others": False},
+    "evaluation.finished.dataset_of": {"download": False},
+    "evaluation.grid.sample_grid": {"side": 8},
+    "evaluation.intervals.figures_of_draws": {"draws": 1000},
+    "evaluation.mixing_studies.mixed_inputs": {"alpha": 0.5},  # RecursiveMix's
+    "evaluation.mixing_studies.check_mixers": {"flag": "--methods"},
+    "evaluation.mixing_studies.sequence": {"steps": 8, "places": 4, "alpha": 0.5, "seed": 0},
+    "evaluation.mixing_studies.targets": {"steps": 100, "batch": 64, "runs": 3, "seed": 0},
+    "evaluation.mixing_studies.mixing": {"columns": 8, "seed": 0},
+    "evaluation.oracle.Training": {
+        "steps": 1500, "batch_size": 64, "network": "leaky-wrn-10-2", "optimizer": "adamw", "seed": 0, "rate": 0.004,
+        "weight_decay": 0.02, "label_smoothing": 0.05, "ema_decay": 0.0, "shrinks": False,
+    },
+    "evaluation.oracle_settings.OracleSettings": {"oracle": "trained"},
+    "evaluation.predictions.Predictions": {"ensemble": "logits"},
+    "evaluation.predictions.read_predictions": {"ensemble": "logits"},
+    "evaluation.scoring.Shown": {"percent": False},
+    "evaluation.scoring.robustness": {"batch_size": 512},
+    "evaluation.sharing.active_filters": {"thresholds": (0.2, 0.3, 0.4, 0.5)},  # table A.16
+    "evaluation.sharing.influence": {"batch": 256},
+    "evaluation.studies.Conditions": {"repeats": 4, "seed": 0, "probe_images": 5000, "fda_beta": 0.1},
+    "evaluation.transfer.transfer_rates": {"repeats": 4, "seed": 0, "batch_size": 512, "fda_beta": 0.1},
+    "evaluation.transfer.observe": {"repeats": 4, "seed": 0, "batch_size": 512},
+    "evaluation.transfer.wilson": {"z": 1.959964},  # 97.5 % of a normal distribution lie below
+    "hybridizer.Origin": {"method": "scimix"},
+    "hybridizer.Hybridizer.train": {"mode": True},
+    "hybridizer.Hybridizer.check_split": {"allow_other_split": False},
+    "hybridizer.Hybridizer.from_pretrained": {"backend": "hybridgen"},
+    "hybridizer.Hybridize": {"alpha": 0.9, "probability": 1.0, "keep_consistent": False},
+    "mixing.inputs.mix_inputs": {"repeated": 0.0},
+    "mixing.inputs.mix_patches": {"whole": 0.0},
+    "mixing.inputs.cut_and_mixed": {"cutmix": 1.0, "mixup": 0.8},  # CaiT's
+    "mixing.masks.beta": {"dtype": torch.float32},
+    "mixing.masks.beta_log_odds": {"dtype": torch.float32},
+    "mixing.masks.log_gammas": {"dtype": torch.float32},
+    "mixing.masks.fourier": {"decay": 3.0},  # Harris et al. 2020
+    "mixing.masks.cow": {"sigmas": (4.0, 16.0)},  # French et al. 2020
+    "mixing.masks.blocks": {"channels": 1},
+    "mixing.methods.mixup": {"alpha": 1.0, "per_sample": False},
+    "mixing.methods.cutmix": {"alpha": 1.0, "resize": False, "interpolation": "nearest", "per_sample": False},
+    "mixing.methods.resizemix": {  # Qin et al. 2020: τ from U(0.1, 0.8)
+        "scope": (0.1, 0.8), "border": "inside", "interpolation": "nearest", "per_sample": False,
+    },
+    "mixing.methods.saliencymix": {"alpha": 1.0, "per_sample": False},
+    "mixing.methods.fmix": {"alpha": 1.0, "decay": 3.0, "per_sample": False},
+    "mixing.methods.cowmix": {"shares": (0.2, 0.8), "sigmas": (4.0, 16.0), "per_sample": True},
+    "mixing.methods.horizontal_concat": {"alpha": 1.0, "per_sample": True},
+    "mixing.methods.vertical_concat": {"alpha": 1.0, "per_sample": True},
+    "mixing.methods.patchup": {  # code of its authors
+        "kind": "hard", "side": 7, "alpha": 2.0, "channelwise": True, "per_sample": False,
+    },
+    "mixing.mixing.Mixing": {"interpolation": "nearest"},
+    "mixing.recursive.draw_box": {"alpha": 0.5},  # RecursiveMix, 4.1
+    "mixing.recursive.recursive": {"resize": True, "interpolation": "nearest"},
+    "mixing.transform.Mix": {"probability": 1.0},
+}  # fmt: skip
+"""Of the public functions that data, mixing and evaluation consist of: what is neither None nor left out. Ours
+unless said."""
+
+
+def test_arguments_of_functions_that_are_not_given():
+    found = {}
+    for module in pkgutil.walk_packages(hybridgen.__path__, "hybridgen."):
+        place = module.name.removeprefix("hybridgen.")
+        if place.split(".")[0] not in ("data", "mixing", "evaluation", "hybridizer"):
+            continue
+        for name, each in vars(importlib.import_module(module.name)).items():
+            if name.startswith("_") or getattr(each, "__module__", None) != module.name or not callable(each):
+                continue
+            methods = vars(each) if inspect.isclass(each) else ()
+            for what in (name, *(f"{name}.{method}" for method in methods if not method.startswith("_"))):
+                function = getattr(each, what.partition(".")[2]) if "." in what else each
+                own = defaults_of(function) if callable(function) else {}
+                own = {key: value for key, value in own.items() if value is not None and key not in LEFT_OUT}
+                if own:
+                    found[f"{place}.{what}"] = own
+    assert found == OF_FUNCTIONS
 
 
 @pytest.mark.parametrize(("name", "weights"), [
