@@ -2,6 +2,7 @@ import json
 import math
 import os
 import sys
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from hybridgen.bench import cases, measure
 from hybridgen.mixing.inputs import Patches
+from hybridgen.mixing.methods import METHODS
 from hybridgen.types import InputError
 
 KEYS = {
@@ -108,6 +110,7 @@ def test_a_ratio_is_of_medians(monkeypatch):
     assert figures["milliseconds"] == pytest.approx(10) and figures["floor_milliseconds"] == pytest.approx(20)
     assert figures["milliseconds_min"] == pytest.approx(4) and figures["floor_milliseconds_min"] == pytest.approx(18)
     assert figures["ratio"] == pytest.approx(0.5) and figures["images_per_second"] == pytest.approx(3000)
+    assert (figures["what"], figures["floor"], figures["rounds"], figures["goal"]) == ("a step", "its floor", 5, None)
 
 
 def test_table_has_a_row_and_an_explanation_a_case(in_this_process, capsys):
@@ -141,7 +144,42 @@ def test_several_processes_are_refused(monkeypatch):
         measure.run()
 
 
+GOALS = {
+    "stage-1": None, "hybridization": 1.1, "fixmatch": 1.25, "fixmatch-fast": 1 / 8, "fixmatch-hybrids": 1.25,
+    "mean-teacher": 1.25, "mixmatch": 1.25, "samosa": 1.25, "fast-network": 1 / 8, "ema": 0.03,
+    "strong-augmentation": 1 / 4, "autoaugment": 1 / 4, "modulated-convolution": 1 / 10,
+    "modulated-convolution-kept": None, "cutmix": 1.5, "cutmix-elementwise": 1 / 5,
+    **dict.fromkeys((f"mask-{name}" for name in METHODS), None), "recursivemix": 1.03, "mixmo": 1.05,
+    "mixmo-inference": 1.02, **dict.fromkeys((f"mixmo-{name}" for name in get_args(Patches)), 0.01), "mixshare": 1.08,
+    "mixvit": 1.05, "mixvit-inference": 1.15, "gated-attention": 1.0, "score": 1.05,
+}  # fmt: skip
+"""Largest ratios that are wanted; ours."""
+
+
+def test_every_case_has_its_goal_and_is_timed_often_enough():
+    assert {name: entry.goal for name, entry in cases.CASES.items()} == GOALS
+    assert min(entry.rounds for entry in cases.CASES.values()) == 3
+    assert all(entry.rounds % 2 == 1 for entry in cases.CASES.values())  # the median is one of them
+    otherwise = {name for name, entry in cases.CASES.items() if not entry.keep_memory or entry.settled}
+    assert otherwise == {"modulated-convolution", "modulated-convolution-kept"}
+    assert not cases.CASES["modulated-convolution"].keep_memory
+
+
+def test_rows_of_the_table():
+    figures = dict(images_per_second=1234.56, milliseconds=10.04, floor_milliseconds=20.06, ratio=0.50049)
+    row = measure._row("ema", figures | dict(goal=0.03, peak_memory_mib=12.6))
+    assert row.split() == ["ema", "1234.6", "10.0", "20.1", "0.500", "≤", "0.03", "13"]
+    assert measure._row("ema", figures | dict(goal=None, peak_memory_mib=12.6)).split()[5:] == ["13"]
+
+
 def test_the_goals_are_for_the_sizes_of_the_plan():
+    assert (
+        replace(cases.ON_CPU, stage1=(60, 196), hybridization=1024, fixmatch_hybrids=(64, 448), mean_teacher=(60, 196))
+        == cases.ON_GPU
+    )
+    assert cases.ON_CPU.stage1 == (16, 48) and cases.ON_CPU.fixmatch_hybrids == (16, 112)
+    assert cases.ON_CPU.mean_teacher == (30, 98) and cases.ON_CPU.mixmatch == (64, 64)
+    assert (cases.ON_CPU.hybridization, cases.ON_CPU.network, cases.ON_CPU.mixing) == (128, 128, 128)
     for sizes in (cases.ON_CPU, cases.ON_GPU):
         assert (sizes.depth, sizes.width) == (28, 2)
         assert sizes.fixmatch == (64, 7 * 64)

@@ -28,13 +28,13 @@ from hybridgen.cli import COMMANDS, main
 from hybridgen.commands import train
 from hybridgen.commands.mixing import MIXING_STUDIES
 from hybridgen.commands.options import load
-from hybridgen.data.datasets import load_dataset
+from hybridgen.data.datasets import Part, load_dataset
 from hybridgen.data.readers import embedded
-from hybridgen.data.sources import Files, decode
+from hybridgen.data.sources import Files, InMemory, decode
 from hybridgen.data.splits import Split, make_split
 from hybridgen.errors import InputError, exit_codes
 from hybridgen.evaluation.export import BLOCK, Row
-from hybridgen.evaluation.grid import choose_parents, hybrid_grid
+from hybridgen.evaluation.grid import choose_parents, hybrid_grid, sample_grid
 from hybridgen.evaluation.oracle import Training, save_oracle, train_oracle
 from hybridgen.evaluation.studies import STUDIES
 from hybridgen.hybridizer import Hybridizer, Origin
@@ -412,6 +412,33 @@ def test_grid_shows_parents_along_its_edges(run, artefact, digits, tmp_path):
     np.testing.assert_allclose(corner, hybrid, atol=1)
 
 
+@pytest.mark.parametrize(
+    ("given", "part", "sides"),
+    [((), "test", (10, 10)), (("--part", "train", "--rows", "2"), "train", (2, 10)),
+     (("--part", "test", "--columns", "3"), "test", (10, 3))],
+)  # fmt: skip
+def test_a_grid_is_of_ten_by_ten_test_images_unless_told(
+    run, artefact, digits, tmp_path, monkeypatch, given, part, sides
+):
+    seen = []
+    monkeypatch.setattr(
+        "hybridgen.evaluation.grid.hybrid_grid",
+        lambda hybridizer, *parents: seen.extend(parents) or torch.zeros(3, 2, 2),
+    )
+    said = run("hybridize", "--hybridizer", artefact, "--out", tmp_path / "g.png", "--seed", 4, *given, *ONE)
+    assert said.out == f"{tmp_path / 'g.png'}: {sides[0]} semantic parents (left) by {sides[1]} non-semantic (top)\n"
+    for images, chosen in zip(seen, choose_parents(getattr(digits, part), *sides, 4), strict=True):
+        assert torch.equal(images, getattr(digits, part).images.gather(chosen).float() / 255)
+
+
+def test_a_grid_of_few_images_is_of_half_of_them_each_way(artefact, digits):
+    hybridizer = Hybridizer.from_pretrained(artefact)
+    for count, side in ((30, 8), (7, 3)):
+        part = Part(InMemory(digits.test.images.pixels[:count]), digits.test.labels[:count])
+        parents = (part.images.gather(chosen) / 255 for chosen in choose_parents(part, side, side, 5))
+        assert torch.equal(sample_grid(hybridizer, part, 5), hybrid_grid(hybridizer, *parents))
+
+
 @pytest.mark.parametrize(("size", "shown"), [(16, 64), (32, 64), (48, 96), (96, 96)])
 def test_grid_is_legible_at_any_size(size, shown):
     with torch.random.fork_rng():
@@ -465,6 +492,25 @@ def test_folder_holds_what_its_table_says(folder, artefact, digits):
         closer = (written - images[r]).norm() < (written - images[c]).norm()
         assert row.closer_to_nonsemantic == str(int(closer))
     assert len({row.semantic_parent for row in rows}) > COUNT * 0.8
+
+
+def test_what_is_said_of_a_folder_is_what_its_table_says(run, folder, artefact, tmp_path):
+    """Also where nothing is left to be made; and hybrids of another hybridizer are not added to it."""
+    rows = rows_of(folder)
+    consistent, closer = (sum(getattr(row, f) == "1" for row in rows) for f in ("consistent", "closer_to_nonsemantic"))
+    assert consistent != closer
+    said = run("hybridize", "--hybridizer", artefact, "--out", folder, "--count", COUNT, *ONE)
+    assert said.out == (
+        f"{folder}: {COUNT} hybrids, 0 of them made now; by the hybridizer's own classifier {consistent / COUNT:.1%} "
+        f"have the class of their semantic parent; {closer / COUNT:.1%} are nearer to their non-semantic parent\n"
+    )
+    other = Hybridizer.from_pretrained(artefact)
+    next(other.parameters()).data += 1
+    other.save_pretrained(tmp_path / "other")
+    refused(
+        run("hybridize", "--hybridizer", tmp_path / "other", "--out", folder, "--count", COUNT, *ONE),
+        f"out: {folder} holds hybrids of another hybridizer (",
+    )
 
 
 def test_folder_is_continued(run, folder, artefact, tmp_path):
@@ -734,6 +780,53 @@ def test_data_are_looked_for_where_they_lie(run, artefact, networks, model, tmp_
         run(*line.format(artefact=artefact, network=networks[0], model=model).split(), *LYING)
     how = {} if how is None else {"image_size": 16} | how
     assert asked.value.args == ((data,), {"data_root": "here", "download": True} | how)
+
+
+def test_data_of_finished_runs_are_looked_for_where_they_lie(run, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hybridgen.evaluation.finished.find", lambda path: path)
+    asks(monkeypatch, "hybridgen.evaluation.finished.dataset_of")
+    lying = {"data_root": "here", "download": True}
+    for line, given, how in (
+        ("score r s --data svhn --image-size 9", (["r", "s"], "svhn"), {"image_size": 9}),
+        ("score r", (["r"], None), {"image_size": None}),
+        ("study sharing --out o --runs r s", (["r", "s"],), {}),
+        ("study attention --out o --runs r", (["r"],), {}),
+    ):
+        with pytest.raises(Asked) as asked:
+            run(*line.split(), *LYING)
+        (left, *rest), options = asked.value.args
+        assert ([str(path) for path in left], *rest) == given and options == lying | how
+
+
+def test_maps_are_of_drawn_images_of_the_test_unless_told(run, networks, digits, monkeypatch, tmp_path):
+    from hybridgen.evaluation.mixing_studies import drawn_batches, mixed_inputs
+
+    asks(monkeypatch, "hybridgen.evaluation.cam.cam")
+    for words, method, count, seed, steps, shape in (
+        ((), "none", 64, 0, 1, (64, 1)),
+        (("--mixed", "cutmix", "--count", 5, "--seed", 3, "--most", 1), "cutmix", 5, 3, 1, (5, 1)),
+        (("--mixed", "recursivemix", "--count", 6), "recursivemix", 6, 0, 4, (6, 3)),
+        (
+            ("--mixed", "recursivemix", "--count", 6, "--steps", 2, "--classes", "3", "5"),
+            "recursivemix",
+            6,
+            0,
+            2,
+            (6, 2),
+        ),
+    ):
+        with pytest.raises(Asked) as asked:
+            run("study", "cam", "--networks", *networks, "--out", tmp_path, *words, *ONE)
+        of, inputs, chosen, classes, names = asked.value.args[0]
+        source = torch.Generator().manual_seed(seed)
+        made = mixed_inputs(method, drawn_batches(digits.test, 10, count, source), source)
+        expected = [next(made) for _ in range(steps)][-1]
+        assert torch.equal(inputs.images, expected.images) and torch.equal(inputs.targets, expected.targets)
+        assert list(of) == ["none", "cutmix"] and classes == digits.classes and chosen.shape == shape
+        word = "image" if method == "none" else method
+        assert names == [f"{word} {number}" for number in range(1, 1 + count)]
+    assert chosen.tolist() == [[3, 5]] * 6
 
 
 def test_options_of_studies_are_what_is_studied(run, monkeypatch, tmp_path, digits):

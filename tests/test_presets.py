@@ -1850,6 +1850,56 @@ def test_arguments_of_functions_that_are_not_given():
     assert found == OF_FUNCTIONS
 
 
+CONSTANTS = {
+    "assets": {"HYBRIDIZER": "digits-m-scimix"},
+    "commands.split": {"SIDE": 8},
+    "data.augment": {"LUMINANCE": (0.299, 0.587, 0.114)},  # ITU-R BT.601
+    "data.autoaugment": {"MAGNITUDES": 10, "TRANSLATION": 150 / 331},  # torchvision's
+    "data.corruptions": {"SEVERITIES": 5},
+    "data.cifar_c": {"LABELS": "labels.npy", "SEVERITIES": 5},
+    "data.datasets": {"STATISTICS_SAMPLE": 2000},
+    "data.levels": {"FILL_LEVEL": 127, "MAGNITUDES": 10},
+    "data.randaugment": {"GREY": 0.5},
+    "data.pillow_policy": {"FILL": (127, 127, 127)},
+    "data.readers.folder": {"CONTENT_HASH_LIMIT": 2**28, "TEST_SHARE": 5, "UNLABELED": "unlabeled"},
+    "data.sources": {
+        "CROP_ATTEMPTS": 10,  # torchvision's
+        "IMAGE_SUFFIXES": (
+            ".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff",
+            ".webp",
+        ),
+    },
+    "errors": {"PATIENCE": 10.0},
+    "evaluation.attention": {"SHOWN": 4},
+    "evaluation.calibration": {"BINS": 15, "TEMPERATURES": (1e-3, 1e3)},
+    "evaluation.cam": {"ROWS": 6},
+    "evaluation.ensembles": {"TOP": 5},
+    "evaluation.export": {"MANIFEST": "hybrids.json", "TABLE": "hybrids.csv", "BLOCK": 64},
+    "evaluation.finished": {"SUFFIX": ".pt"},
+    "evaluation.grid": {"LEGIBLE": 64},
+    "evaluation.intervals": {"RESAMPLES": 1000},
+    "evaluation.mixing_studies": {"SMOOTHED": 1e-4},  # RecursiveMix, 4.4
+    "evaluation.oracle": {
+        "PASSES": (2, 75), "PIXELS": 409_600_000, "BATCH_PIXELS": 524_288, "PART": 20, "DEARER": 5, "TOLD": 100,
+        "FORMAT": "hybridgen-oracle", "CONFIG": "oracle.json", "WEIGHTS": "oracle.safetensors",
+    },
+    "evaluation.predictions": {"TOLERANCE": 1e-3},
+    "evaluation.studies": {"ROWS": 6, "TITLES": {"scimix": "SciMix", "samosa": "SAMOSA", "adain": "AdaIN"}},
+    "evaluation.transfer": {
+        "SAMPLE": 64, "HYBRIDIZER": "hybridizer", "CHANCE": "unrelated image", "MIXUP": "MixUp, dominant label",
+        "FDA": "FDA",
+    },
+    "mixing.inputs": {"PATCH": 7, "SMALLEST": 3},
+}  # fmt: skip
+"""Numbers and words that stand by themselves; ours unless said."""
+
+
+def test_numbers_that_stand_by_themselves():
+    for place, expected in CONSTANTS.items():
+        module = importlib.import_module(f"hybridgen.{place}")
+        assert {name: getattr(module, name) for name in expected} == expected
+
+
 @pytest.mark.parametrize(("name", "weights"), [
     ("augmix", {"supervised": 1.0}),
     ("augmix-jsd", {"supervised": 1.0, "jensen_shannon": 12.0}),  # Hendrycks et al. 2020, λ

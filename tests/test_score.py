@@ -133,6 +133,8 @@ def test_figures_are_those_that_the_run_recorded(score, runs, folder):
     (name, own), *none = found["classifiers"].items()
     several = "plain" not in folder and not folder.startswith("shared")  # one classifier gives one answer
     assert (name, none, found["images"], found["part"]) == (Path(folder).name, [], 40, "test")
+    fingerprint = load_dataset(f"npz:{runs / 'toy.npz'}").fingerprint
+    assert (found["fingerprint"], found["ensemble"], found["seed"]) == (fingerprint, "logits", 0)
     for figure in FIGURES + OF_MEMBERS * several:
         assert own[figure] == pytest.approx(recorded[f"test_{figure}_last"], rel=1e-6), figure
     assert several == ("disagreement" in own) and (runs / folder / "network.safetensors").exists() == (

@@ -51,6 +51,30 @@ def test_there_are_fifteen_of_five_severities():
     assert set(CORRUPTIONS) > DRAWN
 
 
+def test_severities_are_those_of_cifar_c():
+    """Hendrycks and Dietterich's make_cifar_c.py; of zooms how many there are, 1 to 1.05, 1.1, ... by 0.01."""
+    assert {name: list(each.at) for name, each in CORRUPTIONS.items()} == {
+        "gaussian-noise": [(0.04,), (0.06,), (0.08,), (0.09,), (0.1,)],
+        "shot-noise": [(500,), (250,), (100,), (75,), (50,)],
+        "impulse-noise": [(0.01,), (0.02,), (0.03,), (0.05,), (0.07,)],
+        "defocus-blur": [(0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)],
+        "glass-blur": [(0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)],
+        "motion-blur": [(6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)],
+        "zoom-blur": [(6,), (11,), (16,), (21,), (26,)],
+        "snow": [
+            (0.1, 0.2, 1, 0.6, 8, 3, 0.95), (0.1, 0.2, 1, 0.5, 10, 4, 0.9), (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+            (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85), (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+        ],
+        "frost": [(1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)],
+        "fog": [(0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)],
+        "brightness": [(0.05,), (0.1,), (0.15,), (0.2,), (0.3,)],
+        "contrast": [(0.75,), (0.5,), (0.4,), (0.3,), (0.15,)],
+        "elastic": [(0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)],
+        "pixelate": [(0.95,), (0.9,), (0.85,), (0.75,), (0.65,)],
+        "jpeg": [(80,), (65,), (58,), (50,), (40,)],
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_what_holds_for_all(name):
     """Oblong images stay as large, in [0, 1]; the same from the same seed, every image with its own draws; the more
@@ -271,6 +295,19 @@ def test_places_between_pixels_and_beyond_borders_are_scipys():
         ndimage.map_coordinates(channel, [rows[0], columns[0]], order=1, mode="mirror") for channel in images[0].numpy()
     ]
     np.testing.assert_allclose(corruptions._sampled(images, rows, columns)[0], expected, atol=1e-9)
+
+
+def test_steps_of_jpeg_are_pillows_at_quality_50():
+    """Tables K.1 and K.2 of T.81."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG", quality=50)
+    tables = Image.open(file).quantization
+    assert tables == {0: list(corruptions.LIGHT_STEPS), 1: list(corruptions.COLOUR_STEPS)}
+    assert corruptions.YCBCR == (
+        (0.299, 0.587, 0.114),
+        (-0.168736, -0.331264, 0.5),
+        (0.5, -0.418688, -0.081312),
+    )  # JFIF
 
 
 def test_elastic_without_anything_is_nothing():

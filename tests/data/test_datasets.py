@@ -4,7 +4,7 @@ from importlib import import_module
 import pytest
 import torch
 
-from hybridgen.data.datasets import DATASETS, Part, load_dataset
+from hybridgen.data.datasets import DATASETS, Part, load_dataset, named, of_files
 from hybridgen.data.sources import InMemory
 from hybridgen.types import InputError
 
@@ -37,3 +37,24 @@ def test_every_set_has_a_reader(name):
     module, function = DATASETS[name].split(".")
     read = getattr(import_module(f"hybridgen.data.readers.{module}"), function)
     assert list(inspect.signature(read).parameters) == ["request"]
+
+
+@pytest.mark.parametrize(
+    ("given", "whole", "files"),
+    [("cifar10", "cifar10", False), ("a/b.npz", "npz:a/b.npz", False), ("a/B.NPZ", "npz:a/B.NPZ", False),
+     ("a.csv", "csv:a.csv", True), ("pets", "folder:pets", True), ("nowhere", "nowhere", False), ("", "", False),
+     ("folder:pets", "folder:pets", True), ("mnist-m:pets", "mnist-m:pets", False)],
+)  # fmt: skip
+def test_names_of_what_lies_on_disk(tmp_path, monkeypatch, given, whole, files):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pets").mkdir()
+    assert (named(given), of_files(given)) == (whole, files)
+
+
+def test_a_part_with_more_images_keeps_its_own_before_them():
+    """In memory; what is not held there stays where it is."""
+    pixels, labels = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1).expand(-1, 3, 4, 4), torch.arange(5)
+    part = Part(InMemory(pixels[:3]), labels[:3], torch.ones(3, 4, 4, dtype=torch.bool)).extended(
+        pixels[3:], labels[3:]
+    )
+    assert torch.equal(part.images.pixels, pixels) and torch.equal(part.labels, labels) and part.masks is None

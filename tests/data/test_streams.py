@@ -116,6 +116,17 @@ def test_a_stream_from_step_k_is_the_uninterrupted_one(start):
     assert_equal(islice(stream(**options).from_step(start), 7), uninterrupted)
 
 
+@pytest.mark.parametrize(
+    ("changes", "images", "steps"),
+    [({}, 12, 5), ({"unlabelled": None}, 4, 2), ({"labelled": None}, 8, 5), ({"world": 2}, 12, 5),
+     ({"repetitions": 2}, 12, 10)],
+)  # fmt: skip
+def test_images_of_a_step_and_steps_of_an_epoch(changes, images, steps):
+    """Of all processes; images that are repeated count each time."""
+    made = stream(**changes)
+    assert (made.images_per_step, made.steps_per_epoch) == (images, steps)
+
+
 def test_iterators_of_one_stream_do_not_disturb_each_other():
     flow = stream(labelled_views=(noisy,))
     first, second = flow.from_step(0), flow.from_step(30)

@@ -95,12 +95,12 @@ def test_more_curves_than_colours_are_told_by_their_style(axis):
 
 
 def test_confusions_have_semantic_parents_as_rows(axis):
-    draw_confusion(axis, torch.tensor([[0.75, 0.25], [0.0, 1.0]], dtype=torch.float64), ["cat", "dog"], "SciMix")
+    draw_confusion(axis, torch.tensor([[0.75, 0.25], [0.004, 0.996]], dtype=torch.float64), ["cat", "dog"], "SciMix")
     assert {text.get_position(): text.get_text() for text in axis.texts} == {(0, 0): "75", (1, 0): "25", (1, 1): "100"}
     assert axis.get_ylabel() == "class of the semantic parent" and axis.get_title() == "SciMix: classes of hybrids, %"
     assert axis.get_xlabel() == "class that the oracle sees in the hybrid"
     (drawn,) = axis.images
-    assert drawn.get_array().tolist() == [[0.75, 0.25], [0.0, 1.0]] and drawn.get_clim() == (0, 1)
+    assert drawn.get_array().tolist() == [[0.75, 0.25], [0.004, 0.996]] and drawn.get_clim() == (0, 1)
     for ticks in (axis.get_xticklabels(), axis.get_yticklabels()):
         assert [tick.get_text() for tick in ticks] == ["cat", "dog"]
     assert [text.get_color() for text in axis.texts] == ["white", "black", "white"]  # on dark and on light blue

@@ -105,6 +105,7 @@ def test_cifar_is_read_through_torchvision(tmp_path, monkeypatch, name):
     dataset = load_dataset(name, data_root=tmp_path)
     train = np.concatenate([written[file] for file in files[name][:-1]]).reshape(-1, 3, 32, 32)
     assert np.array_equal(dataset.train.images.pixels.numpy(), train)
+    assert np.array_equal(dataset.test.images.pixels.numpy(), written[files[name][-1]].reshape(-1, 3, 32, 32))
     assert dataset.classes == tuple(names) and dataset.flip
     assert dataset.test.labels.tolist() == [0, 1, 2, count - 1]
     assert (dataset.mean == (0.4914, 0.4822, 0.4465)) == (name == "cifar10")
@@ -116,9 +117,11 @@ def test_svhn_is_read_through_torchvision(tmp_path, monkeypatch):
 
     monkeypatch.setattr("torchvision.datasets.svhn.check_integrity", lambda *args: True)
     images = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 5), dtype=np.uint8)
-    for part in ("train", "test"):
-        savemat(tmp_path / f"{part}_32x32.mat", {"X": images, "y": np.array([[1], [2], [10], [9], [1]])})
+    for part, own in (("train", images), ("test", 255 - images)):
+        savemat(tmp_path / f"{part}_32x32.mat", {"X": own, "y": np.array([[1], [2], [10], [9], [1]])})
     dataset = load_dataset("svhn", data_root=tmp_path)
+    assert dataset.classes == tuple("0123456789")
+    assert np.array_equal(dataset.test.images.pixels.numpy(), 255 - images.transpose(3, 2, 0, 1))
     assert dataset.train.labels.tolist() == [1, 2, 0, 9, 1] and not dataset.flip
     assert np.array_equal(dataset.train.images.pixels.numpy(), images.transpose(3, 2, 0, 1))
 
@@ -138,4 +141,5 @@ def test_stl10_has_its_unlabelled_part_at_the_end(tmp_path, monkeypatch):
     assert dataset.train.labels.tolist() == [0, 9, -1, -1] and dataset.test.labels.tolist() == [0, 9]
     expected = np.concatenate([pixels["train"], pixels["unlabeled"]])
     assert np.array_equal(dataset.train.images.pixels.numpy(), expected)
-    assert dataset.image_size == 96 and dataset.flip and len(dataset.classes) == 10
+    assert np.array_equal(dataset.test.images.pixels.numpy(), pixels["test"])
+    assert dataset.image_size == 96 and dataset.flip and dataset.classes == tuple(f"name{i}" for i in range(10))
