@@ -1154,6 +1154,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "runs": (1, 10_000),
     "severities": (1, 5),
     "images": (2, 1_000_000),
+    "inputs": (2, 16),
     "rounds": (1, 1_000_000),
     "classes": (1, 100_000),
     "alpha": (1e-6, 1.0),

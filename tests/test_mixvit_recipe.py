@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,12 @@ import torch
 from recipe_modules import recipe
 from safetensors.torch import load_file
 
+from hybridgen.cli import main
+from hybridgen.commands.mixing import StudyInference
 from hybridgen.configuration import launch
 from hybridgen.evaluation.ensembles import judged_by
 from hybridgen.methods import mixvit
+from hybridgen.networks import members
 from hybridgen.networks.classifiers import load_classifier
 
 spec = importlib.util.spec_from_file_location("recipes_as_processes", Path(__file__).with_name("test_recipes.py"))
@@ -68,6 +72,43 @@ def test_all_methods_stand_in_one_table_and_what_is_deployed_computes_what_was_m
             assert measured[figure] == pytest.approx(found[f"test_{figure}_last"], rel=1e-3, abs=1e-4)
         costs.append(found["test_mflops_last"])
     assert costs[0] < costs[1] < costs[2] < 2 * costs[0]
+
+
+def test_study_inference_is_of_the_network_that_the_run_left(run, tmp_path, capsys):
+    """What the run recorded is what its own inference answers and costs."""
+    folder, threads = run / FOLDERS[2], str(torch.get_num_threads())
+    common = ("study", "inference", "--batch", "2", "--rounds", "1", "--threads", threads, "--out")
+    main([*common, str(tmp_path / "a"), "--of", str(folder)])
+    found, recorded = json.loads((tmp_path / "a" / "inference.json").read_text()), result(folder)
+    own = found["inferences"][found["inference_of_the_run"]]
+    assert (found["inference_of_the_run"], found["images"], found["batch"]) == ("separate", 24, 2)
+    assert own["accuracy"] == recorded["test_accuracy_last"]
+    assert own["member_accuracies"] == [recorded[f"test_member_accuracy_{i}_last"] for i in (0, 1)]
+    assert own["flops"] == 1e6 * recorded["test_mflops_last"]
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {f"inference.{end}" for end in ("json", "txt", "png")}
+
+    new = ("--network", "convit-12-3-1-patch4", "--source", "encoding", "--classes", "2", "--image-size", "16")
+    main([*common, str(tmp_path / "b"), *new])
+    values = json.loads((tmp_path / "b" / "inference.json").read_text())["inferences"]
+    assert {how: of["flops"] for how, of in values.items()} == {
+        how: of["flops"] for how, of in found["inferences"].items()
+    }
+    capsys.readouterr()
+    for arguments, words in (
+        ((), "--of, --network: give one of them"),
+        (("--of", str(folder), "--inputs", "3"), "--inputs: is of --network; the network of --of has its own"),
+        (("--of", str(run / FOLDERS[0])), "network: of one input, which has one inference"),
+        (("--network", "wrn-10-1"), "network: WideResNetClassifier is no vision transformer"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main([*common, str(tmp_path / "c"), *arguments])
+        assert stopped.value.code == 2 and words in capsys.readouterr().err and not (tmp_path / "c").exists()
+
+
+def test_a_new_network_is_told_apart_as_settings_say():
+    """The command line has the words of `members`, which it does not wait for."""
+    kinds = {field.name: field.type for field in fields(StudyInference)}
+    assert kinds["source"] == members.Source | None and kinds["place"] == members.Place | None
 
 
 def test_stopped_and_resumed_equals_never_stopped(monkeypatch, toy, run, tmp_path, capsys):

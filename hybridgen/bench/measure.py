@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from json import dumps, loads
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import torch
 
 from hybridgen.bench.cases import CASES, ON_CPU, ON_GPU, QUICK
-from hybridgen.training.engine import make_accelerator
+from hybridgen.training.engine import make_accelerator, now
 from hybridgen.types import InputError
 
 
@@ -43,11 +42,9 @@ def timed(name: str, *, quick: bool = False, rounds: int | None = None, threads:
         for run_once, taken in zip((case.step, case.floor), times, strict=True):
             if entry.settled:
                 run_once()
-            _wait(device)
-            start = perf_counter()
+            start = now(device)
             run_once()
-            _wait(device)
-            taken.append(1000 * (perf_counter() - start))
+            taken.append(1000 * (now(device) - start))
     milliseconds, floor_milliseconds = map(median, times)
     figures = {
         "what": case.what,
@@ -123,11 +120,6 @@ def _row(name: str, figures: dict[str, Any]) -> str:
         f"{name:26} {figures['images_per_second']:>9.1f} {figures['milliseconds']:>9.1f} "
         f"{figures['floor_milliseconds']:>9.1f} {figures['ratio']:>7.3f} {goal:>7} {figures['peak_memory_mib']:>9.0f}"
     )
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _peak_memory(device: torch.device) -> int:

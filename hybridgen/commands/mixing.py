@@ -1,6 +1,7 @@
 """Commands on mixing: studies of what methods make of images, and of what networks learn from it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -286,38 +287,51 @@ class StudyRuns(MixingStudy):
 
 
 @settings
-class OfNetworks(MixingStudy, ABC):
-    """What studies of finished runs' networks have in common."""
+class OfRuns(MixingStudy, ABC):
+    """What studies of finished runs and their data have in common."""
 
-    runs: tuple[Path, ...]
-    """Folders of finished runs (runs/mixmo/cut-mixmo-seed0), or their checkpoints, of the same kind of network."""
-    images: Annotated[int, Field(ge=2, le=1_000_000), NUMBER] = 512
-    """Drawn test images that they see; all where there are fewer."""
     data_root: str | None = None
     """Where data sets lie or are downloaded to; the runs' own unless given."""
     download: bool = False
     """Download the data set if it is missing."""
 
+    def _loaded(
+        self, runs: Sequence[Path], accelerator: "accelerate.Accelerator"
+    ) -> "tuple[hybridgen.data.datasets.Dataset, dict[str, tuple[Network, int | None]]]":
+        """The runs' data set, and by their names networks, with the side of the images' centre if they see no more."""
+        from hybridgen.evaluation.finished import check_data, dataset_of, find, names_of, network_of
+
+        names = names_of(runs)
+        left = [find(run) for run in runs]
+        dataset = dataset_of(left, data_root=self.data_root, download=self.download)
+        check_data(left, dataset)
+        return dataset, {names[run]: network_of(one, dataset, accelerator) for run, one in zip(runs, left, strict=True)}
+
+    def _drawn(self, dataset: "hybridgen.data.datasets.Dataset", count: int) -> "hybridgen.types.Images":
+        """So many test images, of which there may be fewer."""
+        import torch
+
+        order = torch.randperm(len(dataset.test), generator=torch.Generator().manual_seed(self.seed))
+        return dataset.test.images.gather(order[:count]).float() / 255
+
+
+@settings
+class OfNetworks(OfRuns, ABC):
+    """What studies of several finished runs' networks have in common."""
+
+    runs: tuple[Path, ...]
+    """Folders of finished runs (runs/mixmo/cut-mixmo-seed0), or their checkpoints, of the same kind of network."""
+    images: Annotated[int, Field(ge=2, le=1_000_000), NUMBER] = 512
+    """Drawn test images that they see; all where there are fewer."""
+
     def _networks(self, accelerator: "accelerate.Accelerator", count: int) -> "Networks":
         """The data set's name, and by the runs' names networks and so many test images as they see them, of which there
         may be fewer."""
-        import torch
-
-        from hybridgen.evaluation.finished import check_data, dataset_of, find, names_of, network_of
         from hybridgen.methods.labelled import central
 
-        names = names_of(self.runs)
-        left = [find(run) for run in self.runs]
-        dataset = dataset_of(left, data_root=self.data_root, download=self.download)
-        check_data(left, dataset)
-        generator = torch.Generator().manual_seed(self.seed)
-        order = torch.randperm(len(dataset.test), generator=generator)
-        images = dataset.test.images.gather(order[:count]).to(accelerator.device).float() / 255
-        found = {}
-        for run, one in zip(self.runs, left, strict=True):
-            network, crop = network_of(one, dataset, accelerator)
-            found[names[run]] = network, central(images, crop)
-        return dataset.name, found
+        dataset, loaded = self._loaded(self.runs, accelerator)
+        images = self._drawn(dataset, count).to(accelerator.device)
+        return dataset.name, {name: (network, central(images, crop)) for name, (network, crop) in loaded.items()}
 
 
 @settings
@@ -362,6 +376,81 @@ class StudyAttention(OfNetworks):
         return replace(finding, values=circumstances | finding.values)
 
 
+@settings
+class StudyInference(OfRuns):
+    """What one network of MixViT answers by every inference of table 4.6, and what each costs: inference.json,
+    inference.txt (printed too), inference.png.
+
+    Each image as every input's, as a sum, alternating, as the first input's, as all inputs' tokens: accuracies of the
+    ensemble and of its members on the run's test images, measured operations beside the estimate of A.7.3, and the time
+    of an image, by turns in one process. Without a run, the cost of a new network.
+    """
+
+    of: Path | None = None
+    """Folder of a finished run (runs/mixvit/mixvit-embedding-seed0), or its checkpoint."""
+    network: str | None = None
+    """A new network instead: convit-384-12-5, cait-xs-24, ..."""
+    inputs: Annotated[int, Field(ge=2, le=16), NUMBER] | None = None
+    """Of --network: images at once; 2 unless given."""
+    source: Literal["embedding", "encoding", "none"] | None = None
+    """Of --network: what tells them apart; embedding unless given."""
+    place: Literal["late", "early"] | None = None
+    """Of --network: whether that comes after the feature blocks or before them; late unless given."""
+    classes: Annotated[int, Field(ge=1, le=100_000), NUMBER] | None = None
+    """Of --network; 100 unless given."""
+    image_size: Side | None = None
+    """Of --network: side of the images; 32 unless given."""
+    batch: Batch = 64
+    """Images that are timed at once."""
+    rounds: Steps = 5
+    """How often each inference is timed."""
+
+    def _find(self, accelerator: "accelerate.Accelerator") -> "hybridgen.evaluation.studies.Finding":
+        from hybridgen.evaluation.inference import answers_of, costs, inferences, study
+        from hybridgen.methods.labelled import central
+
+        if accelerator.num_processes > 1:
+            raise InputError("study inference: measures one process; start it without accelerate launch")
+        if (self.of is None) == (self.network is None):
+            raise InputError("--of, --network: give one of them, a run or the name of a new network")
+        answers, circumstances = {}, {"study": "inference", "batch": self.batch, "rounds": self.rounds}
+        if self.of is None:
+            classifier, images = self._new()
+            every = inferences(classifier.to(accelerator.device))
+            circumstances |= {"network": self.network, "image_size": images.shape[2]}
+        else:
+            if given := [name for name in OF_NEW if getattr(self, name) is not None]:
+                raise InputError(f"--{given[0].replace('_', '-')}: is of --network; the network of --of has its own")
+            dataset, loaded = self._loaded([self.of], accelerator)
+            ((name, (classifier, crop)),) = loaded.items()
+            every, known = inferences(classifier), (dataset.test.labels >= 0).nonzero().flatten().tolist()
+            images = central(self._drawn(dataset, self.batch), crop)
+            answers = answers_of(every, dataset.test, known, accelerator, crop=crop)
+            circumstances |= {"network": name, "data": dataset.name, "images": len(known), "batch": len(images)}
+        found = costs(every, images.to(accelerator.device), rounds=self.rounds)
+        finding = study(found, answers, classifier.network.inference if answers else None)
+        return replace(finding, values=circumstances | finding.values)
+
+    def _new(self) -> "tuple[hybridgen.networks.classifiers.Classifier, hybridgen.types.Images]":
+        """A new network, and noise."""
+        import torch
+
+        from hybridgen.networks.classifiers import Classifier, several_inputs_of
+        from hybridgen.networks.registry import make_network
+
+        torch.manual_seed(self.seed)
+        side = self.image_size or 32
+        plain = make_network(self.network, self.classes or 100, image_size=side, pretrained=False)
+        how = dict(source=self.source or "embedding", place=self.place or "late", encoders="one")
+        how |= dict(inference="separate", ensemble="logits")
+        network = several_inputs_of(plain, dict(inputs=self.inputs or 2) | how)
+        return Classifier(network, mean=(0.5,) * 3, std=(0.25,) * 3), torch.rand(self.batch, 3, side, side)
+
+
+OF_NEW = ("inputs", "source", "place", "classes", "image_size")
+"""Of `StudyInference`, what a new network is made with."""
+
+
 MIXING_STUDIES: dict[str, type[MixingStudy]] = {
     "cam": StudyMaps,
     "sequence": StudySequence,
@@ -371,5 +460,6 @@ MIXING_STUDIES: dict[str, type[MixingStudy]] = {
     "runs": StudyRuns,
     "sharing": StudySharing,
     "attention": StudyAttention,
+    "inference": StudyInference,
 }
 """Studies with options of their own, by what follows `study`."""

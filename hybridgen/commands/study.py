@@ -21,8 +21,8 @@ class Study(Judged):
     from the codes. methods: hybridizers beside MixUp, FDA and unrelated images.
 
     Of mixing, each with options of its own (see hybridgen study cam --help): cam, sequence, targets, cost, mixing; of
-    finished runs: runs, their figures over a setting, sharing, what subnetworks of several inputs share, and attention,
-    what MixViT's class token looks at.
+    finished runs: runs, their figures over a setting, sharing, what subnetworks of several inputs share, attention,
+    what MixViT's class token looks at, and inference, what each of its inferences answers and costs.
     """
 
     name: tyro.conf.Positional[StudyName]

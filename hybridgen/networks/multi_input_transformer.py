@@ -70,8 +70,11 @@ class MultiInputTransformer(nn.Module):
             self.sources = SourceEncoding(inputs, dim)
         self.num_classes = self.heads[0].out_features
         self.register_buffer("versions", self._versions(network.pos_embed.shape[1]), persistent=False)
-        self.num_features = dim * len(self.versions)
+
+    @property
+    def num_features(self) -> int:
         """Of the class token in all versions that are shown."""
+        return self.core.num_features * len(self.versions)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -93,6 +96,19 @@ class MultiInputTransformer(nn.Module):
         """Rows and columns of patches."""
         rows, columns = self.encoders[0].grid_size
         return rows, columns
+
+    def inferring(self, how: Inference) -> "MultiInputTransformer":
+        """This network, of the same parameters, by another inference."""
+        other = deepcopy(self, {id(parameter): parameter for parameter in self.parameters()})
+        other.inference = how
+        other.versions = other._versions(self.core.pos_embed.shape[1]).to(self.versions)
+        return other
+
+    def of_one_input(self) -> ClassAttentionTransformer:
+        """The plain network that the first input's parts and the core make, of the same parameters."""
+        plain = deepcopy(self.core, {id(parameter): parameter for parameter in self.parameters()})
+        plain.patch_embed, plain.head = self.encoders[0], self.heads[0]
+        return plain
 
     def encode(self, inputs: Sequence[Images]) -> tuple[Tokens, ...]:
         """e_0(x_0), e_1(x_1), …: a batch for each input, by its patch embedding. InputError for another number of

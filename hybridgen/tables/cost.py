@@ -4,7 +4,6 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import torch
@@ -27,6 +26,7 @@ from hybridgen.methods.mixing import TITLES
 from hybridgen.networks.classifiers import Classifier
 from hybridgen.networks.flops import flops
 from hybridgen.training.context import Context, RunSettings
+from hybridgen.training.engine import now
 from hybridgen.training.fit import fit
 from hybridgen.training.schedules import Clock
 from hybridgen.types import InputError
@@ -155,12 +155,10 @@ def cost(
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
         for name, trainee in trainees.items():
-            _wait(device)
-            began = perf_counter()
+            began = now(device)
             for _ in range(steps):
                 trainee.step()
-            _wait(device)
-            seconds[name].append((perf_counter() - began) / steps)
+            seconds[name].append((now(device) - began) / steps)
     for name, of in figures.items():
         of["seconds_per_step"] = median(seconds[name])
         of |= {f"{key}_ratio": value / figures[NONE][key] for key, value in list(of.items())}
@@ -173,11 +171,6 @@ def warmed(settings: TrainingSettings, method: str, context: Context) -> Trainee
     for _ in range(WARMING):
         trainee.step()
     return trainee
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _finding(

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+from time import perf_counter
 from typing import Literal, NamedTuple
 
 import torch
@@ -124,6 +125,13 @@ def agree(module: nn.Module, accelerator: Accelerator) -> None:
         for tensor in module.state_dict().values():
             if tensor.numel():
                 tensor.copy_(broadcast(tensor.clone()))
+
+
+def now(device: torch.device) -> float:
+    """Seconds of a clock, read when the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return perf_counter()
 
 
 def keep_freed_memory() -> None:

@@ -5,10 +5,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 
 import torch
 
+from hybridgen.training.engine import now
 from hybridgen.training.fit import fit
 from hybridgen.training.plan import Plan
 from hybridgen.training.train import scored
@@ -44,28 +44,22 @@ def seconds_of(plan: Plan) -> float:
             clock.step = min(round((place + 0.5) / places * clock.steps), max(0, clock.steps - 1 - STEPS))
             steps = fit(tasks, plan.stream.from_step(clock.step), clock, accelerator, seed=0)
             next(steps)  # takes memory, and compiles
-            began = _now(accelerator.device)
+            began = now(accelerator.device)
             for _, _ in zip(range(STEPS), steps, strict=False):
                 if plan.average:
                     plan.average.update(plan.network)
                 done += 1
-            took += _now(accelerator.device) - began
+            took += now(accelerator.device) - began
         a_step = took / max(1, done)
 
         seen = min(SAMPLE, len(dataset.test))
-        began = _now(accelerator.device)
+        began = now(accelerator.device)
         scored(plan, plan.judged, dataset.test, range(seen))
-        an_image = (_now(accelerator.device) - began) / seen
+        an_image = (now(accelerator.device) - began) / seen
     accelerator.free_memory()
     images = math.ceil(clock.steps / every) * len(context.split.validation)
     images += len(dataset.test) * (2 if plan.select else 1)
     return clock.steps * a_step + images * an_image
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return perf_counter()
 
 
 def left_of(folder: Path, steps: int) -> float:

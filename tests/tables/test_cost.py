@@ -132,7 +132,7 @@ def test_times_are_medians_of_rounds_over_their_steps(monkeypatch):
     took = {"none": (2.0, 10.0, 4.0), "cutmix": (6.0, 12.0, 3.0)}
     times = [time for round_ in range(3) for name in took for time in (0.0, took[name][round_])]
     clock = iter(times)
-    monkeypatch.setattr(module, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(module, "now", lambda device: next(clock))
     methods = small(("cutmix",), rounds=3, steps=2).values["methods"]
     assert {name: of["seconds_per_step"] for name, of in methods.items()} == {"none": 2.0, "cutmix": 3.0}
     assert methods["cutmix"]["seconds_per_step_ratio"] == 1.5 and next(clock, None) is None

@@ -40,7 +40,7 @@ class Working(nn.Module):
 @pytest.fixture
 def now(monkeypatch) -> SimpleNamespace:
     now = SimpleNamespace(seconds=0.0, fresh=False, begun=0)
-    monkeypatch.setattr(estimate, "_now", lambda device: now.seconds)
+    monkeypatch.setattr(estimate, "now", lambda device: now.seconds)
     return now
 
 
