@@ -116,18 +116,21 @@ def test_stopped_and_resumed_equals_never_stopped(monkeypatch, toy, run, tmp_pat
         pass
 
     def stopping(clock):
-        if clock.step == 5:
+        seen.append(clock.step)
+        if seen.count(5) == 2:
             raise Stopped
         return whole(clock)
 
-    whole, out = mixvit.whole_probability, tmp_path / "stopped"
-    arguments = tiny(toy, out, "--methods", "mixvit-encoding")
+    whole, out, seen = mixvit.whole_probability, tmp_path / "stopped", []
+    arguments = tiny(toy, out, "--methods", "single", "mixvit-encoding")
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         patch.setattr(mixvit, "whole_probability", stopping)
         start(patch, *arguments)
     assert (out / FOLDERS[2] / "checkpoints" / "step-00000003.pt").exists()
+    finished = {path: path.stat().st_mtime_ns for path in (out / FOLDERS[0]).rglob("*")}
     start(monkeypatch, *arguments, "--resume")
     assert "MFLOPs" in capsys.readouterr().out
+    assert finished == {path: path.stat().st_mtime_ns for path in (out / FOLDERS[0]).rglob("*")}
     ours, theirs = (load_file(folder / FOLDERS[2] / "network.safetensors") for folder in (out, run))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
     mine, other = (result(folder / FOLDERS[2]) for folder in (out, run))

@@ -373,7 +373,8 @@ MIXSHARE = MIXMO_CIFAR | {  # A.1.4: "similar experimental settings on CIFAR 100
 }
 
 MIXVIT = TRAINING | {  # thesis A.1.5
-    "methods": ("single", "mixvit-embedding", "mixvit-encoding"),  # table 4.2
+    "methods": ("single", "mixvit-embedding", "mixvit-encoding"),
+    "table": None,  # table 4.2
     "training.optimizer": "adamw",
     "training.nesterov": True,  # of SGD, which is not used
     "training.width": None,
@@ -646,7 +647,7 @@ SMOKE = {
     "mixing_baselines": {"precision": "fp32", "evaluate_every": 20, "training.epochs": 0.5},
     "mixmo": {"precision": "fp32", "evaluate_every": 20, "training.epochs": 1.5},
     "mixshare": {"precision": "fp32", "evaluate_every": 20, "training.epochs": 1.5, "method.fade": 0.5},
-    "mixvit": {"precision": "fp32", "evaluate_every": 20, "training.epochs": 1.5, "training.warmup": 0.2},
+    "mixvit": {"precision": "fp32", "evaluate_every": 20, "training.epochs": 0.3, "training.warmup": 0.1},
     **{
         recipe: {
             "precision": "fp32", "evaluate_every": 20, "method.epochs": 1, "oracle.steps": 20, **window(0.2, 0.8)
@@ -680,7 +681,7 @@ DEFAULTS = {
     },
     "mixvit": {
         "labels": None, "evaluate_every": 400, "methods": ("single", "mixvit-embedding", "mixvit-encoding"),
-        "training.network": "convit-64-4-2-patch4", "training.optimizer": "adamw",
+        "table": None, "training.network": "convit-64-4-2-patch4", "training.optimizer": "adamw",
         "training.rate": 2e-3, "training.warmup": 2, "training.decay_at": (17, 19), "training.weight_decay": 0.05,
     },
     **{recipe: {"hybrids.hybridizer": "none"} for recipe in ("mean_teacher", "fixmatch")},

@@ -89,8 +89,11 @@ class Ran:
         self.result = self.module.main(self.config)
 
     def train(self, plan, settings, folder, seed, **more):
-        assert settings is self.config
-        self.runs[folder.relative_to(settings.out).as_posix()] = SimpleNamespace(plan=plan, seed=seed, more=more)
+        assert settings is self.config or "table" in vars(settings)  # a row of which has settings of its own
+        assert (settings.out, settings.resume, settings.seed) == (self.config.out, False, self.config.seed)
+        self.runs[folder.relative_to(settings.out).as_posix()] = SimpleNamespace(
+            plan=plan, seed=seed, more=more, settings=settings
+        )
         scores = {f"test_accuracy_{which}": seed / 10 for which in ("last", "selected")}
         return scores | {"seconds": 1.0, "steps": plan.clock.steps}
 
@@ -399,6 +402,23 @@ def test_mixvit_is_every_method_from_every_seed_by_its_own_settings(tmp_path, mo
             assert_same_plan(run.plan, own)
             network, test = own.network.eval(), ran.context.dataset.test
             assert run.plan.score(run.plan.network.eval(), test, range(9)) == own.score(network, test, range(9))
+            assert run.settings == replace(ran.config, methods=(name,), method=of)
+            assert mixvit.variant(name, of) == of  # so that its configuration trains it again
+
+
+def test_tables_of_mixvit_are_their_rows_from_every_seed(tmp_path, monkeypatch):
+    given = labelled("--table", "figure-4.4", "--network", "vit-8-2-1", "--method.msda", "--views", "2")
+    ran = Ran("mixvit", tmp_path, monkeypatch, *given)
+    models = {"convit": "single", "mixvit-embedding": "mixvit-embedding", "mixvit-encoding": "mixvit-encoding"}
+    rows = {f"{model}-views-{views}": (name, views) for views in (1, 2, 3) for model, name in models.items()}
+    assert list(ran.runs) == [f"{row}-seed{seed}" for seed in (3, 4) for row in rows]
+    for row, (name, views) in rows.items():
+        run, own = ran.runs[f"{row}-seed4"], mixvit.variant(name, ran.config.method)
+        training = replace(ran.config.training, views=views)
+        assert run.plan.stream.images_per_step == views * training.batch and own.msda
+        assert run.settings == replace(ran.config, methods=(name,), table=None, method=own, training=training)
+    with pytest.raises(InputError, match=r"^methods: table 4\.1 has its own; give one or the other"):
+        Ran("mixvit", tmp_path / "both", monkeypatch, *labelled("--table", "4.1", "--methods", "single", "sum"))
 
 
 def drawn(ran: Ran, run: SimpleNamespace, method: str) -> torch.Tensor:

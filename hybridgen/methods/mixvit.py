@@ -4,7 +4,7 @@ tell apart; asked about one image, it is an ensemble. Beside it MIMO's and MixMo
 from collections.abc import Mapping
 from dataclasses import replace
 from math import inf, nan
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -116,6 +116,61 @@ def variant(name: str, of: Settings) -> Settings:
         case "cutmix-mixmo":
             return replace(mixmo, mixing="patches")
     raise InputError(f"methods: {name!r} is unknown; there are {', '.join(TITLES)}")
+
+
+class Row(NamedTuple):
+    """Of a table: a method by its name in `TITLES`; what is None is as the settings say."""
+
+    method: str
+    msda: bool | None = None
+    views: int | None = None
+
+    def of(self, method: Settings, training: TrainingSettings) -> tuple[Settings, TrainingSettings]:
+        """These settings as the row has them."""
+        own = variant(self.method, method)
+        own = own if self.msda is None else replace(own, msda=self.msda)
+        return own, training if self.views is None else replace(training, views=self.views)
+
+
+MODELS = {"ConViT": "single", "MixViT-embedding": "mixvit-embedding", "MixViT-encoding": "mixvit-encoding"}
+
+TABLES: dict[str, dict[str, Row]] = {
+    "4.1": {
+        "Single-input": Row("single"),
+        "MIMO, sum": Row("mimo"),
+        "MixMo, sum": Row("mixmo"),
+        "MixMo, separate": Row("mixmo-separate"),
+        "CutMix-only MixMo, separate": Row("cutmix-mixmo"),
+    },
+    "4.4": {
+        f"{model}{', MSDA' * msda}{', BA' * (views > 1)}": Row(name, msda, views)
+        for model, name in MODELS.items()
+        for msda, views in ((False, 1), (True, 1), (False, 3), (True, 3))
+    },
+    "figure-4.4": {
+        f"{model}, views {views}": Row(name, views=views) for views in (1, 2, 3) for model, name in MODELS.items()
+    },
+    "4.6": {
+        "Late source embedding": Row("mixvit-embedding"),
+        "Late source encoding": Row("mixvit-encoding"),
+        "No source attribution": Row("no-attribution"),
+        "Early input source embedding": Row("early-embedding"),
+        "Early source encoding": Row("early-encoding"),
+        "Sum inference": Row("sum"),
+        "Alternating inference": Row("alternating"),
+        "Single subnetwork inference": Row("single-subnetwork"),
+        "All tokens": Row("all-tokens"),
+    },
+    "A.18": {
+        "Single-input": Row("single"),
+        "MixMo, sum": Row("mixmo"),
+        "MixMo, separate": Row("mixmo-separate"),
+        "MixMo, same init., sum": Row("mixmo-equal"),
+    },
+}
+"""The thesis's tables, by the names of their rows: of 4.1 and A.18 with their inference; of 4.4 with three views of an
+image for batch augmentation (A.1.5), one without. Table 4.6 has its first row thrice, as separate inference and as
+binarized CutMix, too; here it is once. How many views figure 4.4 has is not in the text."""
 
 
 def whole_probability(clock: Clock) -> float:
@@ -324,7 +379,7 @@ LONG: dict[str, Any] = merged(
 the learning rate" (A.7.4) has no value there; half of it is ours."""
 
 PRESETS: dict[str, Mapping[str, Any]] = {
-    "smoke": dict(precision="fp32", evaluate_every=20, training=dict(epochs=1.5, warmup=0.2)),
+    "smoke": dict(precision="fp32", evaluate_every=20, training=dict(epochs=0.3, warmup=0.1)),
     **{f"paper-{data}": merged(CIFAR, dict(data=data)) for data in ("cifar10", "cifar100")},
     "paper-cifar100-long": merged(LONG, dict(data="cifar100")),
     **{f"paper-tiny-imagenet-{name}": merged(TINY, dict(training=of)) for name, of in BACKBONES.items()},

@@ -48,7 +48,7 @@ def over(
     setting: str, folders: Sequence[Path], figures: Sequence[str] = ("accuracy",), *, epoch: Epoch = "last"
 ) -> Finding:
     """Means and deviations over seeds of test figures, for each value of a setting and each method, whose names the
-    runs' folders have (`cut-mixmo-seed0`).
+    runs' folders have (`cut-mixmo-seed0`; where the value is in it, without: `convit-views-3-seed0`).
 
     `setting` is a field of the configuration with its group: `method.alpha`, `training.width`, `labels`; hyphens and
     underscores are the same. `figures` are those of a run's result.json between `test_` and `_last` or `_selected`.
@@ -72,7 +72,8 @@ def over(
     found: Found = {name: {} for name in names}
     seeds: dict[tuple[str, Any, int], Path] = {}
     for run in runs:
-        method, value, result = re.sub(r"-seed\d+$", "", run.name), values[run], results[run]
+        value, result = values[run], results[run]
+        method = re.sub(r"-seed\d+$", "", run.name).removesuffix(f"-{groups[-1]}-{_told(value)}".replace("_", "-"))
         earlier = seeds.setdefault((method, value, result["seed"]), run)
         if earlier is not run:
             raise InputError(f"{run}: {setting} = {value} and seed {result['seed']} are those of {earlier}, too")

@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from hybridgen.methods import mixvit
-from hybridgen.methods.mixvit import TITLES, MixViT, Settings, variant, whole_probability
+from hybridgen.methods.labelled import TrainingSettings
+from hybridgen.methods.mixvit import TABLES, TITLES, MixViT, Settings, variant, whole_probability
 from hybridgen.mixing.inputs import cut_and_mixed, mix_inputs, mix_patches
 from hybridgen.networks.classifiers import Classifier
 from hybridgen.networks.multi_input_transformer import MultiInputTransformer
 from hybridgen.networks.registry import make_network
+from hybridgen.tables.compare import slug
 from hybridgen.training.schedules import Clock
 from hybridgen.types import Batch, InputError
 
@@ -188,6 +190,40 @@ def test_rows_of_the_tables(given):
         assert (own.alpha, own.patch_probability, own.msda, own.ensemble) == (0.7, 0.3, True, "probabilities")
     with pytest.raises(InputError, match="methods: 'plain' is unknown; there are single, mixvit-embedding"):
         variant("plain", of)
+
+
+def test_tables_are_the_theses():
+    """Row by row as tables 4.1, 4.4, 4.6 and A.18 have them: what differs from MixViT-embedding with MSDA and BA."""
+    alone, encoding = {"inputs": 1, "source": "none"}, {"source": "encoding"}
+    mixmo = {"source": "none", "mixing": "mixmo", "encoders": "each", "inference": "sum"}
+    separate, bare = mixmo | {"inference": "separate"}, {"msda": False, "views": 1}
+    expected = {
+        "4.1": [alone, mixmo | {"mixing": "sum"}, mixmo, separate, separate | {"mixing": "patches"}],
+        "4.4": [
+            model | given
+            for model in (alone, {}, encoding)
+            for given in (bare, {"views": 1}, {"msda": False}, {})  # neither, MSDA, BA, both
+        ],
+        "figure-4.4": [model | {"views": views} for views in (1, 2, 3) for model in (alone, {}, encoding)],
+        "4.6": [
+            {}, encoding, {"source": "none"}, {"place": "early"}, encoding | {"place": "early"},
+            {"inference": "sum"}, {"inference": "alternating"}, {"inference": "single"},
+            {"mixing": "all", "inference": "together"},
+        ],
+        "A.18": [alone, mixmo, separate, mixmo | {"encoders": "equal"}],
+    }  # fmt: skip
+    preset = mixvit.PRESETS["paper-cifar100"]
+    training, of = TrainingSettings(**preset["training"]), Settings(**preset["method"])
+    assert TABLES.keys() == expected.keys() and (of.msda, training.views) == (True, 3)
+    for table, rows in expected.items():
+        for (title, row), changes in zip(TABLES[table].items(), rows, strict=True):
+            own = {name: value for name, value in changes.items() if name != "views"}
+            views = changes.get("views", 3)
+            assert row.of(of, training) == (replace(of, **own), replace(training, views=views)), (table, title)
+    titles = list(TABLES["4.4"])
+    assert titles[:4] == ["ConViT", "ConViT, MSDA", "ConViT, BA", "ConViT, MSDA, BA"] and len(titles) == 12
+    for rows in TABLES.values():
+        assert len({slug(title) for title in rows}) == len(rows)
 
 
 @pytest.mark.parametrize("field", ["patch_probability", "smoothing"])

@@ -70,6 +70,14 @@ def test_the_epoch_that_was_selected(runs):
     assert found.values["epoch"] == "selected" and "Of the test images, selected epoch; 6 runs" in found.table
 
 
+def test_a_value_in_a_folders_name_is_not_the_methods(tmp_path):
+    """As of figure 4.4 of the thesis, whose rows are a method with a number of views."""
+    for views in (1, 3):
+        leave(tmp_path / f"convit-views-{views}-seed0", 0, views / 10, alpha=2.0, training={"views": views})
+    assert list(over("training.views", [tmp_path]).values["figures"]["accuracy"]) == ["convit"]
+    assert len(over("method.alpha", [tmp_path]).values["figures"]["accuracy"]) == 2
+
+
 def test_a_figure_that_a_plain_network_has_not(runs, tmp_path):
     plain = leave(tmp_path / "more" / "plain-seed0", 0, 0.1, alpha=2.0)
     (plain / "result.json").write_text(json.dumps({"test_accuracy_last": 0.1, "seed": 0}))
