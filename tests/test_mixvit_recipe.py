@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import shutil
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -103,6 +104,28 @@ def test_study_inference_is_of_the_network_that_the_run_left(run, tmp_path, caps
         with pytest.raises(SystemExit) as stopped:
             main([*common, str(tmp_path / "c"), *arguments])
         assert stopped.value.code == 2 and words in capsys.readouterr().err and not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_checkpoint_of_an_unfinished_run_is_scored_by_its_configuration(run, tmp_path, capsys, name):
+    """As the run recorded it, though it has left no network yet."""
+    folder = shutil.copytree(run / name, tmp_path / name)
+    for path in (folder / "result.json", folder / "network.safetensors"):
+        path.unlink()
+    last = max((folder / "checkpoints").glob("step-*.pt"))
+    main(["score", str(last), "--json", "--threads", str(torch.get_num_threads())])
+    (own,) = json.loads(capsys.readouterr().out)["classifiers"].values()
+    recorded = result(run / name)
+    for figure in ("accuracy", "nll", "ece", *(("member_accuracy", "disagreement") if name != FOLDERS[0] else ())):
+        assert own[figure] == pytest.approx(recorded[f"test_{figure}_last"], rel=1e-5, abs=1e-7), figure
+
+    if name == FOLDERS[1]:  # as runs had it whose configuration was that of the comparison
+        state = torch.load(last, weights_only=True)
+        state["identity"]["methods"] = ["single", "mixvit-embedding"]
+        torch.save(state, last)
+        with pytest.raises(SystemExit):
+            main(["score", str(last)])
+        assert "its configuration is that of several methods" in capsys.readouterr().err
 
 
 def test_a_new_network_is_told_apart_as_settings_say():

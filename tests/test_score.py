@@ -158,6 +158,17 @@ def test_a_folder_is_what_was_selected_and_a_checkpoint_what_was_evaluated(score
     assert beside.config == whole.config | {"split_hash": whole.split_hash}
 
 
+def test_a_checkpoint_of_an_unfinished_run_of_several_inputs_is_its_members(score, runs, tmp_path):
+    """From its configuration and its parameters, where no network is left yet."""
+    recorded = read_result(runs / "mixmo" / "cut-mixmo-seed0")
+    folder = shutil.copytree(runs / "mixmo" / "cut-mixmo-seed0", tmp_path / "unfinished")
+    for path in (folder / "result.json", folder / "network.safetensors"):
+        path.unlink()
+    (own,) = score(max((folder / "checkpoints").glob("step-*.pt")))["classifiers"].values()
+    for figure in FIGURES + OF_MEMBERS:
+        assert own[figure] == pytest.approx(recorded[f"test_{figure}_last"], rel=1e-6), figure
+
+
 def test_likelihood_of_a_file_by_hand(score, runs, data):
     """As torch computes it from the plain state of the network; 95 % around it."""
     run = runs / "fixmatch" / "fixmatch-seed0"

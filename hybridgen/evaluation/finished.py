@@ -13,6 +13,7 @@ from torch import Tensor
 from hybridgen import configuration
 from hybridgen.data.datasets import Dataset, load_dataset, of_files
 from hybridgen.evaluation.studies import apart
+from hybridgen.methods import mixvit
 from hybridgen.methods.labelled import central, chosen_network
 from hybridgen.networks.classifiers import (
     FILE,
@@ -213,7 +214,7 @@ def _of_checkpoint(
     path: Path, config: Mapping[str, Any], dataset: Dataset, about: About | None
 ) -> Classifier | MultiInputClassifier:
     """What the run evaluates, made anew from its configuration; a transformer of several inputs as the network that the
-    run left says."""
+    run left says, or its configuration."""
     modules = read_checkpoint(path).get("modules", {})
     holder, prefix = ("average", "network.") if "average" in modules else ("classifier", "classifier.")
     wrapped = modules.get(holder, {})  # with hybrids, what they are added to is the base of the objective
@@ -237,8 +238,8 @@ def _of_checkpoint(
         make = lambda: make_network(name, len(dataset.classes), width=width, image_size=side, pretrained=False)
         with torch.random.fork_rng(devices=[]):  # the first values are drawn in vain
             networks = [make() for _ in range(len(inputs) or 1)]
-            if about is not None and about.inputs is not None:
-                networks = [several_inputs_of(networks[0], about.inputs)]
+            if any(key.startswith("network.encoders.") for key in state):
+                networks = [several_inputs_of(networks[0], _options(path, config, about))]
         if inputs:
             network: Classifier | MultiInputClassifier = MultiInputClassifier(
                 networks,
@@ -253,6 +254,19 @@ def _of_checkpoint(
     except (KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{path}: does not fit its configuration ({' '.join(str(error).split())[:200]})") from error
     return network
+
+
+def _options(path: Path, config: Mapping[str, Any], about: About | None) -> Mapping[str, Any]:
+    """What a transformer of several inputs is made with. InputError for the configuration of a comparison, which does
+    not tell which of its methods this is."""
+    if about is not None and about.inputs is not None:
+        return about.inputs
+    if len(config["methods"]) > 1 or config.get("table") is not None:
+        raise InputError(
+            f"{path}: its configuration is that of several methods; train it anew, or let the run finish (--resume), "
+            f"which leaves a {FILE}"
+        )
+    return {field: config["method"][field] for field in mixvit.OPTIONS}
 
 
 RECIPES = ("fixmatch", "mean_teacher", "mixmatch", "mixing_baselines", "recursivemix", "mixmo", "mixshare", "mixvit")

@@ -271,13 +271,16 @@ def mixed_logits(
     return network.decode(count * tokens if isinstance(mixing, PatchMixing) else tokens, shares)
 
 
+OPTIONS = ("inputs", "source", "place", "encoders", "inference", "ensemble")
+"""Settings that the network is made with."""
+
+
 def network_of(of: Settings, training: TrainingSettings, context: Context) -> Classifier:
     """A new transformer of the settings' kind with their inputs; InputError for one that cannot be made."""
     dataset = context.dataset
     name, width = chosen_network(training.network, training.width, dataset.image_size)
     plain = make_network(name, len(dataset.classes), width=width, image_size=training.crop or dataset.image_size)
-    fields = ("inputs", "source", "place", "encoders", "inference", "ensemble")
-    network = several_inputs_of(plain, {field: getattr(of, field) for field in fields})
+    network = several_inputs_of(plain, {field: getattr(of, field) for field in OPTIONS})
     return context.laid_out(Classifier(network, mean=dataset.mean, std=dataset.std))
 
 
