@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers import DropPath, PatchEmbed, trunc_normal_
-from timm.models import cait, convit, vision_transformer
+from timm.models import beit, cait, convit, deit, eva, vision_transformer
 from torch import Tensor, nn
 
 from hybridgen.types import InputError
@@ -263,16 +263,24 @@ def check_heads(dim: int, heads: int) -> None:
 # --- timm's networks --------------------------------------------------------------------------------------
 
 
+CUT = (
+    *(cait.Cait, convit.ConVit, vision_transformer.VisionTransformer, deit.VisionTransformerDistilled),
+    *(beit.Beit, eva.Eva),
+)
+"""Of timm, those whose self-attention blocks `with_class_attention` takes."""
+
+
 def with_class_attention(network: nn.Module) -> ClassAttentionTransformer:
     """A network's feature blocks with class-attention blocks behind them (thesis 4.3.2).
 
-    One of this file stays as it is, a Cait of timm keeps its weights, all of them. Of a plain vision transformer or
-    ConViT of timm patches, positions and self-attention blocks are kept, with their weights; there are no class tokens
-    among the patches any more, and class-attention, the last norm and the last layer are drawn. InputError for others.
+    One of this file stays as it is, a Cait of timm keeps its weights, all of them. Of a plain vision transformer, one
+    with DeiT's token of distillation, a ConViT, BEiT or EVA of timm patches, positions and self-attention blocks are
+    kept, with their weights; there are no class tokens among the patches any more, and class-attention, the last norm
+    and the last layer are drawn. InputError for others, and for BEiTs and EVAs whose positions are relative or rotary.
     """
     if isinstance(network, ClassAttentionTransformer):
         return network
-    if type(network) not in (cait.Cait, convit.ConVit, vision_transformer.VisionTransformer):
+    if type(network) not in CUT:
         raise InputError(
             f"network: {type(network).__name__} is no vision transformer with self-attention blocks of one kind; "
             "convit-DIM-HEADS-BLOCKS, cait-DIM-HEADS-BLOCKS, vit-DIM-HEADS-BLOCKS and timm's vit_…, deit_…, convit_… "
@@ -281,6 +289,13 @@ def with_class_attention(network: nn.Module) -> ClassAttentionTransformer:
     if isinstance(network.patch_embed, convit.HybridEmbed) or not hasattr(network.patch_embed, "patch_size"):
         raise InputError("network: patches made by a convolutional network cannot be mixed one by one")
     attention = network.blocks[0].attn
+    positions = (getattr(network, "rope", None), getattr(network, "rel_pos_bias", None),
+                 getattr(attention, "relative_position_bias_table", None))  # fmt: skip
+    if any(each is not None for each in positions):
+        raise InputError(
+            f"network: this {type(network).__name__} has positions in the attention of its blocks, made for one image "
+            "with its class token, and not for patches of several; timm's vit_… and deit_… have them before the blocks"
+        )
     (size, width), (patch, _) = network.patch_embed.img_size, network.patch_embed.patch_size
     if size != width:
         raise InputError(f"network: made for images of {size}×{width}; square ones are needed")
@@ -291,7 +306,7 @@ def with_class_attention(network: nn.Module) -> ClassAttentionTransformer:
         dim=network.embed_dim,
         heads=attention.num_heads,
         blocks=network.blocks,
-        qkv_bias=isinstance(network, vision_transformer.VisionTransformer | cait.Cait),
+        qkv_bias=not isinstance(network, convit.ConVit),
         drawn=True,
     ).to(network.cls_token.dtype)
     if isinstance(network, cait.Cait):

@@ -5,9 +5,13 @@ from math import isqrt
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from timm.layers import DropPath
+from timm.models.beit import Beit
 from timm.models.cait import Cait, LayerScaleBlockClassAttn
 from timm.models.convit import GPSA, ConVit
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
@@ -120,6 +124,42 @@ def test_plain_transformers_of_timm_are_cut_into_their_self_attention_blocks():
     assert with_class_attention(cut) is cut
 
 
+@pytest.mark.parametrize("kind", [Beit, Eva])
+@torch.no_grad()
+def test_beit_and_eva_with_positions_before_their_blocks_are_cut(kind):
+    theirs = unfused(varied(kind(embed_dim=24, num_heads=3, **SIZES)))
+    expected = theirs.patch_embed(pictures()) + theirs.pos_embed[:, 1:]
+    for block in theirs.blocks:
+        expected = block(expected)
+    torch.testing.assert_close(with_class_attention(theirs).forward_features(pictures()), expected, **CLOSE)
+
+
+@torch.no_grad()
+def test_distilled_deit_is_cut_without_both_of_its_tokens():
+    """Its blocks on patches and their positions alone; where its tokens are seen by nobody, timm's own output."""
+    theirs = unfused(varied(VisionTransformerDistilled(embed_dim=24, num_heads=3, **SIZES)))
+    expected = theirs.patch_embed(pictures()) + theirs.pos_embed[:, 2:]
+    for block in theirs.blocks:
+        expected = block(expected)
+    made = with_class_attention(theirs)
+    torch.testing.assert_close(made.forward_features(pictures()), expected, **CLOSE)
+
+    def unseen(query, key, value, **_):
+        scores = query @ key.mT / query.shape[-1] ** 0.5
+        scores[..., : scores.shape[-1] - 16] = -torch.inf
+        return scores.softmax(dim=-1) @ value
+
+    theirs.norm = nn.Identity()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(F, "scaled_dot_product_attention", unseen)
+        for block in theirs.blocks:
+            block.attn.fused_attn = True
+        timms = theirs.forward_features(pictures())
+    torch.testing.assert_close(timms[:, 2:], expected, **CLOSE)
+    cut = with_class_attention(make_network("deit_tiny_distilled_patch16_224", 5, image_size=32))
+    assert cut.grid == (2, 2) and cut(pictures(32).float()).shape == (2, 5)
+
+
 @pytest.mark.parametrize("images", [1, 3])
 def test_fused_gated_attention_is_timms(images):
     """Values and gradients; of several images' tokens, positions are those in each image."""
@@ -223,6 +263,9 @@ def test_what_does_not_fit_is_one_error():
         make_network("vit-12-3-1", 5, image_size=16)(torch.rand(1, 3, 16, 8))
     with pytest.raises(InputError, match="ResNet is no vision transformer with self-attention blocks"):
         with_class_attention(timm.create_model("resnet18", num_classes=3))
+    for kind, how in ((Beit, "use_rel_pos_bias"), (Beit, "use_shared_rel_pos_bias"), (Eva, "use_rot_pos_emb")):
+        with pytest.raises(InputError, match=f"this {kind.__name__} has positions in the attention of its blocks"):
+            with_class_attention(kind(embed_dim=24, num_heads=3, **SIZES, **{how: True}))
     with pytest.raises(InputError, match="patches made by a convolutional network"):
         with_class_attention(timm.create_model("vit_tiny_r_s16_p8_224", num_classes=3))
     with pytest.raises(InputError, match="stochastic_depth: Linear has no residual branches"):
