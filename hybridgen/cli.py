@@ -1,4 +1,4 @@
-"""The command `hybridgen`: recipes, pictures and folders of hybrids, transfer rates, scores, studies, splits, timings.
+"""The command `hybridgen`: recipes, pictures and folders of hybrids, transfer rates, scores, reports, studies, splits.
 
 What a command needs is imported when it runs, so that help and version come at once.
 """
@@ -13,6 +13,7 @@ from hybridgen.commands.evaluate import Evaluate
 from hybridgen.commands.hybridize import Hybridize
 from hybridgen.commands.mixing import MIXING_STUDIES, MixingStudy
 from hybridgen.commands.predict import Predict
+from hybridgen.commands.report import Report
 from hybridgen.commands.score import ScoreRuns
 from hybridgen.commands.split import SplitImages
 from hybridgen.commands.study import Study, StudyName
@@ -20,7 +21,7 @@ from hybridgen.commands.train import train
 from hybridgen.errors import InputError, exit_codes
 from hybridgen.settings import from_arguments
 
-Command = SplitImages | Hybridize | Evaluate | Predict | ScoreRuns | Study | MixingStudy | Bench
+Command = SplitImages | Hybridize | Evaluate | Predict | Report | ScoreRuns | Study | MixingStudy | Bench
 """The fields are a command's options, `run` is what it does."""
 
 COMMANDS: dict[str, type[Command]] = {
@@ -28,6 +29,7 @@ COMMANDS: dict[str, type[Command]] = {
     "evaluate": Evaluate,
     "predict": Predict,
     "score": ScoreRuns,
+    "report": Report,
     "study": Study,
     "split": SplitImages,
     "bench": Bench,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -32,6 +32,7 @@ from hybridgen.evaluation.transfer import (
     Trial,
     aligned,
     chance,
+    confusion,
     fourier,
     hybridizing,
     known_test_images,
@@ -350,14 +351,6 @@ def apart(paths: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 # --- numbers ---------------------------------------------------------------------------------------------
-
-
-def confusion(observed: Observed, classes: int) -> Float64[Tensor, "classes classes"]:
-    """Share of hybrids in which the oracle sees class j, of those with a semantic parent of class i; nan for none."""
-    counts = torch.zeros(classes, classes, dtype=torch.float64)
-    one = torch.ones(len(observed.seen), dtype=torch.float64)
-    counts.index_put_((observed.semantic_labels, observed.seen), one, accumulate=True)
-    return counts / counts.sum(dim=1, keepdim=True)
 
 
 def _finite(value: float) -> float | None:

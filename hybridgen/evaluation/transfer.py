@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -160,9 +160,11 @@ class Rates:
     repeats: int
     seed: int
     fda_beta: float
+    confusion: Float64[Tensor, "classes classes"] = field(compare=False)
+    """Of the hybridizer, as `confusion` gives it."""
 
     def to_dict(self) -> dict[str, Any]:
-        """In JSON's types: the hybridizer's rates at the top, those of the others under their names."""
+        """In JSON's types: the hybridizer's rates at the top, those of the others under their names; no confusion."""
         others = {name: getattr(self, name).to_dict() for name in ("mixup", "fda", "chance")}
         figures = ("oracle_accuracy", "semantic_parents", "repeats", "seed", "fda_beta")
         return self.hybridizer.to_dict() | {name: getattr(self, name) for name in figures} | others
@@ -192,6 +194,46 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def spoken_rates(rates: Mapping[str, Any]) -> str:
+    """Transfer rates in one line, with their intervals, or with the deviations of several hybridizers."""
+
+    def told(name: str) -> str:
+        if f"{name}_std" in rates:
+            return f"{rates[name]:.3f} ± {rates[f'{name}_std']:.3f}"
+        low, high = rates[f"{name}_interval"]
+        return f"{rates[name]:.3f} [{low:.3f}, {high:.3f}]"
+
+    return (
+        f"semantic transfer {told('semantic_transfer')}, non-semantic preservation {told('nonsemantic_preservation')} "
+        f"(oracle's own accuracy {rates['oracle_accuracy']:.3f})"
+    )
+
+
+TEACHING, SEEING, CHANGING = 0.4, 0.7, 0.5
+"""Semantic transfer below which hybrids mostly teach wrong classes (with 26 and 38.7 % no gain was told from chance:
+README); accuracy below which an oracle is no judge; preservation below which hybrids are mostly their semantic parents
+again."""
+
+
+def verdict(rates: Mapping[str, Any]) -> str:
+    """What rates, as `Rates.to_dict` gives them or means of several, say about hybrids as lessons for a classifier."""
+    semantic, preserved, oracle = (
+        rates[name] for name in ("semantic_transfer", "nonsemantic_preservation", "oracle_accuracy")
+    )
+    if oracle < SEEING:
+        return f"the oracle itself sees the class of only {oracle:.0%} of the test images: too few to judge by"
+    if semantic < TEACHING:
+        return f"semantic transfer below {TEACHING:.0%}: too low to teach; train the hybridizer longer"
+    if preserved < CHANGING:
+        return (
+            f"non-semantic preservation below {CHANGING:.0%}: hybrids are nearer to their semantic parents, which "
+            "teaches little that is new"
+        )
+    if semantic < oracle - 0.1:
+        return "good enough to teach; hybrids still lose the class of some of their semantic parents"
+    return "good: classes as safe as on real images, in the context of others"
 
 
 def shown(rate: Rate | None) -> str:
@@ -236,6 +278,7 @@ def transfer_rates(
         repeats=repeats,
         seed=seed,
         fda_beta=fda_beta,
+        confusion=confusion(observed["hybridizer"], len(dataset.classes)),
     )
 
 
@@ -248,6 +291,14 @@ def judging_seconds(hybridizer: Hybridizer, dataset: Dataset, accelerator: Accel
     began = perf_counter()
     transfer_rates(hybridizer, sample, hybridizer.classify, accelerator)
     return (perf_counter() - began) * len(known) / len(few)
+
+
+def confusion(observed: Observed, classes: int) -> Float64[Tensor, "classes classes"]:
+    """Share of hybrids in which the oracle sees class j, of those with a semantic parent of class i; nan for none."""
+    counts = torch.zeros(classes, classes, dtype=torch.float64)
+    one = torch.ones(len(observed.seen), dtype=torch.float64)
+    counts.index_put_((observed.semantic_labels, observed.seen), one, accumulate=True)
+    return counts / counts.sum(dim=1, keepdim=True)
 
 
 def hybridizing(hybridizer: Hybridizer) -> Method:

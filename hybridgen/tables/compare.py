@@ -1,7 +1,6 @@
 """Variants of a training over seeds, set side by side in one folder and one table."""
 
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -11,23 +10,31 @@ from pydantic import AfterValidator
 
 from hybridgen.evaluation.grid import sample_grid
 from hybridgen.evaluation.oracle import Judge, Training, oracle_of, oracle_seconds
-from hybridgen.evaluation.transfer import judging_seconds, transfer_rates
+from hybridgen.evaluation.paired import gain_of_runs
+from hybridgen.evaluation.transfer import judging_seconds, spoken_rates, transfer_rates, verdict, wilson
 from hybridgen.files import save_picture
 from hybridgen.hybridizer import Hybridizer
 from hybridgen.methods.hybrids import HybridSource
-from hybridgen.networks.classifiers import Classifier
+from hybridgen.networks.classifiers import FILE, Classifier
 from hybridgen.settings import Few, settings
+from hybridgen.tables.ending import end, save_transfer
+from hybridgen.tables.left import slug
+from hybridgen.tables.pictures import PICTURE
 from hybridgen.training.context import Context, RunSettings
 from hybridgen.training.estimate import spoken, whole_time
 from hybridgen.training.plan import Plan
 from hybridgen.training.record import claim, read_result, write_result
+from hybridgen.training.setup import write_setup
 from hybridgen.training.train import Result
 
 FIGURES = ("test_accuracy_last", "test_accuracy_selected", "seconds", "steps")
 """Of a run, without which it has no place in the table."""
 
-PICTURE = "grid.png"
-"""Of hybrids, in the folder of a comparison."""
+GAINS = {
+    "gain": "   gain of the last, 95 % by Student's t",
+    "gain_by_image": "   gain of the selected, 95 % paired by image, of one training each",
+}
+"""Over the first variant: what stands above them."""
 
 
 def some_of(titles: Mapping[str, str]) -> Any:
@@ -97,6 +104,7 @@ class Comparison:
         plans = [make(settings.seed) for make in variants.values()]
         self.drawn = settings.seeds * sum(plan.clock.steps * plan.stream.images_per_step for plan in plans)
         claim(settings.out, settings, context.accelerator, resume=settings.resume)
+        write_setup(settings.out, settings, context)
         self.settings, self.context = settings, context
         self.results: dict[str, list[Result]] = {name: [] for name in variants}
         self.beside: tuple[str, ...] = ()
@@ -117,7 +125,7 @@ class Comparison:
 
     def folder(self, variant: str, seed: int) -> Path:
         """Of a run: `fixmatch-seed0`, and of "FixMatch + SciMix" `scimix-seed0`."""
-        return self.settings.out / f"{slug(variant.rpartition(' + ')[2])}-seed{seed}"
+        return self.settings.out / f"{slug(variant)}-seed{seed}"
 
     def add(self, run: Todo, result: Result) -> None:
         """The result of an unfinished run."""
@@ -149,7 +157,9 @@ class Comparison:
             return None
         if self._oracle is None:
             self._oracle = oracle_of(self._sized(judge), dataset, accelerator)
-        return transfer_rates(hybridizer, dataset, self._oracle, accelerator).to_dict()
+        rates = transfer_rates(hybridizer, dataset, self._oracle, accelerator)
+        save_transfer(self.settings.out, rates, self.context)
+        return rates.to_dict()
 
     def _sized(self, judge: Training | Classifier) -> Training | Classifier:
         return judge.within(self.drawn) if isinstance(judge, Training) else judge
@@ -162,10 +172,9 @@ class Comparison:
         earlier: Mapping[str, Mapping[str, Any] | None] | None = None,
         **more: Any,
     ) -> Result:
-        """Print the table of all variants, with further columns between accuracies and seconds, of several seeds with
-        the gains over the first, and the transfer rates of hybrids if there are any, after those of `earlier` variants;
-        write `result.json`, with `more` in it."""
-        first, *_ = self.results.values()
+        """Print the table of all variants, with further columns between accuracies and seconds, the gains over the
+        first, and the transfer rates of hybrids if there are any, after those of `earlier` variants; write
+        `result.json`, with `more` in it, and the report; tell what has been written and what may follow."""
         summary = {
             name: {key: summarize([result[key] for result in done]) for key in FIGURES[:3]}
             | {
@@ -173,7 +182,7 @@ class Comparison:
                 for _, figure, _ in columns
                 if all(figure in result for result in done)
             }
-            | ({"gain": gain(first, done)} if done is not first and len(done) > 1 else {})
+            | self._gain(name)
             for name, done in self.results.items()
         }
         accelerator, split, settings = self.context.accelerator, self.context.split, self.settings
@@ -181,32 +190,31 @@ class Comparison:
             name: {"seconds": summarize([read_result(self.folder(name, seed))["seconds"] for seed in self._seeds])}
             for name in self.beside
         }
-        width = max(18, *map(len, summary))
-        gains = any("gain" in row for row in summary.values())
+        width, wide, images = max(18, *map(len, summary)), 20 + 8 * (settings.seeds > 1), len(self.context.dataset.test)
+        gained = "".join(title for key, title in GAINS.items() if any(key in row for row in summary.values()))
         lines = [
             f"\n{self.context.dataset.name}, {len(split.labelled)} labels, "
-            f"{self._steps} steps, {settings.seeds} seed(s)",
-            f"{'test accuracy, %':{width}}{'last':>16}{'selected':>16}"
+            f"{self._steps} steps, {settings.seeds} seed(s); 95 % intervals by {images} test images",
+            f"{'test accuracy, %':{width}}{'last':>{wide}}{'selected':>{wide}}"
             + "".join(f"{column.title:>16}" for column in columns)
-            + f"{'seconds':>10}"
-            + ("   gain of the last, 95 % by Student's t" if gains else ""),
+            + f"{'seconds':>10}{gained}",
         ]
         for name, row in summary.items():
-            last, chosen = (shown(row[key]) for key in ("test_accuracy_last", "test_accuracy_selected"))
-            more_of_it = f"   {spoken_gain(row['gain'])}" if "gain" in row else ""
+            last, chosen = (spoken_accuracy(row[key], images) for key in FIGURES[:2])
+            more_of_it = "".join(f"   {spoken_gain(row[key])}" for key in GAINS if key in row)
             further = "".join(f"{column.text(row):>16}" for column in columns)
-            lines.append(f"{name:{width}}{last:>16}{chosen:>16}{further}{row['seconds']['mean']:>10.0f}{more_of_it}")
-        lines += [
-            f"{name:{width + 32 + 16 * len(columns)}}{row['seconds']['mean']:>10.0f}" for name, row in beside.items()
-        ]
+            seconds = f"{row['seconds']['mean']:>10.0f}"
+            lines.append(f"{name:{width}}{last:>{wide}}{chosen:>{wide}}{further}{seconds}{more_of_it}")
+        before = width + 2 * wide + 16 * len(columns)
+        lines += [f"{name:{before}}{row['seconds']['mean']:>10.0f}" for name, row in beside.items()]
         lines += [f"hybrids of {name}: {spoken_rates(rates)}" for name, rates in (earlier or {}).items() if rates]
         if transfer is not None:
-            lines.append(f"hybrids: {spoken_rates(transfer)}; {settings.out / PICTURE}")
+            lines += [f"hybrids: {spoken_rates(transfer)}; {settings.out / PICTURE}", f"hybrids: {verdict(transfer)}"]
         elif self._unjudged:
             lines.append(f"hybrids: not judged (--oracle none); {settings.out / PICTURE}")
         accelerator.print("\n".join(lines))
         best = list(summary.values())[-1]
-        return write_result(
+        result = write_result(
             settings.out,
             accelerator,
             test_accuracy_last=best["test_accuracy_last"]["mean"],
@@ -216,11 +224,31 @@ class Comparison:
             steps=self._steps,
             seconds=sum(row["seconds"]["mean"] for row in (summary | beside).values()) * settings.seeds,
             split_hash=split.hash,
+            test_images=images,
             classifiers=summary,
             transfer=transfer,
             **{name: of for name, of in (("beside", beside), ("earlier", earlier)) if of},
             **more,
         )
+        end(settings.out, accelerator, self._next)
+        return result
+
+    def _gain(self, name: str) -> dict[str, dict[str, float]]:
+        """Of a variant over the first: of several seeds by Student's t, of one by image."""
+        first, done = next(iter(self.results)), self.results[name]
+        if name == first:
+            return {}
+        if len(done) > 1:
+            return {"gain": gain(self.results[first], done)}
+        paired = gain_of_runs(*(self.folder(variant, self.settings.seed) for variant in (first, name)))
+        return {} if paired is None else {"gain_by_image": paired}
+
+    @property
+    def _next(self) -> list[str]:
+        """Arguments of the command that says more about the classifiers that are there; none where there are none."""
+        runs = [self.folder(variant, self.settings.seed) for variant in self.results]
+        there = [str(run) for run in runs if (run / FILE).is_file()]
+        return ["score", *there] if there else []
 
     @property
     def _seeds(self) -> range:
@@ -248,21 +276,6 @@ def mean_rates(rates: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | No
     }
 
 
-def spoken_rates(rates: Mapping[str, Any]) -> str:
-    """Transfer rates in one line, with their intervals, or with the deviations of several hybridizers."""
-
-    def told(name: str) -> str:
-        if f"{name}_std" in rates:
-            return f"{rates[name]:.3f} ± {rates[f'{name}_std']:.3f}"
-        low, high = rates[f"{name}_interval"]
-        return f"{rates[name]:.3f} [{low:.3f}, {high:.3f}]"
-
-    return (
-        f"semantic transfer {told('semantic_transfer')}, non-semantic preservation {told('nonsemantic_preservation')} "
-        f"(oracle's own accuracy {rates['oracle_accuracy']:.3f})"
-    )
-
-
 def gain(first: Sequence[Result], others: Sequence[Result]) -> dict[str, float]:
     """Of the test accuracy of the last epoch, seed by seed, of two seeds or more: mean, and bounds of the 95 % interval
     of Student's t."""
@@ -275,15 +288,19 @@ def gain(first: Sequence[Result], others: Sequence[Result]) -> dict[str, float]:
     return {"mean": middle, "low": middle - spread, "high": middle + spread}
 
 
+def spoken_accuracy(value: Mapping[str, float], images: int) -> str:
+    """In percent, with the deviation of several seeds, and Wilson's interval of the mean by the number of test images,
+    all of which the seeds share."""
+    if not images:
+        return shown(value)
+    _, low, high = wilson(value["mean"], images)
+    return f"{shown(value)} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
 def spoken_gain(of: Mapping[str, float]) -> str:
     """In points, with its interval; within chance where that holds 0."""
     told = f"{100 * of['mean']:+.1f} [{100 * of['low']:+.1f}, {100 * of['high']:+.1f}]"
     return told + (", within chance" if of["low"] <= 0 <= of["high"] else "")
-
-
-def slug(name: str) -> str:
-    """A folder's name."""
-    return re.sub(r"\W+", "-", name.lower())
 
 
 def summarize(values: list[float]) -> dict[str, float]:

@@ -1,7 +1,9 @@
 """How well a classifier does on images that it was not trained on."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float, Int64
@@ -9,11 +11,16 @@ from torch import Tensor, nn
 
 from hybridgen.data.datasets import Part
 from hybridgen.data.streams import batches
+from hybridgen.files import written_aside
+from hybridgen.training.context import Context
 from hybridgen.types import Images, InputError
 
 Classify = Callable[[nn.Module, Images], Float[Tensor, "batch classes"]]
 """From network and images to logits."""
 
+
+PREDICTIONS = "predictions.npz"
+"""Of the test images, in a run's folder."""
 
 Measure = Callable[[Float[Tensor, "members images classes"], Int64[Tensor, " images"]], dict[str, float]]
 """From the logits of an ensemble's members, of all images in their order, and the images' classes to named figures."""
@@ -67,3 +74,27 @@ def accuracy(
         counts[1] += len(labels)
     right, total = accelerator.reduce(counts, reduction="sum").tolist()
     return right / total if total else float("nan")
+
+
+def save_predictions(
+    path: Path, classify: Callable[[Images], Float[Tensor, "batch classes"]], context: Context
+) -> None:
+    """Write the logits of all test images of known class, as `evaluation.predictions.read_predictions` reads them; no
+    file where there is none."""
+    dataset = context.dataset
+    known = (dataset.test.labels >= 0).nonzero().flatten().cpu()
+    if not len(known):
+        return
+    logits, labels = logits_of(classify, dataset.test, known.tolist(), context.accelerator)
+    if context.accelerator.is_main_process:
+        with written_aside(path) as aside, aside.open("wb") as file:
+            np.savez(
+                file,
+                logits=logits.float().numpy(),
+                labels=labels.numpy(),
+                classes=np.array(dataset.classes),
+                indices=known.numpy(),
+                fingerprint=dataset.fingerprint,
+                part="test",
+                split_hash=context.split.hash,
+            )

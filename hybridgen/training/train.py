@@ -1,6 +1,7 @@
 """One training run, from its plan to its result."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from hybridgen.training.engine import agree
 from hybridgen.training.fit import fit
 from hybridgen.training.plan import Plan
 from hybridgen.training.record import Run, claim, write_result
+from hybridgen.training.scores import PREDICTIONS, save_predictions
 from hybridgen.training.selection import Selected
+from hybridgen.training.setup import write_setup
 
 Result = dict[str, Any]
 """What a run writes into `result.json`."""
@@ -22,7 +25,8 @@ Result = dict[str, Any]
 def train(
     plan: Plan, settings: RunSettings, folder: Path, seed: int, *, claimed: bool = False, seconds: float = 0.0
 ) -> Result:
-    """Carry out a plan in a folder of its own: checkpoints, records, pictures, the artefact, and last the result.
+    """Carry out a plan in a folder of its own: what it is made of, checkpoints, records, pictures, the artefact, of a
+    classifier what the selected (else the last) network predicts of the test images, and last the result.
 
     Continues what is there if the settings say so. The result has every score of the last network and, where one is
     selected, of that one on the test images: `test_accuracy_last`, `test_accuracy_selected`.
@@ -33,6 +37,7 @@ def train(
     if not claimed:
         claim(folder, settings, accelerator, resume=settings.resume, fresh_ok=folder != settings.out)
     context.say()
+    write_setup(folder, settings, context, steps=clock.steps)
 
     # What trains, and what checkpoints hold
     tasks = {}
@@ -80,7 +85,11 @@ def train(
             for which, network in chosen.items()
             for name, value in scored(plan, network, dataset.test, range(len(dataset.test))).items()
         }
-        plan.finish(folder, selected.network if selected else judged)
+        network = chosen.get("selected", judged)
+        if plan.classify is not None:
+            with evaluated(network):
+                save_predictions(folder / PREDICTIONS, lambda images: plan.classify(network, images), context)
+        plan.finish(folder, network)
         result = write_result(
             folder,
             accelerator,
@@ -97,8 +106,16 @@ def train(
 
 def scored(plan: Plan, network: nn.Module, part: Part, indices: Sequence[int]) -> dict[str, float]:
     """The plan's score of a network in evaluation mode, which it leaves in the mode that it was in."""
+    with evaluated(network):
+        return plan.score(network, part, indices)
+
+
+@contextmanager
+def evaluated(network: nn.Module) -> Iterator[None]:
+    """In this block a network is in evaluation mode."""
     training = network.training
     try:
-        return plan.score(network.eval(), part, indices)
+        network.eval()
+        yield
     finally:
         network.train(training)

@@ -84,7 +84,9 @@ def test_means_and_deviations_by_hand(tmp_path, capsys):
     assert json.loads((tmp_path / "c" / "result.json").read_text()) == concluded
     said = capsys.readouterr().out
     assert "toy, 40 labels, 7 steps, 2 seed(s)" in said
-    assert ["55.0", "±", "7.1", "64.0", "±", "2.8", "11"] in [line.split()[1:] for line in said.splitlines()]
+    # Of 30 test images Wilson's interval of 55 % is [37.7, 71.2], of 64 % [46.2, 78.7], by the formula of 1927
+    row = ["55.0", "±", "7.1", "[37.7,", "71.2]", "64.0", "±", "2.8", "[46.2,", "78.7]", "11"]
+    assert row in [line.split()[1:] for line in said.splitlines()]
 
 
 def test_the_methods_own_figures_are_of_its_last_variant_though_another_is_better(tmp_path):
@@ -171,11 +173,12 @@ def hybridizer() -> Hybridizer:
 
 
 def test_hybrids_are_judged_by_one_oracle_of_the_comparisons_size(tmp_path, monkeypatch, hybridizer):
-    asked, drawn = [], []
+    asked, drawn, kept = [], [], []
     monkeypatch.setattr(compare, "oracle_of", lambda judge, *_: asked.append(judge) or (lambda images: images))
     monkeypatch.setattr(compare, "sample_grid", lambda *given: drawn.append(given) or torch.zeros(3, 4, 6))
     rates = lambda hybridizer, dataset, oracle, accelerator: SimpleNamespace(to_dict=lambda: {"by": oracle})
     monkeypatch.setattr(compare, "transfer_rates", rates)
+    monkeypatch.setattr(compare, "save_transfer", lambda *given: kept.append(given))
     compared = comparison(tmp_path / "c")
     assert compared.drawn == 2 * 7 * (8 + 11)  # seeds, steps, images a step of both variants
     judge = Training(steps=80, batch_size=2, shrinks=True)
@@ -184,6 +187,7 @@ def test_hybrids_are_judged_by_one_oracle_of_the_comparisons_size(tmp_path, monk
     assert (tmp_path / "c" / "grid.png").exists()
     source, part, seed = drawn[0]
     assert source is hybridizer and part is compared.context.dataset.test and seed == compared.settings.seed
+    assert [folder for folder, *_ in kept] == [tmp_path / "c"] * 2 and kept[0][2] is CONTEXT
     assert compared.judged(None, judge) is None and compared.judged(hybridizer, None) is None
 
 
@@ -239,10 +243,10 @@ def test_further_columns_stand_between_accuracies_and_seconds(tmp_path, capsys):
     assert told["FixMatch"]["test_nll_last"] == {"mean": 0.5, "std": pytest.approx(0.5 / math.sqrt(2))}
     assert told["FixMatch + SciMix"]["test_nll_last"]["mean"] == math.inf
     assert "test_members_last" not in told["FixMatch + SciMix"]
-    header, first, second = capsys.readouterr().out.splitlines()[-3:]
+    header, first, second = capsys.readouterr().out.splitlines()[3:6]
     assert header.split()[3:8] == ["last", "selected", "NLL", "members", "seconds"]
-    assert first.removeprefix("FixMatch").split()[6:13] == ["0.500", "±", "0.354", "40.0", "±", "0.0", "11"]
-    assert second.removeprefix("FixMatch + SciMix").split()[6:11] == ["inf", "±", "nan", "–", "22"]
+    assert first.removeprefix("FixMatch").split()[10:17] == ["0.500", "±", "0.354", "40.0", "±", "0.0", "11"]
+    assert second.removeprefix("FixMatch + SciMix").split()[10:15] == ["inf", "±", "nan", "–", "22"]
 
 
 def test_columns_of_ensembles():

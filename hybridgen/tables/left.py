@@ -1,0 +1,187 @@
+"""What the folder of a run or of a comparison holds, as far as it came."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hybridgen import configuration
+from hybridgen.evaluation.predictions import read_predictions
+from hybridgen.tables.pictures import Pictures, pictures_of, read_png
+from hybridgen.training.record import read_metrics, read_result
+from hybridgen.training.scores import PREDICTIONS
+from hybridgen.training.setup import SETUP
+from hybridgen.types import InputError
+
+TRANSFER = "transfer.json"
+"""What the hybrids of the folder's picture inherit, with the confusion of their classes."""
+
+RATE = "semantic_transfer"
+
+FRAMES = 16
+"""Pictures of hybrids of a run, at most."""
+
+
+@dataclass(frozen=True)
+class OneRun:
+    """What one training run left."""
+
+    folder: Path
+    variant: str
+    seed: int | None
+    result: Mapping[str, Any] | None
+    """None of one that is not finished."""
+    rows: Sequence[Mapping[str, float]]
+    """Of its metrics."""
+    setup: Mapping[str, Any]
+    classes: tuple[str, ...]
+    confusion: list[list[int]] | None
+    """Counts of the test images of known class: rows by their class, columns by what is predicted of them."""
+    pictures: Pictures
+
+    @property
+    def state(self) -> str:
+        if self.result is not None:
+            return "finished"
+        at, of = max((row["step"] for row in self.rows), default=0), self.setup.get("steps")
+        return f"unfinished, recorded up to step {at}" + (f" of {of}" if of else "")
+
+    @property
+    def images(self) -> int | None:
+        """In the test; None where that is not known."""
+        predicted = None if self.confusion is None else sum(map(sum, self.confusion))
+        return self.setup.get("data", {}).get("test", predicted)
+
+
+@dataclass(frozen=True)
+class Group:
+    """What one folder holds: a run, or a comparison of several."""
+
+    folder: Path
+    name: str
+    config: Mapping[str, Any]
+    setup: Mapping[str, Any]
+    """Of setup.json; empty where there is none."""
+    result: Mapping[str, Any] | None
+    """None where it is not finished."""
+    transfer: Mapping[str, Any] | None
+    trainings: list[OneRun]
+    pictures: Pictures
+    """Of a comparison."""
+    notes: list[str] = field(default_factory=list)
+    """What is unfinished or damaged, and left out."""
+
+    @property
+    def variants(self) -> Mapping[str, Mapping[str, Any]]:
+        """Of a finished comparison: figures of each."""
+        return (self.result or {}).get("classifiers", {})
+
+    @property
+    def transfers(self) -> Mapping[str, Mapping[str, Any]]:
+        """What hybrids inherit, of each variant of `earlier` and of the last; with a confusion where that is known."""
+        result = self.result or {}
+        last = self.transfer if f"{RATE}_std" not in (result.get("transfer") or {}) else result["transfer"]
+        found = dict(result.get("earlier") or {}) | {"": last or result.get("transfer")}
+        return {name: rates for name, rates in found.items() if rates}
+
+    @property
+    def images(self) -> int | None:
+        return self.setup.get("data", {}).get("test", (self.result or {}).get("test_images"))
+
+    @property
+    def split_hash(self) -> str | None:
+        results = [each for each in (self.result, *(run.result for run in self.trainings)) if each]
+        return next((each.get("split_hash") for each in results), None)
+
+
+def read_group(folder: Path, name: str) -> Group:
+    """What there is of a folder. InputError, naming it, where it is none of a run, and for a configuration or a result
+    that cannot be read."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; that of a run or of a comparison is needed")
+    if not (folder / "config.yaml").is_file():
+        raise InputError(f"{folder}: not the folder of a run (config.yaml is missing)")
+    notes: list[str] = []
+    config, result, transfer = configuration.load(folder / "config.yaml"), read_result(folder), None
+    order = [title for of in ("classifiers", "beside") for title in (result or {}).get(of) or ()]
+    titles = {slug(title): title for title in order}
+    trainings = [
+        _training(path.parent, folder, titles, notes)
+        for path in sorted(folder.rglob("config.yaml"))
+        if (path.parent / "metrics.jsonl").exists() or (path.parent / "checkpoints").is_dir()
+    ]
+    trainings.sort(key=lambda run: (order.index(run.variant) if run.variant in order else len(order), run.seed or 0))
+    if not trainings:
+        notes.append("no training has begun")
+    elif result is None:
+        notes.append("unfinished: result.json is not there yet; --resume continues")
+    if found := _read(folder / TRANSFER, notes):
+        classes = found.get("classes", ())
+        if all(len(row) == len(classes) for row in found.get("confusion", [()])) and classes:
+            transfer = found
+        else:
+            notes.append(f"{folder / TRANSFER}: no confusion of its classes; left out")
+    pictures: Pictures = []
+    if not any(run.folder == folder for run in trainings):
+        pictures = _noted(lambda: read_png(folder), [], notes)
+    setup = _setup(folder, notes)
+    return Group(folder, name, config, setup, result, transfer, trainings, pictures, notes)
+
+
+def _training(place: Path, top: Path, titles: Mapping[str, str], notes: list[str]) -> OneRun:
+    own = place.relative_to(top).as_posix() if place != top else top.resolve().name
+    stem, number = re.fullmatch(r"(.*?)(?:-seed(\d+))?", own).groups()
+    result = read_result(place)
+    seed = int(number) if number else (result or {}).get("seed")
+    classes, confusion = _noted(lambda: _confusion(place), ((), None), notes)
+    pictures = _noted(lambda: pictures_of(place, most=FRAMES), [], notes)
+    rows, setup = read_metrics(place), _setup(place, notes)
+    return OneRun(place, titles.get(stem, stem), seed, result, rows, setup, classes, confusion, pictures)
+
+
+def _confusion(place: Path) -> tuple[tuple[str, ...], list[list[int]] | None]:
+    path = place / PREDICTIONS
+    if not path.is_file():
+        return (), None
+    read = read_predictions(path, name=str(path))
+    count = read.members.shape[2]
+    pairs = read.labels * count + read.logits.argmax(dim=1)
+    classes = read.classes or tuple(map(str, range(count)))
+    return classes, pairs.bincount(minlength=count**2).view(count, count).tolist()
+
+
+def slug(title: str) -> str:
+    """How the folders of a variant's runs begin: `fixmatch`, and of "FixMatch + SciMix" `scimix`."""
+    return re.sub(r"\W+", "-", title.rpartition(" + ")[2].lower())
+
+
+def _noted(read: Any, otherwise: Any, notes: list[str]) -> Any:
+    """What is read; where it is damaged, a note and the other."""
+    try:
+        return read()
+    except InputError as error:
+        notes.append(f"left out: {error}")
+        return otherwise
+
+
+def _setup(folder: Path, notes: list[str]) -> dict[str, Any]:
+    """Those parts of setup.json that are what they should be."""
+    kinds = {"data": dict, "split": dict, "environment": dict, "changed": list, "steps": int}
+    read = _read(folder / SETUP, notes)
+    return {name: read[name] for name, kind in kinds.items() if isinstance(read.get(name), kind)}
+
+
+def _read(path: Path, notes: list[str]) -> dict[str, Any]:
+    """A JSON object; empty where there is no file, with a note where it cannot be read."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        found = error
+    if isinstance(found, dict):
+        return found
+    notes.append(f"left out: {path}: no readable JSON object")
+    return {}

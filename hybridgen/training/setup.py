@@ -1,0 +1,85 @@
+"""What a run is made of, beside its settings: data, split, software and machine."""
+
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hybridgen import __version__
+from hybridgen.files import write_text
+from hybridgen.settings import plain
+from hybridgen.training.context import Context, RunSettings
+
+SETUP = "setup.json"
+
+LIBRARIES = ("torch", "torchvision", "kornia", "timm", "accelerate", "numpy", "scikit-learn")
+"""Whose versions are told, where they are installed."""
+
+
+def write_setup(folder: Path, settings: RunSettings, context: Context, **more: Any) -> None:
+    """Write `setup.json` into a run's folder: the data's classes and counts, the split's hash, the settings that are
+    not their recipe's defaults, and of the process that writes it versions and kind of machine, without names of hosts,
+    users or folders; and `more`. A run that is continued tells of the last process."""
+    if not context.accelerator.is_main_process:
+        return
+    dataset, split = context.dataset, context.split
+    data = {
+        "name": dataset.name.rpartition("/")[2],
+        "fingerprint": dataset.fingerprint,
+        "image_size": dataset.image_size,
+        "classes": list(dataset.classes),
+        "train": len(dataset.train),
+        "test": len(dataset.test),
+    }
+    of_split = {role: len(getattr(split, role)) for role in ("labelled", "unlabelled", "validation")}
+    setup = {
+        "data": data,
+        "split": of_split | {"seed": split.seed, "hash": split.hash},
+        "changed": changed_fields(settings),
+        "environment": environment(context),
+    }
+    write_text(folder / SETUP, json.dumps(setup | more, indent=1, ensure_ascii=False) + "\n")
+
+
+def changed_fields(settings: Any) -> list[str]:
+    """Dotted names of the fields that are not the defaults of these settings."""
+    before, now = (dict(flat(plain(each))) for each in (type(settings)(), settings))
+    return [name for name, value in now.items() if value != before.get(name)]
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The fields of nested groups under their dotted names."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def environment(context: Context) -> dict[str, str]:
+    """Versions and kind of machine, each under what it is of."""
+    accelerator = context.accelerator
+    found = {"hybridgen": __version__, "Python": platform.python_version()}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    found["system"] = f"{platform.system()} {platform.machine()}"
+    found["processor"] = f"{_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads a process"
+    if accelerator.device.type == "cuda":
+        found["GPU"] = torch.cuda.get_device_name(accelerator.device)
+    return found | {"processes": str(accelerator.num_processes)}
+
+
+def _processor() -> str:
+    """Its model, as Linux tells it; else what Python calls it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
