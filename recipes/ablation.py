@@ -149,7 +149,8 @@ def jobs_of(config: Config, key: str, seed: int) -> list[Job]:
     name, jobs, beside = row.hybrids, [], Path(__file__).with_name
     if row.hybrids in GENERATORS:
         own = config.seed if table.generators == "one" else seed
-        given = (*split_words(config, "common"), *split_words(config, "generator"), *shared, "--seed", str(own))
+        own_words = ("--oracle", "none", *split_words(config, "generator"))  # the classifier's run has hybrids judged
+        given = (*split_words(config, "common"), *own_words, *shared, "--seed", str(own))
         folder = config.out / f"generator-{row.hybrids}-seed{own}"
         jobs.append(Job(folder, beside("scimix.py"), (*given, *GENERATORS[row.hybrids])))
         name = str(folder / "hybridizer")

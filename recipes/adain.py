@@ -8,8 +8,10 @@ from pathlib import Path
 
 from hybridgen.configuration import launch
 from hybridgen.evaluation.grid import sample_grid
+from hybridgen.evaluation.oracle import OracleSettings, judge_of
 from hybridgen.methods import adain
 from hybridgen.settings import settings
+from hybridgen.tables.ending import conclude_hybridizer
 from hybridgen.training.context import Context, RunSettings
 from hybridgen.training.record import claim
 from hybridgen.training.train import Result, train
@@ -23,6 +25,7 @@ class Config(RunSettings):
     evaluate_every = 500
     save_every = 500
     method: adain.Settings = adain.Settings()
+    oracle: OracleSettings = OracleSettings()
 
 
 PRESETS = adain.PRESETS
@@ -30,6 +33,7 @@ PRESETS = adain.PRESETS
 
 def main(config: Config) -> Result:
     context = Context.of(config)
+    judge = judge_of(config.oracle, context.dataset)
     if config.method.perceptual == "all":
         context = adain.with_all_labels(context)
     autoencoder = adain.network(config.method, context, config.seed)
@@ -43,7 +47,8 @@ def main(config: Config) -> Result:
     # The decoder
     plan, hybridizer = adain.plan(config.method, context, autoencoder, config.seed)
     plan = replace(plan, pictures=lambda: {"grid": sample_grid(hybridizer, context.dataset.test, config.seed)})
-    return train(plan, config, config.out, config.seed, claimed=True, seconds=first["seconds"])
+    result = train(plan, config, config.out, config.seed, claimed=True, seconds=first["seconds"])
+    return conclude_hybridizer(config, plan, hybridizer, judge, result)
 
 
 if __name__ == "__main__":

@@ -635,14 +635,17 @@ EXPECTED = {
 SMOKE = {
     "scimix": {
         "precision": "fp32", "evaluate_every": 40, "method.epochs": 0.6, "method.semantic_from": 0.1,
-        "method.semantic_ramp": 0.1, "method.nonsemantic_from": 0.2,
+        "method.semantic_ramp": 0.1, "method.nonsemantic_from": 0.2, "oracle.steps": 20,
     },
     "scimix_pipeline": {
         "precision": "fp32", "evaluate_every": 20, "method.epochs": 1, "oracle.steps": 20, **window(0.2, 0.8),
         "generator.epochs": 0.6, "generator.semantic_from": 0.1, "generator.semantic_ramp": 0.1,
         "generator.nonsemantic_from": 0.2,
     },
-    "adain": {"precision": "fp32", "evaluate_every": 40, "method.perception_steps": 30, "method.epochs": 0.3},
+    "adain": {
+        "precision": "fp32", "evaluate_every": 40, "method.perception_steps": 30, "method.epochs": 0.3,
+        "oracle.steps": 20,
+    },
     "recursivemix": {"precision": "fp32", "evaluate_every": 20, "training.epochs": 0.5},
     "mixing_baselines": {"precision": "fp32", "evaluate_every": 20, "training.epochs": 0.5},
     "mixmo": {"precision": "fp32", "evaluate_every": 20, "training.epochs": 1.5},

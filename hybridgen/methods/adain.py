@@ -192,7 +192,9 @@ def plan(settings: Settings, context: Context, autoencoder: AdaINAutoencoder, se
 
 
 PRESETS: dict[str, Mapping[str, Any]] = {
-    "smoke": dict(precision="fp32", evaluate_every=40, method=dict(perception_steps=30, epochs=0.3)),
+    "smoke": dict(
+        precision="fp32", evaluate_every=40, oracle=dict(steps=20), method=dict(perception_steps=30, epochs=0.3)
+    ),
     "paper": dict(precision="fp32", method=dict(perceptual="vgg", rate=1e-4, batch=8)),
 }
 """The paper's: its perceptual features, rate and batch."""

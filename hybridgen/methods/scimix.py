@@ -554,6 +554,7 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     "smoke": dict(
         precision="fp32",
         evaluate_every=40,
+        oracle=dict(steps=20),
         method=dict(epochs=0.6, semantic_from=0.1, semantic_ramp=0.1, nonsemantic_from=0.2),
     ),
     **{
