@@ -833,14 +833,14 @@ def test_networks_without_a_name_are_resnet18_of_full_width():
 # --- Defaults ---------------------------------------------------------------------------------------------------------
 
 OF_RUNS = {
-    "data": "digits-m", "image_size": None, "whole": False, "data_root": "data", "download": False, "labels": 100,
-    "split": None, "split_seed": 0, "validation": 100, "out": Path("runs"), "resume": False, "seed": 0, "threads": None,
-    "workers": 2, "precision": "auto", "channels_last": True, "compiled": False, "sync_batchnorm": False,
-    "record_every": 50, "evaluate_every": 100, "save_every": 200,
+    "data": "digits-m", "image_size": None, "whole": False, "data_root": "data", "download": False, "labels": "auto",
+    "split": None, "split_seed": 0, "validation": "auto", "out": Path("runs"), "resume": False, "seed": 0,
+    "threads": None, "workers": 2, "precision": "auto", "channels_last": True, "compiled": False,
+    "sync_batchnorm": False, "record_every": 50, "evaluate_every": 100, "save_every": 200,
 }  # fmt: skip
 OF_CLASSIFIERS = {
     "network": None, "momentum": 0.05, "epochs": 14, "rate_epochs": None, "weight_decay": 5e-4, "clip": None,
-    "labelled_batch": 32, "unlabelled_batch": 96, "ema_decay": 0.99, "weight_supervised": 1.0,
+    "labelled_batch": None, "unlabelled_batch": None, "ema_decay": 0.99, "weight_supervised": 1.0,
 }  # fmt: skip
 OF_HYBRIDS = {
     "use": "contradict", "alpha": 0.9, "copies": 3, "start": 1.5, "stop": 12, "reduction": "sum",
@@ -860,7 +860,7 @@ OF_SETTINGS = {
         "weight_logit_distance": 0.01,
     },
     mixmatch.Settings: OF_CLASSIFIERS | {
-        "epochs": 8, "rate": 0.01, "weight_decay": 0.02, "unlabelled_batch": 32, "guesses": 2, "temperature": 0.5,
+        "epochs": 8, "rate": 0.01, "weight_decay": 0.02, "guesses": 2, "temperature": 0.5,
         "alpha": 0.75, "weight_unsupervised": 75.0, "ramp_steps": 1300,
     },
     supervised.Settings: OF_CLASSIFIERS | {"rate": 0.06},
@@ -876,8 +876,8 @@ OF_SETTINGS = {
     },
     scimix.Settings: {
         "network": None, "guide": "fixmatch", "epochs": 36, "rate_epochs": 37, "rate": 4e-3, "discriminator_rate": 1e-3,
-        "classifier_rate": None, "optimizer": "adam", "weight_decay": 0.01, "clip": None, "labelled_batch": 24,
-        "unlabelled_batch": 40, "ema_decay": 0.995, "nonsemantic_channels": 4, "generator_channels": None,
+        "classifier_rate": None, "optimizer": "adam", "weight_decay": 0.01, "clip": None, "labelled_batch": None,
+        "unlabelled_batch": None, "ema_decay": 0.995, "nonsemantic_channels": 4, "generator_channels": None,
         "upsampling": "bilinear", "discriminator_width": 0.5, "style": "semantic", "backend": "hybridgen",
         "teacher_decay": 0.97, "reduction": "mean", "threshold": 0.9, "semantic_distance": "cross-entropy",
         "nonsemantic_distance": "norm", "reconstruction_distance": "norm", "freeze_criteria": True,
@@ -1021,6 +1021,8 @@ def test_defaults_of_functions():
 
 OF_CONSTANTS = {
     "training.context.WHITENED": 2**20, "training.context.FEWEST": 64,  # 1,024 images of 32×32 pixels, and no fewer
+    "training.context.LABELS": 100, "training.context.LABELS_PER_CLASS": 4, "training.context.VALIDATION": 100,
+    "methods.classifiers.USUAL": (32, 96),
     "training.estimate.PLACES": 4, "training.estimate.STEPS": 2, "training.estimate.SHORT": 100,
     "training.estimate.SAMPLE": 256,
     "training.engine.ACCELERATES": {"fp32": "no", "bf16": "bf16", "fp16": "fp16"},  # accelerate's words
@@ -1744,7 +1746,7 @@ CIFAR_C = ("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "gla
            "snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate",
            "jpeg_compression")  # fmt: skip
 LEFT_OUT = ("device", "training")
-OF_FUNCTIONS = {
+ARGUMENTS = {
     # Szegedy et al. 2015, and Zhong et al. 2020 as timm has it; code of CutMix and RecursiveMix
     "data.augment.weak": {"padding": "reflection"},  # A.1.2.1
     "data.augment.resized_crop": {"scale": (0.08, 1.0), "aspect": (3 / 4, 4 / 3)},
@@ -1778,7 +1780,6 @@ OF_FUNCTIONS = {
     "evaluation.finished.check_data": {"others": False},
     "evaluation.finished.dataset_of": {"download": False},
     "evaluation.grid.sample_grid": {"side": 8},
-    "evaluation.intervals.figures_of_draws": {"draws": 1000},
     "evaluation.mixing_studies.mixed_inputs": {"alpha": 0.5},  # RecursiveMix's
     "evaluation.mixing_studies.check_mixers": {"flag": "--methods"},
     "evaluation.mixing_studies.sequence": {"steps": 8, "places": 4, "alpha": 0.5, "seed": 0},
@@ -1851,7 +1852,7 @@ def test_arguments_of_functions_that_are_not_given():
                 own = {key: value for key, value in own.items() if value is not None and key not in LEFT_OUT}
                 if own:
                     found[f"{place}.{what}"] = own
-    assert found == OF_FUNCTIONS
+    assert found == ARGUMENTS
 
 
 CONSTANTS = {

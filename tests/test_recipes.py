@@ -246,7 +246,17 @@ def assert_same_artefact(first: Path, second: Path) -> None:
 
 def test_the_smoke_preset_leaves_everything_that_a_run_leaves(recipes):
     recipes.succeed(
-        "scimix.py", "--preset", "smoke", "--epochs", "0.05", "--out", "smoke", "--threads", "1", "--oracle", "none",
+        "scimix.py",
+        "--preset",
+        "smoke",
+        "--epochs",
+        "0.05",
+        "--out",
+        "smoke",
+        "--threads",
+        "1",
+        "--oracle",
+        "none",
         curves=True,
     )
     folder = recipes.folder / "smoke"
@@ -287,7 +297,9 @@ def test_the_saved_configuration_runs_again_and_gives_the_same(recipes, stage_1)
     shares = np.array(rates["confusion"])  # each class has as many semantic parents
     assert shares.trace() / 2 == pytest.approx(rates["semantic_transfer"]) and rates["semantic_parents"] == 24
     assert f"hybrids: semantic transfer {rates['semantic_transfer']:.3f} [" in said
-    assert "again: report.html," in said and "next: hybridgen train scimix-fixmatch --hybridizer again/hybridizer" in said
+    assert (
+        "again: report.html," in said and "next: hybridgen train scimix-fixmatch --hybridizer again/hybridizer" in said
+    )
     assert (again / "report.html").stat().st_size > 1000 and not (stage_1 / "transfer.json").exists()
     assert metrics(again) == metrics(stage_1)
     assert result(again, "seconds") == result(stage_1, "seconds")
