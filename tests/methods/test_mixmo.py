@@ -487,17 +487,19 @@ def test_all_parameters_are_trained_and_decay(context):
     assert not any(torch.equal(*pair) for pair in zip(first, plan.network.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("crop", [None, 8])
 @pytest.mark.parametrize("ensemble", ["logits", "probabilities"])
-def test_members_are_scored_on_all_images_in_their_order(context, ensemble):
-    plan = plan_of(context, ensemble=ensemble)
+def test_members_are_scored_on_all_images_in_their_order(context, ensemble, crop):
+    """In the middle of them, where training is on crops."""
     seen = {}
     plan = mixmo.plan(
-        Settings(ensemble=ensemble), TRAINING, context, 0, measure=lambda members, labels: seen.update(
-            members=members, labels=labels) or {"accuracy": 0.5},
+        Settings(ensemble=ensemble), replace(TRAINING, crop=crop), context, 0, measure=lambda members, labels:
+        seen.update(members=members, labels=labels) or {"accuracy": 0.5},
     )  # fmt: skip
     network, test = plan.network.eval(), context.dataset.test
     assert plan.score(network, test, [3, 1, 14]) == {"accuracy": 0.5}
     images = test.images.gather(torch.tensor([3, 1, 14])).float() / 255
+    images = images if crop is None else images[:, :, 4:12, 4:12]
     torch.testing.assert_close(seen["members"], network.members(images), rtol=1e-5, atol=1e-5)
     assert seen["labels"].tolist() == test.labels[[3, 1, 14]].tolist()
     assert math.isnan(plan.score(network, test, [])["accuracy"])

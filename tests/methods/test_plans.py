@@ -282,10 +282,11 @@ def test_what_mixvit_cannot_train_is_one_error(training, of, words, context):
         mixvit.plan(mixvit.Settings(**of), replace(TRANSFORMER, **training), context, 0, measure=lambda *given: {})
 
 
-def test_what_mixvit_leaves_computes_what_was_scored(context, tmp_path):
-    """Its ensemble is the mean of its members, and its operations are counted."""
+@pytest.mark.parametrize("crop", [None, 8])
+def test_what_mixvit_leaves_computes_what_was_scored(crop, context, tmp_path):
+    """Its ensemble is the mean of its members, and its operations are counted; of crops in the middle of the image."""
     of = mixvit.Settings(source="encoding", ensemble="probabilities")
-    training = replace(TRANSFORMER, network="convit-8-2-1-patch4")
+    training = replace(TRANSFORMER, network="convit-8-2-1-patch4", crop=crop)
     said = {}
 
     def measure(members, labels):
@@ -297,7 +298,9 @@ def test_what_mixvit_leaves_computes_what_was_scored(context, tmp_path):
     plan.finish(tmp_path, plan.judged)
     left, _, side = load_classifier(tmp_path / "network.safetensors")
     images = context.dataset.test.images.gather(torch.arange(5)).float() / 255
+    images = images if crop is None else images[:, :, 4:12, 4:12]
     torch.testing.assert_close(left(images).softmax(dim=1), said["logits"])
+    assert side == (crop or 16)
     assert figures["mflops"] == flops(left, side) / 1e6 and plan.score(
         plan.judged, context.dataset.test, ()
     ).keys() == {"accuracy"}
