@@ -32,7 +32,7 @@ from hybridgen.methods import (
 )
 from hybridgen.methods.hybrids import HybridInputs, WithHybrids
 from hybridgen.networks.autoencoder import Architecture, SamosaArchitecture, SamosaAutoencoder, SemanticAutoencoder
-from hybridgen.tables.compare import Comparison
+from hybridgen.tables.compare import OF_ENSEMBLES, Comparison
 from hybridgen.tables.cost import noise
 from hybridgen.training.context import Context
 from hybridgen.training.schedules import value
@@ -75,6 +75,12 @@ class Ran:
         **others: Callable[["Ran"], Callable],
     ):
         self.module, self.runs, self.parts = load(name), {}, []
+        self.concluded, self.judged = [], []
+        conclude, judged = Comparison.conclude, Comparison.judged
+        noted = lambda compared, **how: self.concluded.append(how) or conclude(compared, **how)
+        monkeypatch.setattr(Comparison, "conclude", noted)
+        noted = lambda compared, *given: self.judged.append(given) or judged(compared, *given)
+        monkeypatch.setattr(Comparison, "judged", noted)
         presets = getattr(self.module, "PRESETS", {})
         self.config = parse(self.module.Config, presets, [*arguments, "--out", str(tmp_path / "out")])
         made = noise(3, 16, 40, Accelerator(cpu=True), labelled=12)
@@ -153,6 +159,7 @@ def test_a_classifier_is_trained_alone_and_with_hybrids_from_every_seed_by_the_s
         if hasattr(owner, field):
             assert getattr(owner, field) == 0.123
     assert list(ran.result["classifiers"]) == [title, f"{title} + SciMix"]
+    assert ran.judged == [(hybridizer, None)]  # no judge is asked for here
     assert ran.result["classifiers"][title]["test_accuracy_last"]["mean"] == pytest.approx(0.35)
 
 
@@ -343,6 +350,7 @@ def test_mixmo_is_every_method_from_every_seed_by_its_own_settings(tmp_path, mon
             assert_same_plan(run.plan, own)
             network, test = own.network.eval(), ran.context.dataset.test
             assert run.plan.score(run.plan.network.eval(), test, range(9)) == own.score(network, test, range(9))
+    assert columns(ran) == list(OF_ENSEMBLES)
     few = Ran("mixmo", tmp_path / "few", monkeypatch, *labelled("--methods", "cut-mixmo", "plain"))
     assert list(few.runs)[:2] == ["cut-mixmo-seed3", "plain-network-seed3"]
 
@@ -385,6 +393,7 @@ def test_mixshare_is_every_method_from_every_seed_by_its_own_settings(tmp_path, 
             assert_same_plan(run.plan, own)
             network, test = own.network.eval(), ran.context.dataset.test
             assert run.plan.score(run.plan.network.eval(), test, range(9)) == own.score(network, test, range(9))
+    assert columns(ran) == list(OF_ENSEMBLES)
     every = Ran("mixshare", tmp_path / "every", monkeypatch, *labelled("--methods", "unmixing-aligned", "unmixing"))
     assert list(every.runs)[:2] == ["unmixing-kernels-aligned-seed3", "unmixing-seed3"]
 
@@ -404,6 +413,7 @@ def test_mixvit_is_every_method_from_every_seed_by_its_own_settings(tmp_path, mo
             assert run.plan.score(run.plan.network.eval(), test, range(9)) == own.score(network, test, range(9))
             assert run.settings == replace(ran.config, methods=(name,), method=of)
             assert mixvit.variant(name, of) == of  # so that its configuration trains it again
+    assert columns(ran) == [*OF_ENSEMBLES, ("MFLOPs", "test_mflops_last", False)]
 
 
 def test_tables_of_mixvit_are_their_rows_from_every_seed(tmp_path, monkeypatch):
@@ -419,6 +429,12 @@ def test_tables_of_mixvit_are_their_rows_from_every_seed(tmp_path, monkeypatch):
         assert run.settings == replace(ran.config, methods=(name,), table=None, method=own, training=training)
     with pytest.raises(InputError, match=r"^methods: table 4\.1 has its own; give one or the other"):
         Ran("mixvit", tmp_path / "both", monkeypatch, *labelled("--table", "4.1", "--methods", "single", "sum"))
+
+
+def columns(ran: Ran) -> list:
+    """Of the table, beside accuracies and time."""
+    (how,) = ran.concluded
+    return list(how["columns"])
 
 
 def drawn(ran: Ran, run: SimpleNamespace, method: str) -> torch.Tensor:
