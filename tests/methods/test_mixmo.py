@@ -487,6 +487,17 @@ def test_all_parameters_are_trained_and_decay(context):
     assert not any(torch.equal(*pair) for pair in zip(first, plan.network.parameters(), strict=True))
 
 
+def test_as_many_others_as_samples_and_as_many_inputs_as_images_and_no_more(context):
+    """On a network that is laid out as the settings say."""
+    training = replace(TRAINING, views=2)
+    plan = mixmo.plan(Settings(cutmix=0.5, inputs=TRAINING.batch), training, context, 0, measure=measure)
+    batch = next(plan.stream.from_step(0))
+    assert len(batch.labelled[0]) == len(batch.unlabelled[0]) == 2 * TRAINING.batch
+    assert plan.network.inputs == TRAINING.batch
+    kernels = [p for p in plan.network.core.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+    assert kernels and all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+
+
 @pytest.mark.parametrize("crop", [None, 8])
 @pytest.mark.parametrize("ensemble", ["logits", "probabilities"])
 def test_members_are_scored_on_all_images_in_their_order(context, ensemble, crop):

@@ -13,6 +13,7 @@ from hybridgen.networks.autoencoder import (
     SamosaAutoencoder,
     SemanticAutoencoder,
     SemanticClassifier,
+    check_described,
 )
 from hybridgen.types import InputError
 
@@ -124,6 +125,12 @@ def test_both_codes_of_each_image_shape_its_own_output_alone(images, style):
     autoencoder.decode(semantic, nonsemantic)[1].sum().backward()
     for gradient in (semantic.grad, nonsemantic.grad):
         assert [bool(row.any()) for row in gradient] == [False, True, False]
+
+
+def test_the_largest_that_a_description_asks_for_is_taken():
+    check_described({"image_size": 4096, "classes": 100_000, "generator_channels": [10_000, 1]}, Architecture)
+    with pytest.raises(InputError, match=r"^generator_channels: 10001 is above 10000"):
+        check_described({"generator_channels": [1, 10_001]}, Architecture)
 
 
 def test_architecture_is_frozen_and_survives_a_round_trip():

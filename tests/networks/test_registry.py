@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from timm.models.pvt_v2 import PyramidVisionTransformerV2
 from torch import nn
 
-from hybridgen.networks.registry import NETWORKS, make_network, set_batch_norm_momentum
+from hybridgen.networks.registry import NETWORKS, leaky_wrn, make_network, set_batch_norm_momentum
 from hybridgen.networks.wide_resnet import WideResBlock
 from hybridgen.types import InputError
 
@@ -255,6 +255,10 @@ def test_what_no_machine_holds_is_refused_before_it_is_built(name, field, monkey
         monkeypatch.setattr(f"hybridgen.networks.registry.{made}", None)
     with pytest.raises(InputError, match=rf"^{field}"):
         make_network(name, 10)
+
+
+def test_a_limit_itself_is_taken():
+    assert leaky_wrn("leaky-wrn-1000-100") == (1000, 100, False)
 
 
 def test_a_width_that_no_machine_holds():
