@@ -189,6 +189,7 @@ def test_train_runs_a_recipe_with_its_arguments(trained, tmp_path):
     """By either spelling; its help and its errors are the recipe's, under the name that was typed."""
     said = trained("scimix-fixmatch", "--help")
     assert said.code == 0 and "usage: hybridgen train scimix-fixmatch " in said.out and "--hybrids.alpha" in said.out
+    assert "usage: hybridgen train mean-teacher " in trained("mean_teacher", "--help").out
     refused(trained("scimix_fixmatch", "--labels", "0", "--out", tmp_path / "run"), "--labels: 0 should be greater")
     data = tmp_path / "toy.npz"
     pixels, labels = np.random.RandomState(0).randint(0, 255, (40, 16, 16, 3), np.uint8), np.arange(40) % 2
@@ -214,6 +215,8 @@ def test_wheels_carry_recipes_and_assets_inside_the_package(tmp_path, monkeypatc
     (package / "_recipes").mkdir(parents=True)
     (package / "_recipes" / "some_thing.py").touch()
     (package / "_assets" / "hybridizers" / "one").mkdir(parents=True)
+    for others in ("recipes", "assets"):  # of another package
+        (tmp_path / "site" / others).mkdir()
     assert train.recipes() == {"some-thing": package / "_recipes" / "some_thing.py"}
     assert bundled("one") == package / "_assets" / "hybridizers" / "one"
     with pytest.raises(InputError, match=r"^hybridizer: this installation does not carry digits-m-scimix"):
@@ -655,6 +658,10 @@ def test_evaluate_prints_rates(run, artefact, oracle):
         assert 0 <= plain[key] <= 1
     assert plain["data"] == "digits-m" and plain["semantic_parents"] == 500
     assert plain["mixup"]["nonsemantic_preservation"] == 0
+    assert [plain[key] for key in ("repeats", "seed", "fda_beta")] == [1, 0, 0.1]
+    other = json.loads(run(*common, "--json", "--seed", 3, "--fda-beta", 0.2).out)
+    assert [other[key] for key in ("repeats", "seed", "fda_beta")] == [1, 3, 0.2]
+    assert other["fda"] != plain["fda"] and other["mixup"] != plain["mixup"]
     table = run(*common).out
     assert f"{plain['semantic_transfer']:.1%}" in table and f"{plain['oracle_accuracy']:.1%}" in table
     assert "MixUp" in table and "FDA" in table
@@ -919,14 +926,15 @@ SMALL = {
 
 @pytest.mark.parametrize("name", SMALL)
 def test_study_of_mixing_prints_what_it_writes(run, networks, tmp_path, name):
-    common = ("study", name, "--out", tmp_path, *SMALL[name], *ONE)
+    common = ("study", name, "--out", tmp_path, "--seed", 1, *SMALL[name], *ONE)
     if name == "cam":
         common += ("--networks", *networks)
     said = run(*common)
     assert said.code == 0, said.err
     assert said.out == (tmp_path / f"{name}.txt").read_text() + f"{tmp_path / name}.png\n"
     values = json.loads((tmp_path / f"{name}.json").read_text())
-    assert values["study"] == name
+    assert values["study"] == name and values.get("seed", 1) == 1
+    assert values.get("data", "digits-m") == "digits-m" and ({"seed", "data"} <= values.keys() or name == "cost")
     if name == "cam":  # the first of both steps is seen in the second, and nothing else
         assert max(len(image["classes"]) for image in values["images"]) == 2
     before = contents(tmp_path)
@@ -949,7 +957,7 @@ def test_maps_of_files_and_of_chosen_images(run, networks, images, tmp_path):
     common = ("study", "cam", "--networks", networks[0], *ONE)
     assert run(*common, "--files", *images[:2], "--classes", "3", "5", "--out", tmp_path / "a").code == 0
     values = json.loads((tmp_path / "a" / "cam.json").read_text())
-    assert [image["image"] for image in values["images"]] == ["0.png", "1.png"]
+    assert [image["image"] for image in values["images"]] == ["0.png", "1.png"] and values["data"] is None
     assert [[each["class"] for each in image["classes"]] for image in values["images"]] == [["3", "5"]] * 2
     assert list(values["networks"]) == ["none"] and values["networks"]["none"].keys() == {"probability"}
     assert run(*common, "--index", 4, 2, "--out", tmp_path / "b").code == 0
@@ -957,6 +965,14 @@ def test_maps_of_files_and_of_chosen_images(run, networks, images, tmp_path):
     labels = load_dataset("digits-m").test.labels
     assert [image["image"] for image in values["images"]] == ["image 4", "image 2"]
     assert [image["classes"][0]["class"] for image in values["images"]] == [str(int(labels[i])) for i in (4, 2)]
+
+
+def test_maps_of_data_of_other_classes_are_refused(run, networks, tmp_path):
+    images, labels = np.zeros((6, 16, 16, 3), dtype=np.uint8), np.arange(6) % 3
+    np.savez(tmp_path / "own.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    line = ("study", "cam", "--networks", networks[0], "--data", f"npz:{tmp_path / 'own.npz'}", "--out", tmp_path / "o")
+    said = f"--data: the networks know the classes {', '.join('0123456789')}; npz:{tmp_path / 'own.npz'} has 0, 1, 2"
+    refused(run(*line, *ONE), said)
 
 
 def test_a_study_that_is_interrupted_leaves_nothing(run, tmp_path, monkeypatch):

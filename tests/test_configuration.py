@@ -1,5 +1,6 @@
 """Defaults, preset, file and command line, in this order; every bad word is one line."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -88,6 +89,12 @@ def test_a_saved_configuration_is_read_as_itself(tmp_path, config):
     save(config, tmp_path / "config.yaml")
     assert parsed("--config", str(tmp_path / "config.yaml")) == config
     assert load(tmp_path / "config.yaml") == plain(config)
+
+
+def test_fields_stand_in_their_file_as_they_do_in_the_code(tmp_path):
+    save(Config(), tmp_path / "config.yaml")
+    names = [line.split(":")[0] for line in (tmp_path / "config.yaml").read_text().splitlines() if line[:1].isalpha()]
+    assert names == [field.name for field in fields(Config)] != sorted(names)
 
 
 def test_plain_values():

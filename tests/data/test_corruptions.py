@@ -94,6 +94,9 @@ def test_what_holds_for_all(name):
 
 
 def test_other_names_and_severities_are_refused():
+    for names, words in (([], "none; one or more are needed, each once"), (["fog", "fog"], "fog fog; one or more")):
+        with pytest.raises(InputError, match=f"^--some: {words}"):
+            corruptions.check_corruptions(names, flag="--some")
     with pytest.raises(InputError, match="'gaussian_noise' is unknown; there are gaussian-noise, shot-noise"):
         corrupt(some(), "gaussian_noise", 1, seeded())
     for severity in (-1, 6):
@@ -237,6 +240,8 @@ def test_frost_is_laid_over_the_image():
     assert black[:, 2].max().item() == pytest.approx(0.45, rel=0.05)
     images = 0.3 * some().float()
     torch.testing.assert_close(corrupt(images, "frost", 5, seeded()), 0.75 * images + black)
+    ridges = 1 - (2 * corruptions.fractal(images, seeded(), decay=1.4) - 1).abs()  # bluish
+    torch.testing.assert_close(black, 0.45 * ridges * torch.tensor([0.8, 0.9, 1.0])[:, None, None])
 
 
 def test_snow_falls_and_pales():
@@ -331,6 +336,20 @@ def test_elastic_displacements_have_the_deviation_of_smoothed_noise():
         assert moved[:, axis].std().item() == pytest.approx(expected, rel=0.1)
         assert abs(moved[:, axis].mean().item()) < 0.2 * expected
     assert abs(np.corrcoef(moved[:, 0].flatten(), moved[:, 1].flatten())[0, 1]) < 0.15
+
+
+def test_elastic_displacements_are_smoothed_up_to_three_deviations(monkeypatch):
+    """As make_cifar_c.py cuts its filter off."""
+    seen = []
+
+    def noted(drawn, deviation, *, reach):
+        seen.append((deviation, reach))
+        return torch.zeros_like(drawn)
+
+    monkeypatch.setattr(corruptions, "_gaussian", noted)
+    images = ramps(1)
+    torch.testing.assert_close(corruptions.elastic(images, seeded(), 0.1, 0.05, 0.0), images)
+    assert seen == [(0.05 * 60, 3)]
 
 
 def test_elastic_moves_three_points_affinely():

@@ -98,6 +98,21 @@ def test_a_rectangle_is_erased_with_its_probability():
     assert torch.equal(erase(images, generator(), probability=0.0), images)
 
 
+def test_rectangles_are_erased_where_they_are_drawn():
+    """Rounded to whole pixels, their corners down."""
+    height, width = 20, 30
+    gone = (erase(torch.full((60, 3, height, width), 2.0), generator(4), probability=0.7) != 2.0).all(dim=1)
+    for own, draws in zip(gone, torch.rand(5, 60, generator=generator(4)).double().T.tolist(), strict=True):
+        area = (0.02 + (1 / 3 - 0.02) * draws[0]) * height * width
+        aspect = math.exp(math.log(0.3) + (math.log(10 / 3) - math.log(0.3)) * draws[1])
+        tall, wide = min(math.sqrt(area / aspect), height), min(math.sqrt(area * aspect), width)
+        left, top = math.floor(draws[2] * (width - wide)), math.floor(draws[3] * (height - tall))
+        expected = torch.zeros(height, width, dtype=torch.bool)
+        if draws[4] < 0.7:
+            expected[top : top + round(tall), left : left + round(wide)] = True
+        assert torch.equal(own, expected)
+
+
 @pytest.mark.parametrize("probability", [-0.1, 1.1])
 def test_an_impossible_probability_is_refused(probability):
     with pytest.raises(InputError, match=r"^probability: "):

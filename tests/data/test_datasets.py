@@ -1,6 +1,7 @@
 import inspect
 from importlib import import_module
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,6 +23,14 @@ def test_channel_statistics_are_those_of_the_training_pixels(size):
     torch.testing.assert_close(torch.tensor(digits.mean).double(), values.mean((0, 2, 3)), atol=1e-6, rtol=0)
     deviation = values.std((0, 2, 3), correction=0)
     torch.testing.assert_close(torch.tensor(digits.std).double(), deviation, atol=1e-6, rtol=0)
+
+
+def test_images_of_one_colour_have_a_deviation_to_be_divided_by(tmp_path):
+    """A level's."""
+    pixels, labels = np.full((4, 8, 8), 51, np.uint8), np.arange(4) % 2
+    np.savez(tmp_path / "flat.npz", x_train=pixels, y_train=labels, x_test=pixels, y_test=labels)
+    flat = load_dataset(str(tmp_path / "flat.npz"))
+    assert flat.mean == (0.2,) * 3 and flat.std == (0.003922,) * 3
 
 
 def test_unknown_names_and_impossible_sizes(fails):

@@ -152,6 +152,17 @@ def test_a_file_is_decoded_once_however_often_it_is_asked_for(tmp_path, monkeypa
     assert len(seen) == 2
 
 
+def test_large_files_are_decoded_at_twice_what_is_needed(tmp_path, monkeypatch, picture, write):
+    """Of parts of photographs whole."""
+    asked, opened = [], sources.opened
+    monkeypatch.setattr(sources, "opened", lambda path, *enough: asked.append(enough) or opened(path, *enough))
+    paths, first = [write(tmp_path / "a.png", picture(0, 60, 70))], torch.tensor([0])
+    Files(paths, 14).gather(first)
+    Photographs(paths, 14).gather(first)  # 256/224 of which is 16
+    Photographs(paths, 14).crops(first, torch.Generator())
+    assert asked == [(28,), (32,), ()]
+
+
 # --- whole photographs ----------------------------------------------------------------------------------
 
 

@@ -25,6 +25,7 @@ from hybridgen.evaluation.oracle import (
     train_oracle,
     training_for,
 )
+from hybridgen.networks.registry import default_network
 from hybridgen.training.schedules import Clock
 from hybridgen.types import Batch, InputError
 
@@ -196,6 +197,16 @@ def test_it_is_sized_by_images_and_pixels(dataset, known, side, passes):
     if side > 16:
         assert training.optimizer == "sgd" and training.shrinks and training.ema_decay > 0
         assert training.rate / training.batch_size == pytest.approx(0.6 / 512)
+
+
+def test_that_of_cifar10_learns_as_networks_that_train_in_seconds(dataset):
+    """airbench's label smoothing; and 32 images a step at least, however large they are."""
+    assert training_for(OracleSettings(), sized(dataset, 50_000, 32)) == Training(
+        781, 512, "fast", "sgd", rate=0.6, weight_decay=1e-3, label_smoothing=0.2, ema_decay=0.98
+    )
+    large = training_for(OracleSettings(), sized(dataset, 1000, 224))
+    assert (large.batch_size, large.steps) == (32, 255)  # of 409,600,000 pixels
+    assert large.rate == pytest.approx(0.6 / 16) and large.network == default_network(224)
 
 
 def test_what_is_asked_for_wins(dataset):

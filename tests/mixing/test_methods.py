@@ -41,6 +41,17 @@ def test_names():
     }  # fmt: skip
 
 
+def test_names_with_options_of_their_own():
+    """Manifold Mixup's α is 2 (Verma et al. 2019)."""
+    options = {name: each.keywords for name, each in METHODS.items() if isinstance(each, partial)}
+    assert options == {
+        "manifold-mixup": {"alpha": 2.0},
+        "patchup-hard": {"kind": "hard"},
+        "patchup-soft": {"kind": "soft"},
+    }
+    assert METHODS["manifold-mixup"].func is METHODS["mixup"]
+
+
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize(
     "shape", [(1, 3, 8, 8), (2, 3, 32, 32), (7, 3, 9, 16), (5, 64, 4, 4), (3, 1, 1, 1), (3, 2, 1, 5)]

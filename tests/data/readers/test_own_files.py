@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hybridgen.data.datasets import load_dataset
+from hybridgen.data.readers.folder import drawn_test
 from hybridgen.data.sources import decode
 
 
@@ -36,6 +37,13 @@ def test_a_test_part_is_drawn_of_a_folder_without_one(tmp_path, plain):
     assert torch.equal(dataset.test.images.pixels, torch.stack([decode(root / name, 8) for name in lowest]))
     shown = {each.numpy().tobytes() for each in dataset.train.images.pixels}
     assert len(shown) == 11 and not shown & {each.numpy().tobytes() for each in dataset.test.images.pixels}
+
+
+@pytest.mark.parametrize(("images", "tested"), [(2, 1), (7, 1), (8, 2), (12, 2), (13, 3)])
+def test_a_fifth_is_rounded_and_one_at_least(images, tested):
+    paths = [Path(f"{i}.png") for i in range(images)]
+    train, test = drawn_test({"cat": paths}, Path())
+    assert len(test["cat"]) == tested and sorted(train["cat"] + test["cat"]) == sorted(paths)
 
 
 def test_it_is_the_same_elsewhere(tmp_path, plain):
