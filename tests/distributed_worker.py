@@ -30,6 +30,7 @@ from hybridgen.methods import mean_teacher as mean_teacher_method
 from hybridgen.methods import samosa as samosa_method
 from hybridgen.methods.mixvit import MixViT
 from hybridgen.methods.samosa import Watched
+from hybridgen.mixing.inputs import PatchMixing
 from hybridgen.networks.autoencoder import Architecture, SamosaArchitecture, SamosaAutoencoder, SemanticAutoencoder
 from hybridgen.networks.classifiers import Classifier
 from hybridgen.networks.discriminator import Discriminator
@@ -341,21 +342,32 @@ def mixmo(accelerator: Accelerator) -> dict[str, torch.Tensor]:
     return after
 
 
+def neighbours(count: int, *_) -> PatchMixing:
+    """Images 0 and 1 together, 2 and 3, ...; of 4×4 patches the first input's are one row where it sees an even image,
+    two rows where an odd one, so that every share is a quarter or more."""
+    first = torch.arange(count)
+    rows = torch.arange(4).view(1, 4, 1).expand(count, 4, 4)
+    return PatchMixing(torch.stack([first, first ^ 1]), (rows > (first % 2).view(-1, 1, 1)).long())
+
+
 def mixvit(accelerator: Accelerator) -> dict[str, torch.Tensor]:
-    """The parameters after six steps: of one input, in which draws change nothing, and of two, whose draws are each
-    process's own."""
+    """The parameters after six steps: of one input, in which draws change nothing; of two, whose draws are each
+    process's own; and of two of which each sees what it would see in the whole batch: neighbours together, the upper
+    patches of the one and the lower ones of the other."""
     after = {}
-    for inputs, source in ((1, "none"), (2, "encoding")):
+    for name, inputs, source in (("1", 1, "none"), ("2", 2, "encoding"), ("2-fixed", 2, "encoding")):
         torch.manual_seed(0)
         plain = make_network("convit-12-3-1-patch4", 3, image_size=16)
         how = dict(source=source, place="late", encoders="one", inference="separate", ensemble="logits")
         made = Classifier(MultiInputTransformer(plain, inputs=inputs, **how), mean=MEAN, std=STD)
         options = dict(mixing="patches", alpha=0.5, patch_probability=0.5, msda=False, smoothing=0.1)
         objective = MixViT(made, 3, **options)
+        if name == "2-fixed":
+            objective.draw = neighbours
         prepared, optimizer = accelerator.prepare(objective, sgd(objective))
         tasks = {"classifier": Task(prepared, {"supervised": 1.0}, optimizer, cosine(0.1, 9))}
         list(fit(tasks, stream(accelerator, 1).from_step(0), Clock(6, 3), accelerator, seed=0))
-        after[f"{inputs}"] = torch.cat([p.detach().flatten() for p in objective.parameters()])
+        after[name] = torch.cat([p.detach().flatten() for p in objective.parameters()])
     return after
 
 
