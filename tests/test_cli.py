@@ -1120,6 +1120,7 @@ def refused(said: Said, *words: str) -> None:
         ("split --labels 5 --out s.json", ("labels = 5", "10 classes")),
         ("split --labels 6000 --out s.json", ("labels = 6000",)),
         ("split --labels 100 --data digits-n --out s.json", ("digits-n",)),
+        ("split --labels 100 --data none.txt --out s.json", ("none.txt: cannot be read (No such file or directory)",)),
         ("split --labels 100 --data nowhere --out s.json", ("unknown data set 'nowhere'",)),
         ("bench --jsn", ("--jsn",)),
     ],

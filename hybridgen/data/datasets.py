@@ -98,6 +98,7 @@ DATASETS: dict[str, str] = {
     "mnist": "torchvision.mnist",
     "mnist-m:PATH": "torchvision.mnist_m",
     "folder:PATH": "folder.folder",
+    "classes:PATH": "folder.of_classes",
     "csv:PATH": "folder.listed",
     "npz:PATH": "npz.npz",
 }
@@ -107,18 +108,20 @@ the readers are built from what stands here, and a run imports only its own.
 
 
 def named(data: str) -> str:
-    """The whole name of a data set, for a bare path too: a folder, a .csv or an .npz file."""
+    """The whole name of a data set, for a bare path too: a folder, a .csv, an .npz or, of some classes, a .txt file."""
     suffix = Path(data).suffix.lower()
     if data in DATASETS or ":" in data:
         return data
     if suffix in (".csv", ".npz"):
         return f"{suffix[1:]}:{data}"
+    if suffix == ".txt":
+        return f"classes:{data}"
     return f"folder:{data}" if data and Path(data).expanduser().is_dir() else data
 
 
 def of_files(data: str) -> bool:
     """Whether a data set of this name consists of image files, of any sizes."""
-    return named(data).partition(":")[0] in ("folder", "csv")
+    return named(data).partition(":")[0] in ("folder", "classes", "csv")
 
 
 def load_dataset(
@@ -130,8 +133,8 @@ def load_dataset(
     memory_limit: int = 2 << 30,
     whole: bool = False,
 ) -> Dataset:
-    """Load a data set by its name in `DATASETS`; `folder:PATH`, `csv:PATH`, `npz:PATH` and `mnist-m:PATH` take a path.
-    The path of a folder, a CSV or an npz file will do alone.
+    """Load a data set by its name in `DATASETS`; `folder:PATH`, `classes:PATH`, `csv:PATH`, `npz:PATH` and
+    `mnist-m:PATH` take a path. The path of a folder, a text, a CSV or an npz file will do alone.
 
     Args:
         image_size: side in pixels; None for the set's own.
@@ -155,7 +158,8 @@ def load_dataset(
         raise InputError(f"image_size = {image_size}: must be positive")
     if whole and not of_files(name):
         raise InputError(
-            f"whole = True: {name} has images of one size; only folder:PATH and csv:PATH have whole photographs"
+            f"whole = True: {name} has images of one size; only folder:PATH, classes:PATH and csv:PATH have whole "
+            "photographs"
         )
     module, function = reader.split(".")
     read = getattr(import_module(f"hybridgen.data.readers.{module}"), function)

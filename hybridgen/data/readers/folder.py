@@ -43,14 +43,33 @@ COLUMNS = {
 def folder(request: Request) -> Dataset:
     """PATH/train/<class>/…, PATH/test/<class>/…, and PATH/unlabeled/… of images without classes; or PATH/<class>/…, of
     which a test part is drawn (`drawn_test`)."""
-    root = request.path
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder")
+    if not request.path.is_dir():
+        raise InputError(f"{request.path}: no such folder")
+    return _of_folder(request, request.path)
+
+
+def of_classes(request: Request) -> Dataset:
+    """Some of the classes of a `folder`: those that a text file in it names, one a line. InputError for a class that is
+    not there, or of which there are no images."""
+    try:
+        lines = request.path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{request.path}: cannot be read ({one_line(error)})") from error
+    names = [name for line in lines if (name := line.strip())]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{request.path}: class {twice!r} comes twice")
+    if wrong := [name for name in names if Path(name).name != name]:
+        raise InputError(f"{request.path}: {wrong[0]!r} is no folder's name; needed are names of classes, one a line")
+    return _of_folder(request, request.path.parent, only=names)
+
+
+def _of_folder(request: Request, root: Path, only: Sequence[str] | None = None) -> Dataset:
     unlabeled = images_below(root / UNLABELED)
     if any((root / part).is_dir() for part in ("train", "test")):
-        train, test = (_images_by_class(root / part) for part in ("train", "test"))
+        train, test = (_images_by_class(root / part, only=only) for part in ("train", "test"))
     else:
-        train, test = drawn_test(_images_by_class(root, but=UNLABELED), root)
+        train, test = drawn_test(_images_by_class(root, but=UNLABELED, only=only), root)
     every = [path for groups in (train, test) for group in groups.values() for path in group] + unlabeled
     return _of_files(request, root, train, test, unlabeled, lambda: files_digest(root, every))
 
@@ -171,9 +190,19 @@ def _rows(file: Path) -> list[_Row]:
     return list(rows.values())
 
 
-def _images_by_class(folder: Path, *, but: str | None = None) -> dict[str, list[Path]]:
+def _images_by_class(
+    folder: Path, *, but: str | None = None, only: Sequence[str] | None = None
+) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; needed is {folder.name}/<class>/<images>")
+    if only is not None:
+        groups = {name: images_below(folder / name) for name in sorted(only)}
+        if missing := [name for name, images in groups.items() if not images]:
+            raise InputError(
+                f"{folder}: no images of class {missing[0]!r}; of the {len(only)} classes that are asked for "
+                f"{len(missing)} are missing"
+            )
+        return groups
     groups = {}
     for entry in _entries(folder):
         path = folder / entry.name

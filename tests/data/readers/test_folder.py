@@ -8,6 +8,7 @@ from hybridgen.data import datasets
 from hybridgen.data.datasets import load_dataset
 from hybridgen.data.readers import folder
 from hybridgen.data.sources import Files, InMemory, Photographs, decode
+from hybridgen.types import InputError
 
 
 def test_folder_holds_classes_in_order_and_unlabelled_images_last(tmp_path, picture, write, image_folder):
@@ -29,6 +30,31 @@ def test_folder_holds_classes_in_order_and_unlabelled_images_last(tmp_path, pict
         "unlabeled/deep/er/x.png",
     )
     assert dataset.test.files == ("test/cat/0.png", "test/cat/1.png", "test/dog/0.png", "test/dog/1.png")
+
+
+def test_some_classes_of_a_folder_are_those_that_a_text_file_in_it_names(tmp_path, picture, write, image_folder):
+    """As ImageNet-100's of ImageNet; other classes are not even looked at."""
+    root = image_folder(tmp_path / "pets")
+    for part in ("train", "test"):
+        write(root / part / "ant" / "0.png", picture(5))
+        (root / part / "cow").mkdir()
+    (root / "some.txt").write_text("dog\n\n ant\n")
+    dataset = load_dataset(str(root / "some.txt"))
+    assert (dataset.name, dataset.classes) == (f"classes:{root / 'some.txt'}", ("ant", "dog"))
+    assert dataset.train.labels.tolist() == [0, 1, 1, 1] and dataset.test.labels.tolist() == [0, 1, 1]
+    assert torch.equal(dataset.train.images.pixels[2], decode(root / "train" / "dog" / "1.png", 8))
+    whole = load_dataset(f"classes:{root / 'some.txt'}", image_size=8, whole=True)
+    assert isinstance(whole.train.images, Photographs)
+    for names, words in (
+        ("dog\nemu\nyak", "train: no images of class 'emu'; of the 3 classes that are asked for 2 are missing"),
+        ("cow\ndog", "train: no images of class 'cow'; of the 2 classes that are asked for 1 are missing"),
+        ("dog\ncat\ndog", "some.txt: class 'dog' comes twice"),
+        ("dog\n../pets", "some.txt: '../pets' is no folder's name"),
+        ("", "pets: 0 class"),
+    ):
+        (root / "some.txt").write_text(names)
+        with pytest.raises(InputError, match=words):
+            load_dataset(f"classes:{root / 'some.txt'}")
 
 
 def test_folder_beyond_the_memory_limit_stays_on_disk_with_the_same_pixels(tmp_path, image_folder):
