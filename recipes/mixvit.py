@@ -55,7 +55,7 @@ PRESETS = mixvit.PRESETS
 def main(config: Config) -> Result:
     if config.table is not None and config.methods != METHODS:
         raise InputError(f"methods: table {config.table} has its own; give one or the other")
-    rows = {mixvit.TITLES[name]: mixvit.Row(name) for name in config.methods}
+    rows = {mixvit.TITLES[name]: mixvit.TableRow(name) for name in config.methods}
     own = {}
     for title, row in (mixvit.TABLES[config.table] if config.table else rows).items():
         method, training = row.of(config.method, config.training)

@@ -118,7 +118,7 @@ def variant(name: str, of: Settings) -> Settings:
     raise InputError(f"methods: {name!r} is unknown; there are {', '.join(TITLES)}")
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """Of a table: a method by its name in `TITLES`; what is None is as the settings say."""
 
     method: str
@@ -134,38 +134,38 @@ class Row(NamedTuple):
 
 MODELS = {"ConViT": "single", "MixViT-embedding": "mixvit-embedding", "MixViT-encoding": "mixvit-encoding"}
 
-TABLES: dict[str, dict[str, Row]] = {
+TABLES: dict[str, dict[str, TableRow]] = {
     "4.1": {
-        "Single-input": Row("single"),
-        "MIMO, sum": Row("mimo"),
-        "MixMo, sum": Row("mixmo"),
-        "MixMo, separate": Row("mixmo-separate"),
-        "CutMix-only MixMo, separate": Row("cutmix-mixmo"),
+        "Single-input": TableRow("single"),
+        "MIMO, sum": TableRow("mimo"),
+        "MixMo, sum": TableRow("mixmo"),
+        "MixMo, separate": TableRow("mixmo-separate"),
+        "CutMix-only MixMo, separate": TableRow("cutmix-mixmo"),
     },
     "4.4": {
-        f"{model}{', MSDA' * msda}{', BA' * (views > 1)}": Row(name, msda, views)
+        f"{model}{', MSDA' * msda}{', BA' * (views > 1)}": TableRow(name, msda, views)
         for model, name in MODELS.items()
         for msda, views in ((False, 1), (True, 1), (False, 3), (True, 3))
     },
     "figure-4.4": {
-        f"{model}, views {views}": Row(name, views=views) for views in (1, 2, 3) for model, name in MODELS.items()
+        f"{model}, views {views}": TableRow(name, views=views) for views in (1, 2, 3) for model, name in MODELS.items()
     },
     "4.6": {
-        "Late source embedding": Row("mixvit-embedding"),
-        "Late source encoding": Row("mixvit-encoding"),
-        "No source attribution": Row("no-attribution"),
-        "Early input source embedding": Row("early-embedding"),
-        "Early source encoding": Row("early-encoding"),
-        "Sum inference": Row("sum"),
-        "Alternating inference": Row("alternating"),
-        "Single subnetwork inference": Row("single-subnetwork"),
-        "All tokens": Row("all-tokens"),
+        "Late source embedding": TableRow("mixvit-embedding"),
+        "Late source encoding": TableRow("mixvit-encoding"),
+        "No source attribution": TableRow("no-attribution"),
+        "Early input source embedding": TableRow("early-embedding"),
+        "Early source encoding": TableRow("early-encoding"),
+        "Sum inference": TableRow("sum"),
+        "Alternating inference": TableRow("alternating"),
+        "Single subnetwork inference": TableRow("single-subnetwork"),
+        "All tokens": TableRow("all-tokens"),
     },
     "A.18": {
-        "Single-input": Row("single"),
-        "MixMo, sum": Row("mixmo"),
-        "MixMo, separate": Row("mixmo-separate"),
-        "MixMo, same init., sum": Row("mixmo-equal"),
+        "Single-input": TableRow("single"),
+        "MixMo, sum": TableRow("mixmo"),
+        "MixMo, separate": TableRow("mixmo-separate"),
+        "MixMo, same init., sum": TableRow("mixmo-equal"),
     },
 }
 """The thesis's tables, by the names of their rows: of 4.1 and A.18 with their inference; of 4.4 with three views of an
