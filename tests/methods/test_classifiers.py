@@ -66,8 +66,9 @@ def test_what_does_not_fit_is_named_with_what_would_be_right(context, tmp_path):
     said = refused(run, renamed)
     assert f"{run} has 3 (a, b, c) classes, noise 3 (a, b, d); give a run on these data" in said
 
-    said = refused(run, replace(context, dataset=replace(dataset, image_size=32)))
-    assert "is for images of 16×16, these have 32×32; --image-size 16" in said
+    for size in (8, 32):
+        said = refused(run, replace(context, dataset=replace(dataset, image_size=size)))
+        assert f"is for images of 16×16, these have {size}×{size}; --image-size 16" in said
 
     assert f"has a {NETWORK}, the encoders are leaky-wrn-16-1; one --network" in refused(run, context, "leaky-wrn-16-1")
 

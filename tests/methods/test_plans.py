@@ -320,6 +320,14 @@ def test_every_field_of_recursivemix_arrives(field, context):
     assert {f.name for f in fields(recursivemix.Settings)} == OF_RECURSIVEMIX.keys()
 
 
+def test_recursivemixs_history_is_each_processes_own_and_is_not_there_in_the_first_step(context):
+    plan = recursivemix.plan(recursivemix.Settings(), TRAINING, context, 0)
+    objective, batches = plan.tasks["classifier"].objective, plan.stream.from_step(0)
+    assert plan.local == {"history": objective.history}
+    shares = [objective(next(batches), plan.clock).rates["history_share"].item() for _ in range(2)]
+    assert shares[0] == 0 < shares[1] <= 0.5  # α
+
+
 OF_MIXMO = {
     "inputs": 3, "mask": "fmix", "patch_probability": 0.9, "alpha": 0.7, "root": 1.5, "repetitions": 3,
     "input_repetition": 0.8, "ensemble": "probabilities", "encoders": "one", "classifiers": "predominant",
