@@ -7,5 +7,6 @@ other module: each process would compile PyTorch's again, which takes three time
 LIBRARIES = (
     "torch", "torch._dynamo", "torchvision.transforms.v2", "timm", "accelerate", "kornia", "scipy.stats",
     "sklearn.linear_model", "sklearn.pipeline", "matplotlib.backends.backend_agg", "matplotlib.figure",
-    "pydantic.dataclasses", "tyro", "huggingface_hub",
+    "pydantic.dataclasses", "tyro", "huggingface_hub", "jinja2",
+    "tensorboard.backend.event_processing.event_file_loader",
 )  # fmt: skip

@@ -18,7 +18,8 @@ from hybridgen.types import InputError
 TRANSFER = "transfer.json"
 """What the hybrids of the folder's picture inherit, with the confusion of their classes."""
 
-RATE = "semantic_transfer"
+RATE, JUDGED = "semantic_transfer", ("semantic_transfer", "nonsemantic_preservation", "oracle_accuracy")
+"""Of hybrids."""
 
 FRAMES = 16
 """Pictures of hybrids of a run, at most."""
@@ -104,7 +105,7 @@ def read_group(folder: Path, name: str) -> Group:
     if not (folder / "config.yaml").is_file():
         raise InputError(f"{folder}: not the folder of a run (config.yaml is missing)")
     notes: list[str] = []
-    config, result, transfer = configuration.load(folder / "config.yaml"), read_result(folder), None
+    config, result = configuration.load(folder / "config.yaml"), _result(folder)
     order = [title for of in ("classifiers", "beside") for title in (result or {}).get(of) or ()]
     titles = {slug(title): title for title in order}
     trainings = [
@@ -117,17 +118,43 @@ def read_group(folder: Path, name: str) -> Group:
         notes.append("no training has begun")
     elif result is None:
         notes.append("unfinished: result.json is not there yet; --resume continues")
-    if found := _read(folder / TRANSFER, notes):
-        classes = found.get("classes", ())
-        if all(len(row) == len(classes) for row in found.get("confusion", [()])) and classes:
-            transfer = found
-        else:
-            notes.append(f"{folder / TRANSFER}: no confusion of its classes; left out")
+    transfer = _read(folder / TRANSFER, notes) or None
+    if transfer and not (_is_rates(transfer) and _is_confusion(transfer)):
+        notes.append(f"left out: {folder / TRANSFER}: not what hybrids inherit, with a confusion of their classes")
+        transfer = None
     pictures: Pictures = []
     if not any(run.folder == folder for run in trainings):
         pictures = _noted(lambda: read_png(folder), [], notes)
     setup = _setup(folder, notes)
     return Group(folder, name, config, setup, result, transfer, trainings, pictures, notes)
+
+
+def _result(folder: Path) -> dict[str, Any] | None:
+    """InputError, naming the file, for one of a comparison without the figures that comparisons have."""
+    result = read_result(folder)
+    if result is not None:
+        compared, beside, earlier = (result.get(of) or {} for of in ("classifiers", "beside", "earlier"))
+        try:
+            whole = all(
+                isinstance(row[figure]["mean"], int | float)
+                for row in compared.values()
+                for figure in ("test_accuracy_last", "test_accuracy_selected", "seconds")
+            ) and all(map(_is_rates, filter(None, (*earlier.values(), result.get("transfer")))))
+        except (AttributeError, KeyError, TypeError):
+            whole = False
+        if not whole or not isinstance(beside, dict):
+            raise InputError(f"{folder / 'result.json'}: not the result of a comparison; --resume writes it again")
+    return result
+
+
+def _is_rates(found: Mapping[str, Any]) -> bool:
+    return all(isinstance(found.get(name), int | float) for name in JUDGED)
+
+
+def _is_confusion(found: Mapping[str, Any]) -> bool:
+    classes, rows = found.get("classes"), found.get("confusion")
+    both = isinstance(rows, list) and isinstance(classes, list) and len(rows) == len(classes)
+    return both and all(isinstance(row, list) and len(row) == len(classes) for row in rows)
 
 
 def _training(place: Path, top: Path, titles: Mapping[str, str], notes: list[str]) -> OneRun:

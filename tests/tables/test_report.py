@@ -1,0 +1,243 @@
+"""The page of runs: what it says, compared with the files that it is made of."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hybridgen.cli import main
+from hybridgen.evaluation.paired import gain_of_runs, paired_gain
+from hybridgen.evaluation.transfer import verdict
+from hybridgen.tables.pictures import pictures_of
+from hybridgen.types import InputError
+
+NAUGHTY = "<b>cat</b>"
+
+
+class Page(HTMLParser):
+    """Tables as rows of texts, headings, scripts, and every address that would be loaded."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows, self.loaded, self.tags, self.scripts, self.pictures, self.text = [], [], set(), [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.loaded += [value for name, value in attributes if name in ("src", "href", "srcset", "data", "action")]
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag == "script":
+            self.scripts.append("")
+        if tag == "img":
+            self.pictures.append(dict(attributes))
+
+    def handle_data(self, data):
+        if self.lasttag == "script":
+            self.scripts[-1] += data
+        elif self.lasttag != "style":
+            self.text += data
+        if self.rows and self.rows[-1] and self.lasttag in ("td", "th", "small"):
+            self.rows[-1][-1] += data
+
+    def row(self, *beginning: str) -> list[str]:
+        (found,) = (row for row in self.rows if row[: len(beginning)] == list(beginning))
+        return [re.sub(r"\s+", " ", text).strip() for text in found]
+
+
+def leave(
+    folder: Path, *, seed: int = 0, right: int = 3, finished: bool = True, classes=(NAUGHTY, "dog", "none")
+) -> None:
+    """What a run leaves: of six test images, three of each of two classes, the first `right` are predicted right."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("data: toy\nseed: 0\nmethod:\n  threshold: 0.9\n  epochs: 3.0\n")
+    rows = [
+        {"step": step, "epoch": step / 4, "classifier/total": 1 / step, "classifier/weighted/total": 7.0}
+        for step in (1, 2, 3)
+    ]
+    rows.append({"step": 3, "epoch": 0.75, "validation/accuracy": float("nan")})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    setup = {
+        "data": {"name": "toy", "fingerprint": "f" * 64, "classes": list(classes), "train": 40, "test": 6},
+        "split": {"labelled": 4, "unlabelled": 30, "validation": 5, "seed": 0, "hash": "abc123"},
+        "changed": ["method.epochs"], "environment": {"torch": "9.8.7", "processor": "an abacus"}, "steps": 12,
+    }  # fmt: skip
+    (folder / "setup.json").write_text(json.dumps(setup))
+    if not finished:
+        return
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    predicted = np.where(np.arange(6) < right, labels, 1 - labels)
+    np.savez(
+        folder / "predictions.npz",
+        logits=np.eye(3, dtype=np.float32)[predicted],
+        labels=labels,
+        classes=np.array(classes),
+    )
+    result = {
+        "test_accuracy_last": 0.5,
+        "test_accuracy_selected": right / 6,
+        "selected_step": 2,
+        "seed": seed,
+        "steps": 3,
+        "seconds": 75.0,
+    }
+    (folder / "result.json").write_text(json.dumps(result | {"split_hash": "abc123"}))
+
+
+def report(*folders: Path) -> Page:
+    out = folders[0].parent / "page.html"
+    main(["report", *map(str, folders), "--out", str(out)])
+    return Page(out.read_text())
+
+
+def test_the_page_says_what_the_files_say_and_loads_nothing(tmp_path):
+    leave(tmp_path / "run")
+    picture = tmp_path / "run" / "grid.png"
+    Image.new("RGB", (4, 6)).save(picture)
+    page = report(tmp_path / "run")
+    # Of six images Wilson's interval of a half is [18.8, 81.2], by the formula of 1927
+    figures = ["50.0 [18.8, 81.2]", "50.0 [18.8, 81.2]", "2", "3", "1 min 15 s"]
+    assert page.row("run, seed 0", "finished")[2:] == figures
+    drawn = json.loads(page.scripts[0])["curves"]
+    assert drawn == {
+        "validation/accuracy": [{"run": 0, "points": [[3, None]]}],
+        "classifier/total": [{"run": 0, "points": [[1, 1.0], [2, 0.5], [3, 1 / 3]]}],
+    }
+    assert page.row("epochs") == ["epochs", "3.0"] and page.row("threshold") == ["threshold", "0.9"]
+    order = [row[0] for row in page.rows]
+    assert order.index("epochs") < order.index("threshold")  # what is no default comes first
+    assert page.row("of them unlabelled") == ["of them unlabelled", "30"] and page.row("processor")[1] == "an abacus"
+    assert page.row("hash of the split")[1] == "abc123"
+    # Three of the first class right, none of the second; of the third there are no images
+    assert page.row(NAUGHTY, "3") == [NAUGHTY, "3", "100.0 [43.9, 100.0]"]
+    assert page.row("dog", "3") == ["dog", "3", "0.0 [0.0, 56.1]"]
+    assert page.row("none", "none in the test") == ["none", "none in the test", "–"]
+    assert page.row(NAUGHTY, "100") == [NAUGHTY, "100", "", ""] and page.row("dog", "100") == ["dog", "100", "", ""]
+    assert page.row("none", "–") == ["none", "–", "–", "–"]
+    assert "b" not in page.tags and "<b>" not in page.scripts[0]
+    assert all(address.startswith("data:image/png;base64,") for address in page.loaded) and len(page.pictures) == 1
+    text = (tmp_path / "page.html").read_text()
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|import\(", text) and "link" not in page.tags
+
+
+def test_runs_stand_side_by_side_and_unfinished_ones_say_so(tmp_path):
+    leave(tmp_path / "one" / "fixmatch-seed0", right=6)
+    leave(tmp_path / "two" / "fixmatch-seed0", finished=False)
+    for name in ("one", "two"):
+        (tmp_path / name / "config.yaml").write_text(f"data: toy\nseed: 0\nlabels: {len(name) + (name == 'two')}\n")
+    page = report(tmp_path / "one", tmp_path / "two")
+    assert page.row("one: fixmatch, seed 0", "finished")[3] == "100.0 [61.0, 100.0]"
+    assert page.row("two: fixmatch, seed 0")[1:4] == ["unfinished, recorded up to step 3 of 12", "–", "–"]
+    assert "two: unfinished: result.json is not there yet" in page.text
+    assert page.row("labels") == ["labels", "3", "4"]
+    data = json.loads(page.scripts[0])
+    assert [each["run"] for each in data["curves"]["classifier/total"]] == [0, 1]
+    assert [run["colour"] for run in data["runs"]] == [0, 1]
+
+
+def test_what_is_damaged_is_one_line_or_a_note(tmp_path, capsys):
+    leave(tmp_path / "run")
+    out = tmp_path / "page.html"
+
+    def refused(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as end:
+            main(["report", *arguments])
+        said = capsys.readouterr().err.splitlines()
+        assert end.value.code == 2 and len(said) == 1 and not out.exists()
+        return said[0]
+
+    assert "nowhere: no such folder" in refused(str(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    assert "config.yaml is missing" in refused(str(tmp_path / "empty"))
+    assert "--out: is missing" in refused(str(tmp_path / "run"), str(tmp_path / "empty"))
+    assert "a .html file is needed" in refused(str(tmp_path / "run"), "--out", str(tmp_path / "page.txt"))
+    assert "each once" in refused(str(tmp_path / "run"), str(tmp_path / "run"), "--out", str(out))
+    whole = (tmp_path / "run" / "result.json").read_text()
+    for damaged in (whole[:40], '{"classifiers": 5}', '{"classifiers": {"FixMatch": {}}}'):
+        (tmp_path / "run" / "result.json").write_text(damaged)
+        assert "result.json" in refused(str(tmp_path / "run"), "--out", str(out))
+    (tmp_path / "run" / "result.json").write_text(whole)
+    for name in ("predictions.npz", "setup.json", "grid.png", "transfer.json"):
+        (tmp_path / "run" / name).write_text(
+            '{"confusion": [[1]], "classes": ["a"]}' if name == "transfer.json" else "?"
+        )
+    page = report(tmp_path / "run")
+    for name in ("predictions.npz", "setup.json", "grid.png", "transfer.json"):
+        assert re.search(rf"left out: \S*{name}", page.text), name
+    assert page.row("run, seed 0", "finished")[2] == "50.0"  # of how many images is not known
+
+
+def test_pictures_over_training_are_those_of_tensorboard_without_steps_that_were_done_again(tmp_path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    image = lambda grey: torch.full((3, 2, 2), grey / 255)
+    for purge, steps in ((None, (1, 2, 3)), (3, (4, 5))):
+        with SummaryWriter(str(tmp_path / "tensorboard"), purge_step=purge) as writer:
+            for step in steps:
+                writer.add_image("grid", image(10.0 * step), step)
+                writer.add_scalar("loss", 1.0, step)
+    assert pictures_of(tmp_path, most=9) == []  # a run that has no picture of its own draws none
+    Image.new("RGB", (2, 2)).save(tmp_path / "grid.png")
+    found = pictures_of(tmp_path, most=9)
+    assert [step for step, _ in found] == [1, 2, 4, 5]
+    (tmp_path / "one.png").write_bytes(found[2][1])
+    with Image.open(tmp_path / "one.png") as picture:
+        assert picture.getpixel((0, 0)) == (40, 40, 40)
+    assert [step for step, _ in pictures_of(tmp_path, most=2)] == [1, 5]
+
+
+# --- gains by image, and verdicts ----------------------------------------------------------------------------
+
+
+def test_paired_gains_are_bonett_and_prices():
+    """By hand: of 100 images 5 are lost and 15 won, so that p12 = 6/102 and p21 = 16/102."""
+    first = torch.arange(100) < 50
+    other = first.clone()
+    other[:5], other[50:65] = False, True
+    gain, middle = paired_gain(first, other), 10 / 102
+    spread = 1.959964 * ((22 / 102 - middle**2) / 102) ** 0.5
+    assert gain == pytest.approx({"mean": 0.1, "low": middle - spread, "high": middle + spread})
+    backwards = paired_gain(other, first)
+    assert (backwards["low"], backwards["high"]) == pytest.approx((-gain["high"], -gain["low"]))
+    same = paired_gain(first, first)
+    assert same["mean"] == 0 and same["low"] < 0 < same["high"]
+
+
+def test_paired_intervals_hold_the_truth_as_often_as_they_say():
+    """Of 60 images that one alone (8 %), the other alone (20 %), or neither alone has right."""
+    random, held = np.random.default_rng(0), 0
+    for lost, won, _ in random.multinomial(60, (0.08, 0.20, 0.72), 1000):
+        first, other = torch.zeros(60, dtype=torch.bool), torch.zeros(60, dtype=torch.bool)
+        first[:lost], other[lost : lost + won] = True, True
+        gain = paired_gain(first, other)
+        held += gain["low"] <= 0.12 <= gain["high"]
+    assert 930 <= held <= 975
+
+
+def test_gains_of_runs_are_those_of_their_predictions(tmp_path):
+    for name, right in (("a", 2), ("b", 5)):
+        leave(tmp_path / name, right=right)
+    assert gain_of_runs(tmp_path / "a", tmp_path / "b")["mean"] == pytest.approx(0.5)
+    assert gain_of_runs(tmp_path / "a", tmp_path) is None
+    leave(tmp_path / "c", classes=("other", "dog", "none"))
+    with pytest.raises(InputError, match="c: other names of classes"):
+        gain_of_runs(tmp_path / "a", tmp_path / "c")
+
+
+@pytest.mark.parametrize(("semantic", "preserved", "oracle", "said"), [
+    (0.39, 0.99, 0.9, "too low to teach; train the hybridizer longer"),
+    (0.41, 0.99, 0.9, "good enough to teach"),
+    (0.41, 0.30, 0.9, "nearer to their semantic parents"),
+    (0.85, 0.99, 0.9, "good: classes"),
+    (0.85, 0.99, 0.5, "too few to judge by"),
+])  # fmt: skip
+def test_verdicts(semantic, preserved, oracle, said):
+    rates = {"semantic_transfer": semantic, "nonsemantic_preservation": preserved, "oracle_accuracy": oracle}
+    assert said in verdict(rates)
