@@ -96,7 +96,8 @@ def _named(groups: Sequence[Group]) -> Iterator[tuple[str, OneRun]]:
     for group in groups:
         for run in group.trainings:
             own = run.variant if run.seed is None else f"{run.variant}, seed {run.seed}"
-            yield _told_of(group, groups, [own])[0], run
+            alone = run.folder == group.folder and len(groups) > 1  # whose group has its name
+            yield group.name if alone else _told_of(group, groups, [own])[0], run
 
 
 def _percent(value: float | None, images: int | None = None) -> Told | str:
@@ -183,7 +184,7 @@ def _settings(groups: Sequence[Group]) -> tuple[Table, Table]:
     each = [{name: _setting(value) for name, value in flat(group.config) if name not in UNTOLD} for group in groups]
     names = sorted({name: 0 for own in each for name in own}, key=lambda name: name.rpartition(".")[0])
     changed = {name for group in groups for name in group.setup.get("changed", ())}
-    first = [name for name in names if name in changed or len({own.get(name) for own in each}) > 1]
+    first = [name for name in names if name in changed or len({own[name] for own in each if name in own}) > 1]
 
     def table(chosen: Sequence[str], caption: str) -> Table:
         rows: list[tuple[str, ...]] = []
