@@ -145,7 +145,7 @@ def test_overview_lists_every_command(run):
         assert f"  {name} " in said.out
 
 
-POSITIONAL = (("study", "name"), ("score", "runs"), ("predict", "model"), ("predict", "images"))
+POSITIONAL = (("study", "name"), ("score", "runs"), ("predict", "model"), ("predict", "images"), ("report", "runs"))
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -506,6 +506,7 @@ def test_what_is_said_of_a_folder_is_what_its_table_says(run, folder, artefact, 
     assert said.out == (
         f"{folder}: {COUNT} hybrids, 0 of them made now; by the hybridizer's own classifier {consistent / COUNT:.1%} "
         f"have the class of their semantic parent; {closer / COUNT:.1%} are nearer to their non-semantic parent\n"
+        "classes are given of all parents, also where the hybridizer's split has none; --split hides these\n"
     )
     other = Hybridizer.from_pretrained(artefact)
     next(other.parameters()).data += 1
@@ -1138,6 +1139,7 @@ NEEDED = {
     "hybridize": ("--out", "g.png"),
     "evaluate": (),
     "predict": ("run", "image.png"),
+    "report": ("run",),
     "score": ("run",),
     "study": ("transfer", "--out", "o"),
     "split": ("--labels", "10", "--out", "s.json"),
@@ -1201,9 +1203,10 @@ def nested(place: str, value: Any) -> dict[str, Any]:
 
 def given(name: str) -> dict[str, Any]:
     """The fields that a command cannot do without."""
-    needed = {"out": "o"} if name not in ("evaluate", "predict", "score", "bench") else {}
+    needed = {"out": "o"} if name not in ("evaluate", "predict", "report", "score", "bench") else {}
     more = {
         "predict": {"model": "run"},
+        "report": {"runs": ["run"]},
         "score": {"runs": ["run"]},
         "study": {"name": "transfer"},
         "split": {"labels": 10},
@@ -1262,7 +1265,7 @@ def test_all_numbers_out_of_range_are_one_line(run, tmp_path, monkeypatch, name)
         if chosen:
             words = [word for field in chosen for word in (flag[field], value)]
             refused(run(*name.split(), *needed, *words), *(f"{flag[field]}: " for field in chosen))
-    for value, chosen in ((value, wholes) for value in ("many", "", "nan", "inf", "1e30", "0x10", "1.5")):
+    for value, chosen in ((value, wholes) for value in ("many", "", "nan", "inf", "1e30", "0x10", "1.5") if wholes):
         words = [word for field in chosen for word in (flag[field], value)]
         refused(run(*name.split(), *needed, *words), *(flag[field] for field in chosen[:1]))
     for field in kinds:
@@ -1281,10 +1284,11 @@ OF_NETWORKS = OF_MIXING | {"images": 512, "data_root": None, "download": False}
 DEFAULTS = {
     "hybridize": {
         **OF_DATA, "hybridizer": None, "data": None, "semantic": [], "nonsemantic": [], "rows": None, "columns": None,
-        "count": None, "part": None, "seed": 0, "threads": None,
+        "count": None, "part": None, "split": None, "seed": 0, "threads": None,
     },
     "evaluate": JUDGED | {"hybridizer": None, "json": False, "fda_beta": 0.1},  # Yang and Soatto 2020: up to 0.1
     "predict": OF_DATA | {"images": [], "data": None, "out": None, "batch": 256, "threads": None},
+    "report": {"out": None},
     "score": {
         "part": "test", "ensemble": "logits", "data": None, "allow_other_data": False, "image_size": None,
         "data_root": None, "download": False, "corruptions": [], "cifar_c": None, "severities": [1, 2, 3, 4, 5],
@@ -1308,6 +1312,11 @@ DEFAULTS = {
     "study runs": OF_MIXING | {"figures": ["accuracy"], "epoch": "last"},
     "study sharing": OF_NETWORKS,
     "study attention": OF_NETWORKS,
+    "study inference": OF_MIXING | {
+        "data_root": None, "download": False,
+        "of": None, "network": None, "inputs": None, "source": None, "place": None, "classes": None, "image_size": None,
+        "batch": 64, "rounds": 5,
+    },
 }  # fmt: skip
 """Of every command; ours unless said."""
 

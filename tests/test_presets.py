@@ -1879,7 +1879,7 @@ CONSTANTS = {
     "evaluation.calibration": {"BINS": 15, "TEMPERATURES": (1e-3, 1e3)},
     "evaluation.cam": {"ROWS": 6},
     "evaluation.ensembles": {"TOP": 5},
-    "evaluation.export": {"MANIFEST": "hybrids.json", "TABLE": "hybrids.csv", "BLOCK": 64},
+    "evaluation.export": {"MANIFEST": "hybrids.json", "TABLE": "metadata.csv", "BLOCK": 64},
     "evaluation.finished": {"SUFFIX": ".pt"},
     "evaluation.grid": {"LEGIBLE": 64},
     "evaluation.intervals": {"RESAMPLES": 1000},

@@ -2,7 +2,7 @@
 
 import json
 
-from hybridgen.commands.options import FdaBeta, Judged, load
+from hybridgen.commands.options import FdaBeta, Judged, load, tell_of_others
 from hybridgen.settings import settings
 
 
@@ -41,6 +41,7 @@ class Evaluate(Judged):
         )
         if not accelerator.is_main_process:
             return
+        tell_of_others(hybridizer, dataset)
         if self.json:
             print(json.dumps({"data": self.data} | rates.to_dict(), indent=2))
             return

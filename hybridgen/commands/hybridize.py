@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hybridgen.commands.options import Cells, ImageCount, Threads, load, load_data
+from hybridgen.commands.options import Cells, ImageCount, Threads, load, load_data, tell_of_others
 from hybridgen.errors import InputError
 from hybridgen.settings import Seed, settings
 
@@ -103,6 +103,8 @@ class Hybridize:
             parents = [part.images.gather(indices) for indices in chosen]
         grid = hybrid_grid(hybridizer, *(images.to(accelerator.device).float() / 255 for images in parents))
         save_picture(self.out, grid)
+        if not self.semantic:
+            tell_of_others(hybridizer, dataset)
         print(f"{self.out}: {len(parents[0])} semantic parents (left) by {len(parents[1])} non-semantic (top)")
 
     def _folder(self, hybridizer: "hybridgen.hybridizer.Hybridizer", accelerator: "accelerate.Accelerator") -> None:
@@ -120,12 +122,12 @@ class Hybridize:
                 split.check(dataset)
                 hybridizer.check_split(dataset, split)
                 parents = Parents.of_split(dataset, split)
-            elif (
-                name == "train" and dataset.fingerprint == hybridizer.origin.fingerprint and accelerator.is_main_process
-            ):
-                print(
-                    "classes are given of all parents, also where the hybridizer's split has none; --split hides these"
-                )
         done = write_hybrids(hybridizer, parents, self.out, accelerator, count=self.count, seed=self.seed)
-        if accelerator.is_main_process:
-            print(f"{self.out}: {done}")
+        if not accelerator.is_main_process:
+            return
+        print(f"{self.out}: {done}")
+        if self.semantic:
+            return
+        tell_of_others(hybridizer, dataset)
+        if self.split is None and name == "train" and dataset.fingerprint == hybridizer.origin.fingerprint:
+            print("classes are given of all parents, also where the hybridizer's split has none; --split hides these")

@@ -87,13 +87,16 @@ def load(source: str | None, accelerator: "accelerate.Accelerator") -> "hybridge
 def load_data(
     name: str, hybridizer: "hybridgen.hybridizer.Hybridizer", data_root: str, download: bool
 ) -> "hybridgen.data.datasets.Dataset":
-    """At the hybridizer's image size. Says so where it was trained on others."""
-    from accelerate import PartialState
-
+    """At the hybridizer's image size."""
     from hybridgen.data.datasets import load_dataset
 
-    dataset = load_dataset(name, image_size=hybridizer.image_size, data_root=data_root, download=download)
-    if dataset.fingerprint != hybridizer.origin.fingerprint and PartialState().is_main_process:
+    return load_dataset(name, image_size=hybridizer.image_size, data_root=data_root, download=download)
+
+
+def tell_of_others(hybridizer: "hybridgen.hybridizer.Hybridizer", dataset: "hybridgen.data.datasets.Dataset") -> None:
+    """Say so where it was trained on other data than these."""
+    if dataset.fingerprint != hybridizer.origin.fingerprint:
         origin = hybridizer.origin.dataset
-        print(f"warning: the hybridizer was trained on {origin}, not on these images of {name}", file=sys.stderr)
-    return dataset
+        print(
+            f"warning: the hybridizer was trained on {origin}, not on these images of {dataset.name}", file=sys.stderr
+        )

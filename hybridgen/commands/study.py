@@ -5,7 +5,7 @@ from typing import Literal
 
 import tyro
 
-from hybridgen.commands.options import FdaBeta, ImageCount, Judged
+from hybridgen.commands.options import FdaBeta, ImageCount, Judged, tell_of_others
 from hybridgen.errors import InputError
 from hybridgen.settings import settings
 
@@ -62,5 +62,6 @@ class Study(Judged):
             Conditions(hybridizers, steps, dataset, oracle, accelerator, repeats=self.repeats, seed=self.seed, **given),
         )
         if accelerator.is_main_process:
+            tell_of_others(hybridizer, dataset)
             write(finding, paths)
             print(f"{finding.table}{paths[-1]}")

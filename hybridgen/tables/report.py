@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hybridgen.evaluation.finished import names_of
 from hybridgen.evaluation.transfer import CHANCE, FDA, HYBRIDIZER, MIXUP, verdict, wilson
 from hybridgen.files import write_text
 from hybridgen.tables.left import Group, OneRun, read_group
@@ -55,6 +54,8 @@ class Table(NamedTuple):
 def write_report(folders: Sequence[Path], out: Path) -> None:
     """Write the page of these folders, of a run or a comparison each, finished or not. InputError, naming it, for one
     that is no run's, and for a configuration or a result that cannot be read; what else is damaged, the page tells."""
+    from hybridgen.evaluation.finished import names_of  # with matplotlib, which takes its time
+
     write_text(out, page([read_group(folder, name) for folder, name in names_of(folders).items()]))
 
 
