@@ -279,7 +279,7 @@ def test_two_processes_stop_together_resume_together_and_die_together(recipes, d
 
 def test_accelerate_launches_one_process(data, tmp_path):
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
-    command = [*launch, RECIPE, *arguments(data, tmp_path / "run", "--epochs", "0.5")]
+    command = [*launch, RECIPE, *arguments(data, tmp_path / "run", "--epochs", "0.5", "--oracle", "none")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "result.json").exists()

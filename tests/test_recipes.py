@@ -543,6 +543,7 @@ def test_other_classifiers_leave_the_same(recipes, other):
     assert rows[0]["classifier/hybrids"] == 0 and any(row["classifier/hybrids"] > 0 for row in rows)
 
 
+@pytest.mark.parametrize("other", ["scimix_mean_teacher.py"], indirect=True)  # it has a teacher beside the average
 def test_other_classifiers_stopped_and_resumed_equal_never_stopped(recipes, other):
     recipe, whole, arguments = other
     folder = recipes.folder / f"{whole.name}_stopped"

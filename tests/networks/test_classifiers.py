@@ -330,7 +330,7 @@ def shallow(monkeypatch):
     monkeypatch.setitem(NETWORKS, "cifar-resnet18", partial(cifar_resnet, "basic", (1, 1, 1, 1)))
 
 
-COMPILED = [each for each in SMALL if each[0] not in ("cifar-resnet50", "cifar-densenet121")]
+COMPILED = [each for each in SMALL if each[0] in ("cifar-resnet18", "wrn-10-1", "fast-8-16-24")]
 
 
 @pytest.mark.parametrize(("name", "width"), COMPILED)
@@ -352,7 +352,7 @@ def test_every_way_through_a_compiled_classifier_is_compiled(compiling, shallow,
         assert compiling.convolutions == convolutions
 
 
-@pytest.mark.parametrize(("name", "width"), [("pyramidnet11-8", 1), ("wrn-10-1", 1)])
+@pytest.mark.parametrize(("name", "width"), [("pyramidnet11-8", 1)])
 def test_hooks_that_come_and_go_are_heard_in_a_compiled_classifier(compiling, name, width):
     """Maps exchanged within the batch before a stage, in some steps and not in others, reach logits and gradients; all
     convolutions but a stem run compiled. Stages are parts of the network itself, or lie deeper."""
