@@ -209,4 +209,5 @@ def test_a_wheel_carries_every_room_the_recipes_and_the_assets():
     assert data == {
         path for part in ("hybridizers", "splits") for path in (ROOT / "assets" / part).rglob("*") if path.is_file()
     }
+    assert {path.name for path in PACKAGE.rglob("*.html")} == set(told["package-data"]["hybridgen.tables"])
     assert (PACKAGE / "py.typed").is_file() and told["package-data"]["hybridgen"] == ["py.typed"]
