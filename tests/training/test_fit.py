@@ -256,9 +256,12 @@ def losses_of(tasks: dict[str, Task], views: int) -> dict[str, list[float]]:
 
 
 def assert_recorded(losses: dict[str, list[float]], recorded: dict[str, list[float]]) -> None:
+    """What oneDNN's convolutions round differently where other tests have used the memory before grows with the steps:
+    up to 2e-4 in the third has been seen."""
     assert losses.keys() == recorded.keys()
     for name, values in recorded.items():
-        assert losses[name] == pytest.approx(values, rel=1e-4, abs=1e-7), name
+        assert losses[name][0] == pytest.approx(values[0], rel=1e-5, abs=1e-7), name
+        assert losses[name] == pytest.approx(values, rel=1e-3, abs=1e-7), name
 
 
 def test_losses_of_fixmatch_are_the_recorded_ones():
