@@ -3,6 +3,7 @@ import math
 import os
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -130,6 +131,14 @@ def test_a_case_has_a_process_and_a_peak_memory_of_its_own(capfd):
     check(said["cases"]["strong-augmentation"])
     if sys.platform.startswith("linux"):
         assert 0 < said["cases"]["strong-augmentation"]["peak_memory_mib"] < len(ballast) / 2**20
+
+
+@pytest.mark.parametrize("code", [-9, -11, 1])
+def test_a_case_that_fails_is_told_by_its_signal_or_error(monkeypatch, code):
+    monkeypatch.setattr(measure.subprocess, "run", lambda *given, **more: SimpleNamespace(returncode=code, stdout=""))
+    signal = f"fixmatch was ended by signal {-code}; 9 is mostly a lack of memory"
+    with pytest.raises(*((InputError, RuntimeError)[code > 0],), match=signal if code < 0 else "fixmatch failed"):
+        measure._in_fresh_process("fixmatch", {})
 
 
 def test_an_unknown_case_is_an_input_error(capsys):

@@ -400,6 +400,8 @@ def test_grid_shows_parents_along_its_edges(run, artefact, digits, tmp_path):
     semantic, nonsemantic = choose_parents(digits.test, 3, 2, 5)
     assert digits.test.labels[semantic].tolist() == [0, 1, 2]
     assert not set(semantic.tolist()) & set(nonsemantic.tolist())
+    five = Part(InMemory(digits.test.images.pixels[:5]), digits.test.labels[:5])
+    assert sorted(index for edge in choose_parents(five, 2, 3, 0) for index in edge.tolist()) == [0, 1, 2, 3, 4]
     for row, index in enumerate(semantic.tolist()):
         top = 2 + 8 + (row + 1) * 66
         parent = shown[top : top + 64 : 4, 2:66:4].transpose(2, 0, 1)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torchvision.utils import save_image
 
+from hybridgen import files
 from hybridgen.files import LOCK, is_vacant, remove_leftovers, save_picture, write_text, writing, written_aside
 from hybridgen.types import InputError
 
@@ -155,3 +156,16 @@ def test_a_process_killed_before_renaming_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old"
     write_text(path, "newer")
     assert path.read_text() == "newer"
+
+
+def test_a_lock_whose_file_is_gone_or_anothers_is_not_held(tmp_path):
+    path = tmp_path / "lock"
+    file = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        assert files._is_at(file, path)
+        path.unlink()
+        assert not files._is_at(file, path)
+        path.touch()
+        assert not files._is_at(file, path)
+    finally:
+        os.close(file)

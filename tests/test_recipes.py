@@ -695,8 +695,9 @@ def test_samosa_stopped_in_its_last_part_and_resumed_equals_never_stopped(recipe
 def test_hybrids_are_of_the_method_that_the_recipe_is_for(recipes, toy, samosa):
     _, folder, _ = samosa
     hybridizer = folder / "samosa-seed0" / "hybridizer"
-    said = recipes.refuse("scimix_mean_teacher.py", *tiny_stage_2(toy, hybridizer, "wrong-method"))
-    assert "samosa" in said and "scimix" in said
+    for name in ("mean_teacher", "fixmatch", "mixmatch", "supervised"):
+        said = recipes.refuse(f"scimix_{name}.py", *tiny_stage_2(toy, hybridizer, "wrong-method"))
+        assert "samosa" in said and "scimix" in said
     recipes.succeed(
         "mean_teacher.py",
         *tiny_stage_2(toy, hybridizer, f"{folder.name}_used", "--epochs", "0.7"),

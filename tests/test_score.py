@@ -409,6 +409,7 @@ def test_bad_input_is_one_line(score, runs, data, tmp_path):
         ((plain, "--corruptions", "fog", "--severities", "1", "1"), "--severities: 1 1; each once"),
         ((plain, "--corruptions", "fog", "--cifar-c", tmp_path), "--corruptions and --cifar-c: give one or the other"),
         ((plain, "--cifar-c", tmp_path), "labels.npy, gaussian_noise.npy"),
+        ((plain, "--cifar-c", tmp_path, "--part", "train"), "--cifar-c: is of test images"),
         ((plain, "--corruptions", "fog", "--part", "validation"), "--corruptions: is of test images"),
         ((predictions, "--corruptions", "fog"), "--corruptions: files of predictions are of images"),
         ((predictions, "--data", "digits-m"), "--data: files of predictions are of images that are not there"),

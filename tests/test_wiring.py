@@ -574,6 +574,8 @@ def test_adain_trains_perception_and_then_the_decoder(tmp_path, monkeypatch):
     assert second.more == {"claimed": True, "seconds": 1.0}
     assert first.plan.network is second.plan.network.classifier
     assert torch.equal(second.plan.pictures()["grid"], drawn(ran, second, "adain"))
+    own = adain.transfer_stream(ran.config.method, second.plan.context, 3)
+    assert second.plan.stream.indices(0)[1].tolist() == own.indices(0)[1].tolist()
     for run in (first, second):  # all labels are shown
         assert run.plan.context.split.labelled == tuple(range(40))
     assert len(next(first.plan.stream.from_step(0)).labels) == 5

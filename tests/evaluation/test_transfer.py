@@ -208,15 +208,18 @@ def test_mixup_equals_numpy():
     np.testing.assert_allclose(mixed.numpy(), weight * x_c + (1 - weight) * x_r, atol=1e-6)
 
 
-@pytest.mark.parametrize(("size", "beta"), [(16, 0.1), (16, 0.0), (9, 0.2), (32, 0.1)])
+@pytest.mark.parametrize(
+    ("size", "beta"),
+    [((16, 16), 0.1), ((16, 16), 0.0), ((9, 9), 0.2), ((32, 32), 0.1), ((32, 10), 0.2), ((10, 32), 0.2)],
+)
 def test_fda_equals_the_shifted_spectrum_form(size, beta):
     """As its authors wrote it: amplitudes around the centre of the shifted spectrum are replaced."""
     g = np.random.default_rng(0)
-    x_c, x_r = g.random((2, 3, size, size)), g.random((2, 3, size, size))
+    x_c, x_r = g.random((2, 3, *size)), g.random((2, 3, *size))
     content, style = np.fft.fft2(x_c), np.fft.fft2(x_r)
     amplitude, other = (np.fft.fftshift(np.abs(s), axes=(-2, -1)) for s in (content, style))
-    b, centre = math.floor(beta * size), size // 2
-    square = np.s_[..., centre - b : centre + b + 1, centre - b : centre + b + 1]
+    b = math.floor(beta * min(size))
+    square = np.s_[..., *(slice(side // 2 - b, side // 2 + b + 1) for side in size)]
     amplitude[square] = other[square]
     amplitude = np.fft.ifftshift(amplitude, axes=(-2, -1))
     expected = np.fft.ifft2(amplitude * np.exp(1j * np.angle(content))).real.clip(0, 1)

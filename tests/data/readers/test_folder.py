@@ -196,6 +196,16 @@ def test_a_file_that_vanishes_or_may_not_be_read_is_named(tmp_path, monkeypatch,
     fails(f"folder:{root}", "gone.png: not a readable image (No such file or directory)")
 
 
+def test_classes_and_files_are_in_the_order_of_their_code_points(tmp_path, picture, write):
+    for name in ("apple", "Zebra", "äpfel"):
+        for file in ("b", "C"):
+            write(tmp_path / "train" / name / f"{file}.png", picture(1))
+            write(tmp_path / "test" / name / f"{file}.png", picture(2))
+    dataset = load_dataset(f"folder:{tmp_path}")
+    assert dataset.classes == ("Zebra", "apple", "äpfel")
+    assert dataset.test.files[:3] == ("test/Zebra/C.png", "test/Zebra/b.png", "test/apple/C.png")
+
+
 def test_unequal_images_are_brought_to_a_size_that_the_middle_one_has(tmp_path, picture, write, image_folder):
     root = image_folder(tmp_path)  # of 8×8 pixels
     size = lambda: load_dataset(f"folder:{root}").image_size
