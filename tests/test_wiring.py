@@ -17,6 +17,7 @@ from hybridgen.evaluation.ensembles import judged_by
 from hybridgen.evaluation.grid import sample_grid
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.methods import (
+    adain,
     fixmatch,
     hybrids,
     mean_teacher,
