@@ -6,8 +6,11 @@ import os
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
+import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
+
+gc.disable()  # until everything is imported: all of it stays
 
 # An int where a float is asked for is right in Python (PEP 484), but not with beartype unless told so
 install_import_hook("hybridgen", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
@@ -34,15 +37,22 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """All that is imported stays: nobody needs to look again and again which of it is garbage."""
+    """Nobody needs to look again and again which of all that is imported is garbage."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
 def no_bf16(monkeypatch):
     """What trains in this process trains in float32 unless a test says otherwise: figures are the same on all CPUs."""
     monkeypatch.setattr("hybridgen.training.engine.look_for_bf16", lambda: ("this CPU", ""))
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """For what is about settings and not about tensors: shapes and types are checked where these are."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(scope="session", autouse=True)

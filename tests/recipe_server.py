@@ -2,8 +2,9 @@
 
 `start_server` forks a process that forks another for every request, a dictionary of `argv`, `folder`, `memory`,
 `curves` and `processes`: argv[0] is a recipe, the process's output goes to `stdout` and `stderr` in the folder, which
-has its `cache` too, and where so many bytes more than it has at its beginning are given, it gets no more. Curves, which
-take as long as the training of a toy, are an empty file unless asked for. The server sends two answers: the process ids
+has its `cache` too, and where so many bytes more than it has at its beginning are given, it gets no more. It does not
+check shapes and types, as no user's does. Curves, which take as long as the training of a toy, are an empty file unless
+asked for. The server sends two answers: the process ids
 at once, and the exit code (a signal's number negative) when all have ended.
 
 Several processes are a group, as torchrun would start them, on CPUs: one that fails ends the others, and the exit code
@@ -28,6 +29,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 from accelerate.state import AcceleratorState
 from recipe_modules import NAMES, recipe
 
@@ -54,6 +56,7 @@ def become(argv: list[str], folder: Path, memory: int | None, curves: bool) -> N
     if not curves:
         record.draw_curves = lambda folder: (folder / "curves.png").touch()
     jobs.subprocess = Forks
+    jaxtyping.config.update("jaxtyping_disable", True)
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     os.chdir(folder)
     run(argv)

@@ -25,6 +25,8 @@ from hybridgen.tables.jobs import Job
 from hybridgen.training.context import Context, RunSettings, split_of
 from hybridgen.training.plan import Plan
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 SETS = {
     "digits-m": (1797 - 500, 10, 32),
     "cifar10": (50_000, 10, 32),
@@ -99,6 +101,7 @@ def made(monkeypatch):
 
     for function in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_", "xavier_uniform_"):
         monkeypatch.setattr(torch.nn.init, function, lambda tensor, *given, **more: tensor)  # which has no values
+    monkeypatch.setattr("timm.layers.weight_init._trunc_normal_", lambda tensor, *given: tensor)
     monkeypatch.setattr(torch.nn.functional, "batch_norm", lambda images, *given, **more: images)  # nor have these
     monkeypatch.setattr(Context, "of", classmethod(of))
     monkeypatch.setattr(Context, "patches", torch.zeros(12, 12, dtype=torch.float64))  # of black images

@@ -37,6 +37,8 @@ from hybridgen.training.plan import Plan, in_cycles
 from hybridgen.training.schedules import Clock, value
 from hybridgen.types import InputError
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 SMALL = dict(labelled_batch=4, unlabelled_batch=10, epochs=7.0)
 SCIMIX_SMALL = dict(
     **SMALL, generator_channels=(8, 8), discriminator_width=0.25, nonsemantic_channels=2, rate_epochs=8.0
