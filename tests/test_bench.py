@@ -8,11 +8,17 @@ from typing import get_args
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from hybridgen.bench import cases, measure
 from hybridgen.mixing.inputs import Patches
 from hybridgen.mixing.methods import METHODS
 from hybridgen.types import InputError
+
+MODAL = (nn.BatchNorm2d, nn.LayerNorm, nn.Dropout)
 
 KEYS = {
     "images_per_second",
@@ -44,35 +50,53 @@ def check(figures):
     assert figures["peak_memory_mib"] >= 0
 
 
-@pytest.fixture
-def backwards(monkeypatch):
-    """How often gradients are computed in a step of each case, and in one of its floor."""
-    counted: dict[str, tuple[set[int], set[int]]] = {}
-    calls: list[None] = []
-    backward = torch.Tensor.backward
-    monkeypatch.setattr(torch.Tensor, "backward", lambda *given, **more: calls.append(None) or backward(*given, **more))
+class Counted(TorchDispatchMode):
+    """What a step computes: how often gradients, floating-point operations of convolutions and products of matrices,
+    and modes of the layers that differ between training and evaluation."""
 
-    def watched(run, counts):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backwards, self.flops, self.operations, self.modes = 0, 0, [], set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        self.operations.append(function)
+        if (count := flop_registry.get(function.overloadpacket)) is not None:
+            self.flops += count(*args, **(kwargs or {}), out_val=found)
+        return found
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Of each case the different counts of its steps, and of those of its floor."""
+    counts: dict[str, tuple[list[Counted], list[Counted]]] = {}
+    backward = torch.Tensor.backward
+
+    def watched(run, into):
         def step():
-            calls.clear()
-            run()
-            counts.add(len(calls))
+            now = Counted()
+            mode = lambda module, given: now.modes.add(module.training) if isinstance(module, MODAL) else None
+            once = lambda *given, **more: setattr(now, "backwards", now.backwards + 1) or backward(*given, **more)
+            with now, register_module_forward_pre_hook(mode), pytest.MonkeyPatch.context() as patch:
+                patch.setattr(torch.Tensor, "backward", once)
+                run()
+            into.append(now)
 
         return step
 
     def watching(name, make):
         def case(sizes, accelerator):
-            made, (of_step, of_floor) = make(sizes, accelerator), counted.setdefault(name, (set(), set()))
+            made, (of_step, of_floor) = make(sizes, accelerator), counts.setdefault(name, ([], []))
             return made._replace(step=watched(made.step, of_step), floor=watched(made.floor, of_floor))
 
         return case
 
     for name, entry in cases.CASES.items():
         monkeypatch.setitem(cases.CASES, name, entry._replace(make=watching(name, entry.make)))
-    return counted
+    return counts
 
 
-def test_json_has_every_case_and_key(in_this_process, backwards, capsys):
+def test_json_has_every_case_and_key(in_this_process, counted, capsys):
     measure.run(json=True, quick=True, rounds=1, threads=1)
     said = json.loads(capsys.readouterr().out)
     assert said["device"].startswith("cpu" if not torch.cuda.is_available() else "cuda")
@@ -86,10 +110,29 @@ def test_json_has_every_case_and_key(in_this_process, backwards, capsys):
     assert goals["fixmatch"] == 1.25
     assert goals["strong-augmentation"] == 1 / 4
     assert goals["modulated-convolution"] == 1 / 10
-    parts = {"ema", *(f"mixmo-{mask}" for mask in get_args(Patches))}  # whose floor is a whole step
-    for name, (of_step, of_floor) in backwards.items():  # a floor learns where the step does
-        assert len(of_step) == 1 and (of_floor == of_step or (name in parts and of_floor == {1}))
-    assert backwards["ema"] == ({0}, {1}) and backwards["modulated-convolution"] == ({1}, {1})
+    check_floors(counted)
+
+
+def check_floors(counted):
+    """A floor sees as many images as its step, through the same networks, in the same mode, and learns as often."""
+    masks = {f"mixmo-{mask}" for mask in get_args(Patches)}
+    parts = {"ema", *masks}  # whose floor is a whole step
+    pixels = {"strong-augmentation", "autoaugment", "cutmix", "cutmix-elementwise", *(f"mask-{n}" for n in METHODS)}
+    others = {"fixmatch-fast", "fast-network"}  # another network's floor, the same in both
+    forms = {"modulated-convolution", "modulated-convolution-kept", "gated-attention"}
+    for name, (of_step, of_floor) in counted.items():
+        (step,), (floor,) = ({(each.backwards, each.flops) for each in own} for own in (of_step, of_floor))
+        modes = [set().union(*(each.modes for each in own)) for own in (of_step, of_floor)]
+        assert step[0] == (floor[0] if name not in parts else 0) and (name not in parts or floor[0] == 1), name
+        if name not in parts | pixels | others | forms:
+            most = 1.2 if name == "mixvit-inference" else 1.03  # its last blocks see an image twice
+            assert 1 <= step[1] / floor[1] < most and modes[0] == modes[1], name
+        if name.startswith("modulated"):  # where gradients accumulated, the second would do what the first does not
+            assert all(len(own) > 1 and own[0].operations == own[1].operations for own in (of_step, of_floor))
+    one, other = (counted[name] for name in others)
+    assert one[0][0].flops / one[1][0].flops == other[0][0].flops / other[1][0].flops
+    inference = [name for name, (of_step, _) in counted.items() if of_step[0].modes == {False}]
+    assert inference == ["hybridization", "mixmo-inference", "mixvit-inference", "score"]
 
 
 def test_a_ratio_is_of_medians(monkeypatch):

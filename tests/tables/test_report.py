@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -125,6 +126,23 @@ def test_the_page_says_what_the_files_say_and_loads_nothing(tmp_path):
     assert all(address.startswith("data:image/png;base64,") for address in page.loaded) and len(page.pictures) == 1
     text = (tmp_path / "page.html").read_text()
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|import\(", text) and "link" not in page.tags
+
+
+def test_variants_stand_in_one_table_where_only_some_have_several_seeds(tmp_path):
+    for name in ("fixmatch-seed0", "fixmatch-seed1", "other-seed0"):
+        leave(tmp_path / "run" / name)
+    for name in ("config.yaml", "setup.json"):
+        shutil.copy(tmp_path / "run" / "other-seed0" / name, tmp_path / "run")
+    once = {"test_accuracy_last": {"mean": 0.5}, "test_accuracy_selected": {"mean": 0.25}, "seconds": {"mean": 61.0}}
+    several = {name: figures | {"std": 0.125} for name, figures in once.items()}
+    result = {"classifiers": {"fixmatch": several, "other": once}}
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result))
+    page = report(tmp_path / "run")
+    assert page.row("variant") == ["variant", "last, %", "selected, %", "gain over the first, points", "time a run"]
+    # Wilson's interval of a half and of a quarter of six images
+    of_fixmatch = ["50.0 ± 12.5 [18.8, 81.2]", "25.0 ± 12.5 [6.0, 63.5]", "–", "1 min 01 s"]
+    assert page.row("fixmatch")[1:] == of_fixmatch
+    assert page.row("other")[1:] == ["50.0 [18.8, 81.2]", "25.0 [6.0, 63.5]", "–", "1 min 01 s"]
 
 
 def test_runs_stand_side_by_side_and_unfinished_ones_say_so(tmp_path):

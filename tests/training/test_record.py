@@ -86,6 +86,13 @@ def test_metrics_are_means_over_the_steps_since_the_last_record(tmp_path):
         assert row["it/weighted/error"] == pytest.approx(row["it/error"] / 2, rel=1e-6)
 
 
+def test_means_are_of_scalars_by_their_names_in_whatever_order_a_step_has_them():
+    means = record.Means()
+    means.add({"one": torch.tensor(1.0), "ten": torch.tensor(10.0)})
+    means.add({"ten": torch.tensor(30.0), "one": torch.tensor(4.0)})
+    assert means.taken() == {"one": 2.5, "ten": 20.0}
+
+
 def test_tensorboard_has_the_same_values_and_the_pictures(tmp_path):
     grid = torch.rand(3, 5, 7)
     with run(tmp_path) as made:
