@@ -839,7 +839,7 @@ OF_RUNS = {
     "sync_batchnorm": False, "record_every": 50, "evaluate_every": 100, "save_every": 200,
 }  # fmt: skip
 OF_CLASSIFIERS = {
-    "network": None, "momentum": 0.05, "epochs": 14, "rate_epochs": None, "weight_decay": 5e-4, "clip": None,
+    "network": None, "momentum": 0.05, "epochs": None, "rate_epochs": None, "weight_decay": 5e-4, "clip": None,
     "labelled_batch": None, "unlabelled_batch": None, "ema_decay": 0.99, "weight_supervised": 1.0,
 }  # fmt: skip
 OF_HYBRIDS = {
@@ -860,7 +860,7 @@ OF_SETTINGS = {
         "weight_logit_distance": 0.01,
     },
     mixmatch.Settings: OF_CLASSIFIERS | {
-        "epochs": 8, "rate": 0.01, "weight_decay": 0.02, "guesses": 2, "temperature": 0.5,
+        "rate": 0.01, "weight_decay": 0.02, "guesses": 2, "temperature": 0.5,
         "alpha": 0.75, "weight_unsupervised": 75.0, "ramp_steps": 1300,
     },
     supervised.Settings: OF_CLASSIFIERS | {"rate": 0.06},
@@ -875,10 +875,10 @@ OF_SETTINGS = {
         "stop": 12, "snapshot_every": None,
     },
     scimix.Settings: {
-        "network": None, "guide": "fixmatch", "epochs": 36, "rate_epochs": 37, "rate": 4e-3, "discriminator_rate": 1e-3,
-        "classifier_rate": None, "optimizer": "adam", "weight_decay": 0.01, "clip": None, "labelled_batch": None,
-        "unlabelled_batch": None, "ema_decay": 0.995, "nonsemantic_channels": 4, "generator_channels": None,
-        "upsampling": "bilinear", "discriminator_width": 0.5, "style": "semantic", "backend": "hybridgen",
+        "network": None, "guide": "fixmatch", "epochs": None, "rate_epochs": 37, "rate": 4e-3,
+        "discriminator_rate": 1e-3, "classifier_rate": None, "optimizer": "adam", "weight_decay": 0.01, "clip": None,
+        "labelled_batch": None, "unlabelled_batch": None, "ema_decay": 0.995, "nonsemantic_channels": 4,
+        "generator_channels": None, "upsampling": "bilinear", "discriminator_width": 0.5, "style": "semantic", "backend": "hybridgen",
         "teacher_decay": 0.97, "reduction": "mean", "threshold": 0.9, "semantic_distance": "cross-entropy",
         "nonsemantic_distance": "norm", "reconstruction_distance": "norm", "freeze_criteria": True,
         "criterion_shift": 1, "criterion_noise": 0.05, "criterion_views": 0, "weight_reconstruction": 1.0,

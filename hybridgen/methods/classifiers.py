@@ -16,7 +16,6 @@ from hybridgen.training.context import Context
 from hybridgen.training.ema import EMA
 from hybridgen.training.objective import Task
 from hybridgen.training.plan import Batches, Plan, by_accuracy
-from hybridgen.training.schedules import Clock
 from hybridgen.training.scores import Classify
 from hybridgen.types import Images, InputError
 
@@ -31,8 +30,8 @@ class ClassifierSettings:
     leaky-wrn-10-1 for images of 16 pixels or fewer."""
     momentum: Annotated[float, Field(gt=0, le=1), NUMBER] | None = 0.05
     """Batch-norm's share of the newest batch in its running statistics; none: the network's own."""
-    epochs: Flat[Positive] = 14
-    """Passes over the unlabelled images."""
+    epochs: Flat[Positive | None] = None
+    """Passes over the unlabelled images; unless given 14, of fewer than 30 steps several in the place of each."""
     rate: Flat[Positive]
     """Learning rate at the start."""
     rate_epochs: Flat[Positive | None] = None
@@ -54,8 +53,8 @@ class ClassifierSettings:
 USUAL = (32, 96)
 """Labelled and unlabelled images a step, where there are as many."""
 
-FEW_STEPS = 200
-"""Fewer than these are told."""
+EPOCHS = 14
+"""How many, unless given."""
 
 
 def predicted(network: nn.Module, images: Images) -> Float[Tensor, "batch classes"]:
@@ -78,11 +77,12 @@ def classifier_plan(
     *,
     classify: Classify = predicted,
     average: EMA | None = None,
+    usual: float = EPOCHS,
     **more: Any,
 ) -> Plan:
     """The plan of one classifier that one task trains, and whose average is evaluated by its accuracy: `average` if one
     is given, else a new one, which carries batch-norm statistics along. Leaves the selected average in the run's
-    folder. `more` are other parts of the plan."""
+    folder. `usual` are its epochs unless the settings have their own, `more` other parts of the plan."""
 
     def finish(folder: Path, chosen: nn.Module) -> None:
         if context.accelerator.is_main_process:
@@ -95,14 +95,10 @@ def classifier_plan(
                 split_hash=context.split.hash,
             )
 
-    clock = Clock.lasting(settings.epochs, stream.steps_per_epoch)
-    if clock.steps < FEW_STEPS:
-        context.tell(f"{settings.epochs:g} epochs of these images are {clock.steps} steps, in which little is learnt; "
-                     "--epochs, and with hybrids --hybrids.start and --hybrids.stop")  # fmt: skip
     return Plan(
         context,
         stream,
-        clock,
+        context.clock(settings.epochs, stream.steps_per_epoch, usual),
         {"classifier": replace(task, clip=settings.clip)},
         network=classifier,
         average=average or EMA(classifier, settings.ema_decay, linear_start=False, buffers="copy").eval(),

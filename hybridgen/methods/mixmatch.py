@@ -27,7 +27,8 @@ from hybridgen.types import Batch, Images, InputError, single
 class Settings(ClassifierSettings):
     """How MixMatch trains. The defaults suit digits-m."""
 
-    epochs = 8
+    epochs: Flat[Positive | None] = None
+    """Passes over the unlabelled images; unless given 8, of fewer than 30 steps several in the place of each."""
     rate = 0.01
     weight_decay = 0.02
     labelled_batch: Flat[Count | None] = None
@@ -45,6 +46,10 @@ class Settings(ClassifierSettings):
     """λ_u, of the loss on guesses, after its ramp."""
     ramp_steps: Whole = 1300
     """Steps over which λ_u grows linearly."""
+
+
+EPOCHS = 8
+"""How many, unless given."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +201,7 @@ def plan(
         adam(objective, betas=(0.9, 0.999), decay=settings.weight_decay, decay_all=False),
         cosine(settings.rate, settings.rate_epochs) if settings.rate_epochs else lambda clock: settings.rate,
     )
-    return classifier_plan(settings, context, stream, classifier, task)
+    return classifier_plan(settings, context, stream, classifier, task, usual=EPOCHS)
 
 
 PAPER: dict[str, Any] = dict(

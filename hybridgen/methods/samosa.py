@@ -270,8 +270,8 @@ class Networks:
 
     autoencoder: SamosaAutoencoder
     watched: Watched
-    epochs: float
-    """Of a cycle."""
+    epochs: float | None
+    """Of a cycle, if they are given."""
 
     def hybridize(self, semantic: Images, nonsemantic: Images) -> Images:
         """Hybrids that kept their class, and else their semantic parents."""
@@ -369,10 +369,13 @@ def with_samosa(
         kept = hybrids.make(average.network, context.dataset, context.split, cycle_seed)
         return {**noted, "hybrids_kept": kept}
 
+    stream = base.stream
+    if drawn:
+        stream = Cycles(base.stream, hybrids, settings, context, cycle_steps, clock.steps_per_epoch)
     classify = lambda network, images: network.classifier(images).predictions
     return replace(
         plan,
-        stream=Cycles(base.stream, hybrids, settings, context, cycle_steps) if drawn else base.stream,
+        stream=stream,
         tasks=tasks,
         network=autoencoder,
         average=average,
@@ -393,10 +396,7 @@ class Cycles:
     settings: Settings
     context: Context
     cycle_steps: int
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.plain.steps_per_epoch
+    steps_per_epoch: int
 
     @property
     def images_per_step(self) -> int:

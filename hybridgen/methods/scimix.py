@@ -35,6 +35,10 @@ Guide = Literal["mean-teacher", "fixmatch", "supervised"]
 """What makes z_c semantic: L_S on E_c and C (footnote 1 of 2.4.1; A.4.1)."""
 
 
+EPOCHS = 36
+"""How many, unless given."""
+
+
 @settings
 class Settings:
     """How SciMix trains two encoders, a classifier that guides them, and a StyleGAN2 generator. The defaults suit
@@ -45,8 +49,8 @@ class Settings:
     images of 16 pixels or fewer."""
     guide: Flat[Guide] = "fixmatch"
     """L_S: what trains the classifier E_c, C."""
-    epochs: Flat[Positive] = 36
-    """Passes over the unlabelled images."""
+    epochs: Flat[Positive | None] = None
+    """Passes over the unlabelled images; unless given 36, of fewer than 30 steps several in the place of each."""
     rate_epochs: Flat[Positive] = 37
     """Epochs in which the cosine rate would decrease fully."""
     rate: Flat[Positive] = 4e-3
@@ -451,7 +455,7 @@ def plan(
         unlabelled=unlabelled,
         unlabelled_views=(weakly, strongly if guide == "fixmatch" else weakly) if guide else (weakly,),
     )
-    clock = Clock.lasting(settings.epochs, stream.steps_per_epoch)
+    clock = context.clock(settings.epochs, stream.steps_per_epoch, EPOCHS)
     torch.manual_seed(seed)
 
     # Networks and objectives

@@ -21,6 +21,7 @@ from hybridgen.networks.fast import Whitening, patch_covariance
 from hybridgen.networks.registry import default_network, make_network, set_batch_norm_momentum
 from hybridgen.settings import NUMBER, Count, Few, Seed, Whole, settings
 from hybridgen.training.engine import Precision, laid_out, make_accelerator
+from hybridgen.training.schedules import Clock
 from hybridgen.types import InputError
 
 WHITENED = 2**20
@@ -30,6 +31,11 @@ FEWEST = 64
 
 LABELS, LABELS_PER_CLASS, VALIDATION = 100, 4, 100
 """Images of a split of which nothing is given."""
+
+SHORTEST = 30
+"""Steps of an epoch, at least, where epochs are not given."""
+FEW_STEPS = 200
+"""Of a training; fewer are told."""
 
 
 @settings
@@ -145,6 +151,22 @@ class Context:
             size("labelled", labelled, usual[0], own),
             size("unlabelled", unlabelled, usual[1], own + len(self.split.unlabelled)),
         )
+
+    def clock(self, epochs: float | None, steps_per_epoch: int, usual: float) -> Clock:
+        """Of so many epochs. Unless given of the usual number, each of which is as many passes as SHORTEST steps take
+        where one has fewer: so few images are seen longer, and what is given in epochs (windows, the rate's fall) keeps
+        its place in the whole."""
+        if epochs is not None:
+            clock = Clock.lasting(epochs, steps_per_epoch)
+            if clock.steps < FEW_STEPS:
+                self.tell(f"{epochs:g} epochs are {clock.steps} steps, in which little is learnt; --epochs")
+            return clock
+        passes = -(-SHORTEST // steps_per_epoch)
+        clock = Clock.lasting(usual, passes * steps_per_epoch)
+        if passes > 1:
+            self.tell(f"an epoch is {passes} passes over the images, for one is {steps_per_epoch} steps: "
+                      f"{usual:g} epochs are {clock.steps} steps; --epochs")  # fmt: skip
+        return clock
 
     def weak(self, *, shift: int | None = None, **options: str) -> View:
         """The weak augmentation: flip (never of digits) and shift by up to an eighth of the side (thesis A.1.2.1), or

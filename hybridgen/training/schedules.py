@@ -14,7 +14,7 @@ class Clock:
     steps: int
     """Steps of the whole run."""
     steps_per_epoch: int
-    """Steps in which the unlabelled images are seen once."""
+    """Steps in which the unlabelled images are seen once, or of few images several times (`Context.clock`)."""
     step: int = 0
     """Steps done."""
 
@@ -79,9 +79,15 @@ def step_ramp(weight: float, steps: int) -> Schedule:
     return lambda clock: weight * min(1.0, clock.step / steps) if steps > 0 else weight
 
 
-def cosine(rate: float, epochs: float) -> Schedule:
-    """rate · (1 + cos(π · epoch / epochs)) / 2: "set to fully decrease over 350 epochs" of 300 (thesis A.1.2.2)."""
-    return lambda clock: rate * 0.5 * (1 + math.cos(math.pi * min(1.0, clock.epoch / epochs)))
+def cosine(rate: float, epochs: float | None) -> Schedule:
+    """rate · (1 + cos(π · epoch / epochs)) / 2: "set to fully decrease over 350 epochs" of 300 (thesis A.1.2.2);
+    without epochs, over the whole run."""
+
+    def schedule(clock: Clock) -> float:
+        done = clock.progress if epochs is None else clock.epoch / epochs
+        return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    return schedule
 
 
 def fixmatch_cosine(rate: float) -> Schedule:

@@ -1123,3 +1123,39 @@ def test_plans_leave_their_artefacts(context, tmp_path):
     again = Hybridizer.from_pretrained(tmp_path / "hybridizer")
     assert again.origin.split_hash == context.split.hash and again.origin.method == "scimix"
     assert Path(tmp_path / "hybridizer" / "model.safetensors").exists()
+
+
+# --- few images ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_of_few_images_an_epoch_is_as_many_passes_as_thirty_steps_take_unless_epochs_are_given(name, context, capsys):
+    """51 images are not set aside: in batches of 4 a pass is 12 steps, in batches of 10 it is 5."""
+    unlabelled = METHODS[name][1].unlabelled_batch
+    passes, steps = {4: (3, 36), 10: (6, 30)}[unlabelled]
+    usual = 8 if name == "mixmatch" else 14
+    plan = make(name, context, epochs=None)
+    assert (plan.clock.steps_per_epoch, plan.clock.steps) == (steps, usual * steps)
+    context.say()
+    said = f"an epoch is {passes} passes over the images, for one is {steps // passes} steps: {usual} epochs are "
+    assert f"{said}{usual * steps} steps; --epochs" in capsys.readouterr().out
+    if name in ("mean_teacher", "supervised"):  # whose rate falls over the whole
+        first, half, last = (value(plan.tasks["classifier"].rate, at(plan, progress)) for progress in (0, 0.5, 1))
+        assert half == pytest.approx(first / 2) and last == pytest.approx(0, abs=1e-12)
+    given = make(name, context, epochs=2.0)
+    assert (given.clock.steps_per_epoch, given.clock.steps) == (steps // passes, 2 * steps // passes)
+    context.say()
+    assert f"2 epochs are {given.clock.steps} steps, in which little is learnt" in capsys.readouterr().out
+
+
+def test_of_few_images_the_generator_and_all_windows_keep_their_place(context, hybridizer):
+    """Batches of 10 of 51 images: 30 steps an epoch; hybrids from its epoch 2 to its epoch 12."""
+    plan, _ = scimix.plan(scimix.Settings(**SCIMIX_SMALL | dict(epochs=None)), context, 0)
+    assert (plan.clock.steps_per_epoch, plan.clock.steps) == (30, 36 * 30)
+    how = hybrids.Settings(start=2.0, stop=12.0, keep_consistent=False)
+    with_them = hybrids.with_hybrids(make("supervised", context, epochs=None), hybridizer, how)
+    objective, batch = with_them.tasks["classifier"].objective, next(with_them.stream.from_step(0))
+    losses = [objective(batch, replace(with_them.clock, step=step)).losses for step in (59, 60, 359, 360)]
+    assert [found["hybrids"].item() > 0 for found in losses] == [False, True, True, False]
+    cycles = samosa_plan(samosa.Settings(cycles=2, start=1, stop=6), context, epochs=None)
+    assert cycles.clock.steps == 2 * 14 * 30 and cycles.stream.steps_per_epoch == 30
