@@ -1025,6 +1025,7 @@ OF_CONSTANTS = {
     "training.context.LABELS": 100, "training.context.LABELS_PER_CLASS": 4, "training.context.VALIDATION": 100,
     "methods.classifiers.USUAL": (32, 96),
     "training.estimate.PLACES": 4, "training.estimate.STEPS": 2, "training.estimate.SHORT": 100,
+    "training.estimate.SLOW": 1.0,
     "training.estimate.SAMPLE": 256,
     "training.engine.ACCELERATES": {"fp32": "no", "bf16": "bf16", "fp16": "fp16"},  # accelerate's words
     "training.checkpoint.FORMAT": 1,

@@ -135,6 +135,7 @@ class Comparison:
         """Say how long it takes to train what is left of all these parts from every seed, variants and others, and to
         judge so many hybridizers of each seed, like this one. The plans are used up."""
         dataset, accelerator, settings = self.context.dataset, self.context.accelerator, self.settings
+        self.context.say()
         self.beside = tuple(name for name in plans if name not in self.results)
         seconds = whole_time({self.folder(name, seed): plan for name, plan in plans.items() for seed in self._seeds})
         if judge is not None:

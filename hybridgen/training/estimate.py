@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from hybridgen.training.engine import now
 from hybridgen.training.fit import fit
@@ -15,6 +16,9 @@ from hybridgen.training.train import scored
 
 PLACES, STEPS = 4, 2
 """Times of a run at which steps are timed, for windows open and close, and how many steps at each."""
+
+SLOW = 1.0
+"""Seconds of a step, beyond which one at each time is enough, with what it takes to begin there."""
 
 SHORT = 100
 """Steps below which one time, its middle, is enough."""
@@ -38,18 +42,21 @@ def seconds_of(plan: Plan) -> float:
         tasks[name] = replace(task, objective=objective, optimizer=optimizer, rate=lambda clock: 0.0)
 
     with torch.random.fork_rng(devices=[]):
-        took, done = 0.0, 0
+        took, done, slow = 0.0, 0, False
         places = PLACES if clock.steps >= SHORT else 1
-        for place in range(places):
+        shown = tqdm(range(places), "timing", leave=False, disable=not accelerator.is_main_process)
+        for place in shown:
             clock.step = min(round((place + 0.5) / places * clock.steps), max(0, clock.steps - 1 - STEPS))
             steps = fit(tasks, plan.stream.from_step(clock.step), clock, accelerator, seed=0)
-            next(steps)  # takes memory, and compiles
+            if not slow:
+                next(steps)  # takes memory, and compiles
             began = now(accelerator.device)
-            for _, _ in zip(range(STEPS), steps, strict=False):
+            for _, _ in zip(range(1 if slow else STEPS), steps, strict=False):
                 if plan.average:
                     plan.average.update(plan.network)
                 done += 1
             took += now(accelerator.device) - began
+            slow = took > SLOW * done
         a_step = took / max(1, done)
 
         seen = min(SAMPLE, len(dataset.test))

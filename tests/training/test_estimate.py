@@ -22,7 +22,8 @@ from hybridgen.types import Batch
 
 
 class Working(nn.Module):
-    """A step takes a second, three in the second half of the run; the first after a beginning takes a hundred more."""
+    """A step takes so many seconds, thrice as many in the second half of the run; the first after a beginning takes ten
+    more."""
 
     def __init__(self, now: SimpleNamespace) -> None:
         super().__init__()
@@ -30,16 +31,16 @@ class Working(nn.Module):
 
     def forward(self, batch: Batch, clock: Clock) -> Outcome:
         now = self.now[0]
-        now.seconds += 1 if clock.progress < 0.5 else 3
+        now.seconds += now.of_a_step * (1 if clock.progress < 0.5 else 3)
         if now.fresh:
-            now.seconds, now.fresh = now.seconds + 100, False
+            now.seconds, now.fresh = now.seconds + 10, False
         self.steps.append(clock.step)
         return Outcome({"loss": (self.weight * torch.rand(2)).sum()})
 
 
 @pytest.fixture
 def now(monkeypatch) -> SimpleNamespace:
-    now = SimpleNamespace(seconds=0.0, fresh=False, begun=0)
+    now = SimpleNamespace(seconds=0.0, fresh=False, begun=0, of_a_step=0.1)
     monkeypatch.setattr(estimate, "now", lambda device: now.seconds)
     return now
 
@@ -77,14 +78,24 @@ def test_steps_at_several_times_and_evaluations_make_the_whole(now):
     made = plan(now)
     state = torch.get_rng_state()
     found = seconds_of(made)
-    # Half of the steps take a second, half three; three evaluations of 7 images, two of 20 at the end
-    assert found == pytest.approx(160 * 2 + 0.5 * (3 * 7 + 2 * 20))
+    # Half of the steps take a tenth of a second, half three; three evaluations of 7 images, two of 20 at the end
+    assert found == pytest.approx(160 * 0.2 + 0.5 * (3 * 7 + 2 * 20))
     assert torch.equal(torch.get_rng_state(), state)
     objective = made.tasks["work"].objective
     assert torch.equal(objective.weight, torch.ones(2)) and now.begun == 4
     assert objective.steps == [20, 21, 22, 60, 61, 62, 100, 101, 102, 140, 141, 142]
     unselected = replace(plan(now), select=None)
-    assert seconds_of(unselected) == pytest.approx(160 * 2 + 0.5 * (3 * 7 + 20))
+    assert seconds_of(unselected) == pytest.approx(160 * 0.2 + 0.5 * (3 * 7 + 20))
+
+
+def test_of_slow_steps_fewer_are_timed(now, capsys):
+    """The second and third of the first time; then one at each, which takes a while to begin. A bar shows that."""
+    now.of_a_step = 20.0
+    made = plan(now)
+    a_step = (20 + 20 + (20 + 10) + (60 + 10) + (60 + 10)) / 5
+    assert seconds_of(made) == pytest.approx(160 * a_step + 0.5 * (3 * 7 + 2 * 20))
+    assert made.tasks["work"].objective.steps == [20, 21, 22, 60, 100, 140]
+    assert "timing: 100%" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
@@ -106,7 +117,7 @@ def test_what_is_done_is_not_counted(now, tmp_path):
     made, over = plan(now), plan(now, 80)
     parts = dict.fromkeys((tmp_path / "a", tmp_path / "b", tmp_path / "half"), made)
     parts |= {tmp_path / "c": plan(now, 40), tmp_path / "over": over}
-    each, short = 320 + 0.5 * (3 * 7 + 2 * 20), 3 * 40 + 0.5 * (1 * 7 + 2 * 20)  # of the short one the middle is timed
+    each, short = 32 + 0.5 * (3 * 7 + 2 * 20), 0.3 * 40 + 0.5 * (1 * 7 + 2 * 20)  # of the short one the middle is timed
     assert whole_time(parts) == pytest.approx(2 * each + short)
     assert now.begun == 4 + 1  # each plan was timed once, and not what is done
 
