@@ -95,7 +95,7 @@ def test_of_slow_steps_fewer_are_timed(now, capsys):
     a_step = (20 + 20 + (20 + 10) + (60 + 10) + (60 + 10)) / 5
     assert seconds_of(made) == pytest.approx(160 * a_step + 0.5 * (3 * 7 + 2 * 20))
     assert made.tasks["work"].objective.steps == [20, 21, 22, 60, 100, 140]
-    assert "timing: 100%" in capsys.readouterr().err
+    assert "timing:" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
