@@ -186,7 +186,7 @@ def test_recursivemix_shows_what_the_last_call_gave(images, labels):
 
 def test_recursivemix_remembers_what_was_not_mixed(labels, monkeypatch):
     images = torch.rand(7, 3, 40, 30)
-    mix = Mix("recursivemix", 4, probability=0.5, resize=False, alpha=1.0, generator=generator(3))
+    mix = Mix("recursivemix", 4, probability=0.5, resize=False, generator=generator())
     monkeypatch.setattr(transform, "toss", lambda *_: False)
     assert torch.equal(mix(1 - images, labels)[0], 1 - images) and mix.mixing is None
     mix.eval()(images, labels)  # seen by nobody
