@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -19,10 +19,12 @@ import hybridgen
 from hybridgen.data.datasets import Dataset
 from hybridgen.data.splits import Split
 from hybridgen.files import written_aside
+from hybridgen.mixing.mixing import Targets
+from hybridgen.mixing.samples import LabelsGetter, change_sample, check_transform, toss
 from hybridgen.networks.autoencoder import METHODS, Autoencoder, check_described, size_of
 from hybridgen.training.context import Context
 from hybridgen.training.record import identity
-from hybridgen.types import Images, InputError, Labels
+from hybridgen.types import Images, InputError
 
 FORMAT = "hybridgen-hybridizer"
 VERSION = 2
@@ -251,21 +253,23 @@ def _fetched(source: str | Path) -> Path:
 class Hybridize(nn.Module):
     """A batch transform for anyone's training loop, called like `torchvision.transforms.v2.MixUp`.
 
-    `images` `[b, 3, size, size]` (uint8 or float in [0, 1]) and `labels` `[b]` in, as two arguments or one tuple;
-    hybrids (float) and soft labels `[b, classes]` out. Each image is the semantic parent of the hybrid in its
-    place, whose label is α of its own class and 1 - α of that of its non-semantic parent, a random place of the
-    batch (as in equation 2.13).
+    `images` `[b, 3, size, size]` (uint8 or float in [0, 1]) and `labels`, `[b]` or probabilities `[b, classes]`, in, as
+    two arguments, one tuple, or a sample of any structure, in which `labels_getter` finds the labels; hybrids and soft
+    labels `[b, classes]` out, in the same structure. Hybrids take the images' kind, dtype and memory format, those of
+    uint8 rounded to the nearest level. Each image is the semantic parent of the hybrid in its place, whose label is α
+    of its own class and 1 - α of that of its non-semantic parent, a random place of the batch (as in equation 2.13).
 
     A call makes hybrids with `probability` and else, and in evaluation mode, gives the images back, with their
     labels as probabilities. With `keep_consistent` an image whose hybrid the hybridizer's own classifier gives
     another class stays as it is. An image of unknown class, label -1, stays as it is with a soft label of zeros,
     which loses nothing, and is nobody's non-semantic parent with another label than the semantic one's. Draws come
-    from `generator`, on a CPU or the images' device, or from torch's global one. The hybridizer, which follows the
-    images' device, is no part of the module's parameters and state.
+    from `generator`, on a CPU or the images' device, or from torch's global one; after the first batch nothing waits
+    for the device. The hybridizer, which follows the images' device, is no part of the module's parameters and state.
 
-    InputError for a probability outside [0, 1], for `classes`, if their names are given, other than the
-    hybridizer's, for labels outside them, and for floats outside [0, 1] (looked for in the first batch alone, since
-    looking waits for the device): standardise after this transform.
+    InputError for a probability outside [0, 1], for `classes`, if their names are given, other than the hybridizer's,
+    for labels outside them (looked for on CPUs only), for floats outside [0, 1] (looked for in the first batch alone,
+    since looking waits for the device): standardise after this transform; and for videos and other samples of which
+    `hybridgen.mixing.samples.change_sample` makes nothing.
     """
 
     def __init__(
@@ -276,19 +280,19 @@ class Hybridize(nn.Module):
         probability: float = 1.0,
         keep_consistent: bool = False,
         classes: Sequence[str] | None = None,
+        labels_getter: LabelsGetter = "default",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         if not 0.5 < alpha <= 1:
             raise InputError(f"alpha: {alpha} is outside (0.5, 1]: a hybrid has mostly its semantic parent's class")
-        if not 0 <= probability <= 1:
-            raise InputError(f"probability: {probability} is outside [0, 1]")
+        check_transform(probability, labels_getter)
         if classes is not None and tuple(classes) != hybridizer.origin.classes:
             own, given = (", ".join(names)[:80] for names in (hybridizer.origin.classes, classes))
             raise InputError(f"classes: {given}; this hybridizer has {own}, in this order")
         self._hybridizer = (hybridizer,)
         self.alpha, self.probability, self.keep_consistent = alpha, probability, keep_consistent
-        self.generator = generator
+        self.labels_getter, self.generator = labels_getter, generator
         self._looked = False
 
     @property
@@ -296,45 +300,46 @@ class Hybridize(nn.Module):
         return self._hybridizer[0]
 
     @torch.no_grad()
-    def forward(
-        self,
-        images: Shaped[Tensor, "batch 3 height width"] | tuple[Shaped[Tensor, "batch 3 height width"], Labels],
-        labels: Labels | None = None,
-    ) -> tuple[Images, Float[Tensor, "batch classes"]]:
-        if labels is None:
-            images, labels = images
-        if not images.is_floating_point():
-            images = images.float() / 255
-        elif not self._looked and len(images):
-            low, high = (float(bound) for bound in torch.aminmax(images))
-            if not (low >= 0 and high <= 1):
-                raise InputError(f"images: in [{low:.2f}, {high:.2f}], not in [0, 1]; standardise after this transform")
-            self._looked = True
+    def forward(self, *inputs: Any) -> Any:
         classes = len(self.hybridizer.origin.classes)
-        if len(labels) and not -1 <= int(labels.min()) <= int(labels.max()) < classes:
-            raise InputError(f"labels: outside 0..{classes - 1}, the classes of this hybridizer (-1: not known)")
-        known = labels >= 0
-        hard = nn.functional.one_hot(labels.clamp(min=0), classes).to(images.dtype) * known.unsqueeze(1)
-        if not self.training or not self._toss():
-            return images, hard
+        return change_sample(inputs, self.labels_getter, classes, self._change, unknown=True)
+
+    def _change(self, images: list[Tensor], targets: Targets) -> tuple[list[Tensor], Targets]:
+        for each in images:
+            if each.ndim != 4:
+                raise InputError("images: a video; batches of images are hybridized")
+            self._look(each)
+        coin = self.training and toss(self.probability, self.generator, targets.device)
+        if coin is False:
+            return images, targets
 
         # Hybrids, and their soft labels
-        hybridizer = self.hybridizer.to(images.device)
-        device = images.device if self.generator is None else self.generator.device
-        partner = torch.randperm(len(images), generator=self.generator, device=device).to(images.device)
-        hybrids = hybridizer.hybridize(semantic=images, nonsemantic=images[partner])
-        others = torch.where(known[partner].unsqueeze(1), hard[partner], hard)
-        soft = self.alpha * hard + (1 - self.alpha) * others
+        device = targets.device if self.generator is None else self.generator.device
+        partner = torch.randperm(len(targets), generator=self.generator, device=device).to(targets.device)
+        hybrids = [self._hybrids(each, partner) for each in images]
+        known = targets.any(dim=1)
+        others = torch.where(known[partner].unsqueeze(1), targets[partner], targets)
+        soft = self.alpha * targets + (1 - self.alpha) * others
 
         # Those that stay as they are
-        made = known
+        made = known & coin
         if self.keep_consistent:
-            made = made & (hybridizer.classify(hybrids).argmax(dim=1) == labels)
-        return torch.where(made[:, None, None, None], hybrids, images), torch.where(made.unsqueeze(1), soft, hard)
+            for each in hybrids:
+                made = made & (self.hybridizer.classify(each).argmax(dim=1) == targets.argmax(dim=1))
+        kept = [torch.where(made[:, None, None, None], *pair) for pair in zip(hybrids, images, strict=True)]
+        return kept, torch.where(made.unsqueeze(1), soft, targets)
 
-    def _toss(self) -> bool:
-        """Whether to make hybrids; on a CPU unless the generator is elsewhere."""
-        if self.probability in (0, 1):
-            return bool(self.probability)
-        device = torch.device("cpu") if self.generator is None else self.generator.device
-        return bool(torch.rand((), generator=self.generator, device=device) < self.probability)
+    def _look(self, images: Tensor) -> None:
+        if self._looked or not len(images) or torch.compiler.is_compiling():
+            return
+        low, high = (float(bound) for bound in torch.aminmax(images))
+        if not (low >= 0 and high <= 1):
+            raise InputError(f"images: in [{low:.2f}, {high:.2f}], not in [0, 1]; standardise after this transform")
+        self._looked = True
+
+    def _hybrids(self, images: Tensor, partner: Tensor) -> Images:
+        """In float32, as the hybridizer computes."""
+        images, hybridizer = images.float(), self.hybridizer
+        if next(hybridizer.parameters()).device != images.device:
+            hybridizer.to(images.device)
+        return hybridizer.hybridize(semantic=images, nonsemantic=images[partner])

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 from torch.utils.data import DataLoader, default_collate
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from hybridgen.data.datasets import Dataset, Part, load_dataset
@@ -632,15 +633,55 @@ def test_hybrids_and_soft_labels_equal_the_reference(hybridizer, images):
     assert (soft[range(5), labels] >= 0.8 - 1e-6).all() and ((soft > 0) & (soft < 0.5)).any()
 
 
-def test_bytes_and_floats_are_the_same_images(hybridizer, images):
-    raw = (images * 255).round().to(torch.uint8)
-    labels = torch.arange(5) % 4
-    results = []
-    for given in (raw, raw.float() / 255):
-        torch.manual_seed(0)
-        results.append(Hybridize(hybridizer)(given, labels))
-    assert torch.equal(results[0][0], results[1][0]) and results[0][0].is_floating_point()
-    assert torch.equal(results[0][1], results[1][1])
+def hybrids_of(hybridizer, *inputs, **options):
+    torch.manual_seed(0)
+    return Hybridize(hybridizer, **options)(*inputs)
+
+
+def test_hybrids_keep_the_images_kind_and_layout(hybridizer, images):
+    """Of the same levels and draws: bytes are rounded to the nearest level."""
+    raw, labels = (images * 255).round().to(torch.uint8), torch.arange(5) % 4
+    want, soft = hybrids_of(hybridizer, raw.float() / 255, labels)
+    levels = raw.contiguous(memory_format=torch.channels_last)
+    for given, expected in (
+        (tv_tensors.Image(levels), (want * 255).round().to(torch.uint8)),
+        (raw.double() / 255, want.double()),
+        ((raw.float() / 255).half(), None),
+    ):
+        got, own = hybrids_of(hybridizer, given, labels)
+        assert type(got) is type(given) and got.dtype == given.dtype and got.stride() == given.stride()
+        assert torch.equal(own, soft)
+        if expected is None:
+            torch.testing.assert_close(got.float(), want, rtol=0, atol=0.01)
+        else:
+            assert torch.equal(got, expected)
+
+
+def test_samples_of_any_structure(unchecked, hybridizer, images):
+    """As two arguments give them: labels as indices or probabilities, wherever they are; all else as it was."""
+    labels, names = torch.tensor([0, 3, 1, 1, 2]), ["x"] * 5
+    want, soft = hybrids_of(hybridizer, images, labels)
+    (got, own) = hybrids_of(hybridizer, images, torch.eye(4, dtype=torch.int64)[labels])
+    assert torch.equal(got, want) and torch.equal(own, soft)
+    views = {"views": [tv_tensors.Image(images), tv_tensors.Image(images)], "target": labels, "name": names}
+    got = hybrids_of(hybridizer, views, labels_getter=lambda sample: sample["target"])
+    assert list(got) == ["views", "target", "name"] and got["name"][0] is names[0] and torch.equal(got["target"], soft)
+    assert all(torch.equal(view, want) for view in got["views"])
+    with pytest.raises(InputError, match=r"^labels: 3 for 5 images"):
+        Hybridize(hybridizer)(images, labels[:3])
+    with pytest.raises(InputError, match=r"^images: a video"):
+        Hybridize(hybridizer)(tv_tensors.Video(images.unsqueeze(1)), labels)
+    with pytest.raises(InputError, match=r"^labels_getter: 'target'"):
+        Hybridize(hybridizer, labels_getter="target")
+
+
+@pytest.mark.parametrize("fallen", [True, False])
+def test_a_coin_that_stays_on_its_device(hybridizer, images, monkeypatch, fallen):
+    labels = torch.tensor([0, 3, 1, 1, 2])
+    want, soft = hybrids_of(hybridizer, images, labels)
+    monkeypatch.setattr("hybridgen.hybridizer.toss", lambda *_: torch.tensor(fallen))
+    got, own = hybrids_of(hybridizer, images, labels)
+    assert torch.equal(got, want if fallen else images) and torch.equal(own, soft if fallen else torch.eye(4)[labels])
 
 
 @pytest.mark.parametrize("standardised", [lambda x: 2 * x - 1, lambda x: 255 * x, lambda x: x + float("nan")])
@@ -663,7 +704,7 @@ def test_alpha_outside_its_range(hybridizer, alpha):
 
 @pytest.mark.parametrize("label", [-2, 4])
 def test_label_outside_the_classes(hybridizer, images, label):
-    with pytest.raises(InputError, match=r"^labels: outside 0\.\.3"):
+    with pytest.raises(InputError, match=rf"^labels: class {label} is outside 0\.\.3 \(-1"):
         Hybridize(hybridizer)(images, torch.tensor([0, 1, label, 2, 3]))
 
 

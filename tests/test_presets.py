@@ -1806,7 +1806,9 @@ ARGUMENTS = {
     "hybridizer.Hybridizer.train": {"mode": True},
     "hybridizer.Hybridizer.check_split": {"allow_other_split": False},
     "hybridizer.Hybridizer.from_pretrained": {"backend": "hybridgen"},
-    "hybridizer.Hybridize": {"alpha": 0.9, "probability": 1.0, "keep_consistent": False},
+    "hybridizer.Hybridize": {
+        "alpha": 0.9, "probability": 1.0, "keep_consistent": False, "labels_getter": "default",  # torchvision's
+    },
     "mixing.inputs.mix_inputs": {"repeated": 0.0},
     "mixing.inputs.mix_patches": {"whole": 0.0},
     "mixing.inputs.cut_and_mixed": {"cutmix": 1.0, "mixup": 0.8},  # CaiT's
@@ -1830,9 +1832,12 @@ ARGUMENTS = {
         "kind": "hard", "side": 7, "alpha": 2.0, "channelwise": True, "per_sample": False,
     },
     "mixing.mixing.Mixing": {"interpolation": "nearest"},
+    "mixing.mixing.as_targets": {"unknown": False},
     "mixing.recursive.draw_box": {"alpha": 0.5},  # RecursiveMix, 4.1
     "mixing.recursive.recursive": {"resize": True, "interpolation": "nearest"},
-    "mixing.transform.Mix": {"probability": 1.0},
+    "mixing.recursive.recursivemix": {"alpha": 0.5, "resize": True, "interpolation": "nearest"},
+    "mixing.samples.change_sample": {"unknown": False},
+    "mixing.transform.Mix": {"probability": 1.0, "labels_getter": "default"},
 }  # fmt: skip
 """Of the public functions that data, mixing and evaluation consist of: what is neither None nor left out. Ours
 unless said."""

@@ -45,16 +45,17 @@ class Chains(NamedTuple):
 
 def draw_chains(
     batch: int,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
     *,
     width: int,
     depth: int | None,
     severity: float,
     alpha: float,
     operations: Sequence[str] = AUGMIX_OPERATIONS,
+    device: torch.device | None = None,
 ) -> Chains:
-    """Each sample's own chains of these operations, on the generator's device."""
-    steps, device = depth or 3, generator.device
+    """Each sample's own chains of these operations, on the generator's device, or by torch's global one on `device`."""
+    steps, device = depth or 3, device if generator is None else generator.device
     shape = (steps, width, batch)
     known = torch.tensor([AUGMIX_OPERATIONS.index(name) for name in operations], device=device)
     choice = known[torch.randint(len(operations), shape, generator=generator, device=device)]
@@ -64,21 +65,23 @@ def draw_chains(
         choice = torch.where(here, choice, len(AUGMIX_OPERATIONS))
     level = 0.1 + (severity - 0.1) * torch.rand(shape, generator=generator, device=device)
     sign = 2 * torch.randint(2, shape, generator=generator, device=device) - 1
-    weight, share = (_dirichlet(parts, batch, alpha, generator) for parts in (width, 2))
+    weight, share = (_dirichlet(parts, batch, alpha, generator, device) for parts in (width, 2))
     return Chains(choice, level * sign, weight, share[0])
 
 
-def _dirichlet(parts: int, batch: int, alpha: float, generator: torch.Generator) -> Tensor:
+def _dirichlet(
+    parts: int, batch: int, alpha: float, generator: torch.Generator | None, device: torch.device | None
+) -> Tensor:
     """[parts batch]. By the logarithms of Gamma(alpha) = Gamma(alpha + 1) · U^(1/alpha), which do not underflow."""
-    shape = torch.full((parts, batch), alpha + 1, device=generator.device)
+    shape = torch.full((parts, batch), alpha + 1, device=device)
     gamma = torch._standard_gamma(shape, generator=generator)
-    uniform = torch.rand(shape.shape, generator=generator, device=generator.device)
+    uniform = torch.rand(shape.shape, generator=generator, device=device)
     return (gamma.log() + uniform.log() / alpha).softmax(dim=0)
 
 
 def augmix(
     images: Images,
-    generator: torch.Generator,
+    generator: torch.Generator | None,
     *,
     width: int = 3,
     depth: int | None = None,
@@ -94,8 +97,9 @@ def augmix(
     google-research/augmix: posterize keeps 4 bits and fewer, translations reach a third of the side. As in `strong`,
     operations count in 8-bit levels, take the nearest pixel and leave grey behind (there: bilinear, black).
 
-    Draws come from the generator, on its device; nothing waits for the device. Raises `InputError` for a width or depth
-    below 1, a severity outside 0.1..10, and an alpha that is not above 0.
+    Draws come from the generator, on its device, or from torch's global one on the images'; nothing waits for the
+    device. Raises `InputError` for a width or depth below 1, a severity outside 0.1..10, and an alpha that is not above
+    0.
     """
     if width < 1 or (depth is not None and depth < 1):
         raise InputError(f"width, depth: {width}, {depth}; give 1 or more")
@@ -103,11 +107,11 @@ def augmix(
         raise InputError(f"severity: {severity}; give 0.1 to {MAGNITUDES}")
     if not 0 < alpha < math.inf:
         raise InputError(f"alpha: {alpha} is not a number above 0")
-    batch = len(images)
+    batch, device = len(images), images.device
     drawn = draw_chains(
-        batch, generator, width=width, depth=depth, severity=severity, alpha=alpha, operations=operations
+        batch, generator, width=width, depth=depth, severity=severity, alpha=alpha, operations=operations, device=device
     )
-    choice, level, weight, share = (to_device(each, images.device) for each in drawn)
+    choice, level, weight, share = (to_device(each, device) for each in drawn)
     levels = to_levels(images).repeat(width, 1, 1, 1)
     for step in range(len(choice)):
         levels = _operate(levels, choice[step].flatten(), exact(level[step].flatten()))

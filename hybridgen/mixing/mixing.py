@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Integer
 from torch import Tensor
 
 from hybridgen.types import InputError, Labels
@@ -61,7 +60,7 @@ class Mixing:
                 )
         check_shares("mask", self.mask)
 
-    @cached_property
+    @property  # a cached one has a lock, on which compiled graphs break
     def ratio(self) -> Float[Tensor, " batch"]:
         """Each image's own share: the realised mean of the mask, or the rest of it where roles are exchanged."""
         share = self.mask.mean(dim=(1, 2, 3))
@@ -165,29 +164,41 @@ def other_partners(
 
 
 def check_shares(name: str, shares: Tensor) -> None:
-    """InputError for shares outside [0, 1]; looked at on CPUs only, since elsewhere it would wait for the device."""
-    if shares.device.type == "cpu" and shares.numel():
+    """InputError for shares outside [0, 1]; looked at where it costs nothing (`readable`)."""
+    if readable(shares) and shares.numel():
         low, high = (bound.item() for bound in shares.detach().aminmax())
         if not (low >= 0 and high <= 1):
             raise InputError(f"{name}: in [{low:.3g}, {high:.3g}], not in [0, 1]")
 
 
-def as_targets(labels: Labels | Targets, classes: int) -> Targets:
-    """Class probabilities of labels that are indices, one-hot or soft already.
+def readable(values: Tensor) -> bool:
+    """Whether a value can be looked at without waiting for a device or breaking a graph that is compiled."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
 
-    InputError for indices outside 0..classes - 1 (looked at on CPUs only: elsewhere it would wait for the device),
-    and for another number of columns.
+
+def as_targets(
+    labels: Labels | Integer[Tensor, "batch classes"] | Targets, classes: int | None, *, unknown: bool = False
+) -> Targets:
+    """Class probabilities of labels that are indices, one-hot or soft already; of these the number may be left open.
+
+    If some may be `unknown`, -1 is one of them: zeros. InputError for indices outside 0..classes - 1 (looked at where
+    it costs nothing, `readable`), and for another number of columns.
     """
     if labels.ndim == 2:
-        if labels.shape[1] != classes:
+        if classes is not None and labels.shape[1] != classes:
             raise InputError(f"labels: {labels.shape[1]} columns for {classes} classes")
         return labels if labels.is_floating_point() else labels.float()
     if labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
         raise InputError(f"labels: {labels.dtype} of shape {tuple(labels.shape)}; class indices or one row of "
                          "probabilities an image are needed")  # fmt: skip
-    if labels.device.type == "cpu" and len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-        outside = labels[(labels < 0) | (labels >= classes)][0]
-        raise InputError(f"labels: class {outside} is outside 0..{classes - 1}")
+    if classes is None:
+        raise InputError("num_classes: needed where labels are indices")
+    lowest = -1 if unknown else 0
+    if readable(labels) and len(labels) and not lowest <= labels.min() <= labels.max() < classes:
+        outside = labels[(labels < lowest) | (labels >= classes)][0]
+        raise InputError(f"labels: class {outside} is outside 0..{classes - 1}{' (-1: not known)' * unknown}")
+    if unknown:
+        return F.one_hot(labels.long().clamp(min=0), classes) * (labels >= 0).float().unsqueeze(1)
     return F.one_hot(labels.long(), classes).float()
 
 

@@ -6,7 +6,7 @@ import torch
 
 from hybridgen.mixing import masks
 from hybridgen.mixing.masks import Generator
-from hybridgen.mixing.mixing import Interpolation, Maps, Mixing
+from hybridgen.mixing.mixing import Boxes, Interpolation, Maps, Mixing
 from hybridgen.types import InputError
 
 
@@ -31,11 +31,24 @@ def draw_box(height: int, width: int, *, alpha: float = 0.5, generator: Generato
 
     InputError for an alpha outside (0, 1].
     """
-    if not 0 < alpha <= 1:
-        raise InputError(f"alpha: {alpha} is outside (0, 1]")
-    device = "cpu" if generator is None else generator.device
-    share = alpha * torch.rand(1, generator=generator, device=device)
-    return Box(*masks.cutmix_boxes(1 - share, height, width, generator)[0].tolist(), size=(height, width))
+    device = torch.device("cpu") if generator is None else generator.device
+    return Box(*_draw_boxes(height, width, alpha, generator, device)[0].tolist(), size=(height, width))
+
+
+def recursivemix(
+    images: Maps,
+    history: int,
+    *,
+    alpha: float = 0.5,
+    resize: bool = True,
+    interpolation: Interpolation = "nearest",
+    generator: Generator = None,
+) -> Mixing:
+    """`recursive` with a box of its own, as `draw_box` draws it but on the images' device without a generator; nothing
+    is read back."""
+    device = images.device if generator is None else generator.device
+    boxes = _draw_boxes(*images.shape[2:], alpha, generator, device).to(images.device, non_blocking=True)
+    return _laid_over(images, boxes, history, resize, interpolation)
 
 
 def recursive(
@@ -53,6 +66,17 @@ def recursive(
     if not (0 <= box.top <= box.top + box.height <= height and 0 <= box.left <= box.left + box.width <= width):
         raise InputError(f"box: {tuple(box[:4])} (top, left, height, width) is not inside {height}×{width} pixels")
     boxes = torch.tensor([box[:4]]).to(images.device, non_blocking=True)
+    return _laid_over(images, boxes, history, resize, interpolation)
+
+
+def _draw_boxes(height: int, width: int, alpha: float, generator: Generator, device: torch.device) -> Boxes:
+    if not 0 < alpha <= 1:
+        raise InputError(f"alpha: {alpha} is outside (0, 1]")
+    share = alpha * torch.rand(1, generator=generator, device=device)
+    return masks.cutmix_boxes(1 - share, height, width, generator)
+
+
+def _laid_over(images: Maps, boxes: Boxes, history: int, resize: bool, interpolation: Interpolation) -> Mixing:
     partner = torch.arange(len(images), device=images.device) % history
     mask = masks.inside(boxes, *images.shape[2:])
     return Mixing(mask, partner, None, boxes if resize else None, interpolation)
