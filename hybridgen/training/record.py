@@ -405,11 +405,13 @@ def _draw_missing(folder: Path) -> None:
 
 
 def draw_curves(folder: Path) -> None:
-    """Draw every recorded term over the steps into `curves.png`: weighted losses are left to TensorBoard."""
+    """Draw every recorded term over the steps into `curves.png`, validation first: weighted losses are left to
+    TensorBoard."""
     from matplotlib.figure import Figure
 
     rows = read_metrics(folder)
     names = sorted({name for row in rows for name in row if "/weighted/" not in name} - {"step", "epoch"})
+    names.sort(key=lambda name: not name.startswith("validation/"))
     if not names:
         return
     columns = min(4, len(names))
@@ -418,13 +420,15 @@ def draw_curves(folder: Path) -> None:
     width, height = 4.0 * columns, 2.4 * lines
     figure = Figure(figsize=(width, height))
     figure.subplots_adjust(
-        left=0.5 / width, right=1 - 0.15 / width, bottom=0.3 / height, top=1 - 0.25 / height, wspace=0.16, hspace=0.32
+        left=0.5 / width, right=1 - 0.15 / width, bottom=0.45 / height, top=1 - 0.25 / height, wspace=0.16, hspace=0.32
     )
     for place, name in enumerate(names, start=1):
         axis = figure.add_subplot(lines, columns, place)
         points = [(row["step"], row[name]) for row in rows if name in row]
         axis.plot(*zip(*points, strict=True), linewidth=1.2, marker="." if len(points) < 30 else None)
         axis.set_title(name.replace("_", " "), fontsize=9)
+        if place + columns > len(names):
+            axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=7)
         axis.locator_params(nbins=4)
         axis.grid(alpha=0.3)

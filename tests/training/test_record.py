@@ -122,7 +122,7 @@ def test_curves_are_a_readable_picture_with_a_panel_for_every_unweighted_term(tm
     with run(tmp_path) as made:
         train(made)
         made.log(**{"validation/accuracy": 0.75})
-    assert drawn == ["it/error", "validation/accuracy"]
+    assert drawn == ["validation/accuracy", "it/error"]
     with Image.open(tmp_path / "curves.png") as picture:
         picture.load()
         assert picture.format == "PNG" and min(picture.size) > 100
@@ -137,6 +137,7 @@ def test_curves_show_every_term_over_the_steps_at_which_it_was_recorded(tmp_path
     record.draw_curves(tmp_path)
     first, second = drawn[-1].axes
     assert [axis.get_title() for axis in (first, second)] == ["it/error", "val score/a"]
+    assert [axis.get_xlabel() for axis in (first, second)] == ["step", "step"]
     rows = [row for row in read_metrics(tmp_path) if "it/error" in row]
     ((few,), (many,)) = (axis.get_lines() for axis in (first, second))
     assert few.get_xydata().tolist() == [[row["step"], row["it/error"]] for row in rows]
