@@ -109,9 +109,9 @@ class Explorer:
         self.device = next(hybridizer.parameters()).device
         generator = torch.Generator().manual_seed(derive_seed(seed, "explore"))
         self.order = torch.randperm(len(self.part), generator=generator)
-        self.judges: dict[str, Callable[[Images], Tensor]] = {"its classifier": hybridizer.classify}
+        self.judges: dict[str, Callable[[Images], Tensor]] = {"hybridizer's classifier": hybridizer.classify}
         if oracle is not None:
-            self.judges["the oracle"] = oracle
+            self.judges["oracle"] = oracle
         self.lock = Lock()
 
     def page(self) -> str:
