@@ -1,4 +1,4 @@
-"""A headless Chromium, driven by its DevTools protocol over a pair of pipes: JSON messages that end with a zero byte."""
+"""A headless Chromium, driven by its DevTools protocol over two pipes: JSON messages that end with a zero byte."""
 
 import base64
 import itertools
@@ -28,7 +28,7 @@ class Browser:
         ]
         flags += ["--disable-background-networking", f"--window-size={width},{height}"]
         flags += ["--no-sandbox", "--disable-dev-shm-usage"] if os.geteuid() == 0 else []
-        begin = ["sh", "-c", f'exec "$@" 3<&{hears} 4>&{says}', "sh", str(FOUND), *flags, "about:blank"]
+        begin = ["sh", "-c", f'exec "$@" 3</dev/fd/{hears} 4>/dev/fd/{says}', "sh", str(FOUND), *flags, "about:blank"]
         self.process = subprocess.Popen(begin, pass_fds=(hears, says), stderr=subprocess.DEVNULL)
         os.close(hears)
         os.close(says)

@@ -44,7 +44,7 @@ MOST_BYTES, MOST_PIXELS = 48 << 20, 64 << 20
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Of image files; Pillow would hand some others to a program."""
 
-Parent = Whole | str
+Parent = int | str
 """An image's place in the data set, or an image file in base64."""
 Parents = Annotated[tuple[Parent, ...], Field(min_length=1, max_length=CELLS)]
 View = dict[str, Any]
@@ -125,6 +125,7 @@ class Explorer:
             images=len(self.part),
             side=self.dataset.image_size,
             origin=self.hybridizer.origin,
+            judges=list(self.judges),
             most=MOST_BYTES,
         )
 
@@ -173,7 +174,7 @@ class Explorer:
     def _pixels(self, parent: int | str) -> UInt8[Tensor, "3 size size"]:
         if isinstance(parent, str):
             return squared(parent, self.hybridizer.image_size)
-        if parent >= len(self.part):
+        if not 0 <= parent < len(self.part):
             raise InputError(f"image {parent}: the {self.name} part has {len(self.part)}, counted from 0")
         return self.part.images.gather(torch.tensor([parent]))[0].cpu()
 
@@ -286,6 +287,8 @@ class Answers(BaseHTTPRequestHandler):
                 asked = json.loads(body)
             except (ValueError, RecursionError) as error:
                 raise InputError(f"not JSON ({one_line(error)})") from error
+            if not isinstance(asked, dict):
+                raise InputError("not a JSON object")
             given = answer(self.server.explorer, checked(kind, asked))
         except InputError as error:
             return self._say(HTTPStatus.BAD_REQUEST, str(error))
