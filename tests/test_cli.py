@@ -1143,20 +1143,23 @@ def test_bad_input(run, artefact, oracle, networks, tmp_path, monkeypatch, line,
     assert not list(tmp_path.iterdir())
 
 
-def test_explore_serves_until_it_is_interrupted(run, artefact, oracle, monkeypatch):
+def test_explore_serves_until_it_is_interrupted(run, artefact, oracle, monkeypatch, capsys):
     """With an oracle, at the port that is free; a port that is taken is one line."""
     taken: list[Server] = []
+    printed: list[str] = []
 
     def serve(server: Server) -> None:
         taken.append(server)
         assert list(server.explorer.judges) == ["hybridizer's classifier", "oracle"]
+        printed.append(capsys.readouterr().out)
         refused(run("explore", "--hybridizer", artefact, "--port", server.server_port, *ONE), "--port", "not to be had")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Server, "serve_forever", serve)
     said = run("explore", "--hybridizer", artefact, "--oracle", oracle, *ONE)
-    assert (said.code, said.err) == (130, "") and taken[0].socket.fileno() == -1
-    assert said.out == f"http://127.0.0.1:{taken[0].server_port}/ shows hybrids of digits-m; Ctrl-C ends it\n"
+    assert (said.code, said.out, said.err) == (130, "", "") and taken[0].socket.fileno() == -1
+    (line,) = printed
+    assert line == f"http://127.0.0.1:{taken[0].server_port}/ shows hybrids of digits-m; Ctrl-C ends it\n"
 
 
 NEEDED = {

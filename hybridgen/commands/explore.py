@@ -23,11 +23,11 @@ class Explore:
     """Data set of the hybridizer's classes: digits-m, cifar10, svhn, ..., or the path of a folder, CSV or npz file."""
     part: Literal["train", "test"] = "test"
     """Whose images to pick from."""
-    oracle: OracleSettings = OracleSettings(oracle=NONE)
     port: Annotated[int, Field(ge=1, le=65535), NUMBER] | None = None
     """Of the page's address; a free one unless given."""
     seed: Seed = 0
     """Of the order in which images come up."""
+    oracle: OracleSettings = OracleSettings(oracle=NONE)
     data_root: str = "data"
     """Where data sets lie or are downloaded to."""
     download: bool = False

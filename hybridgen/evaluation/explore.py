@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 from torch import Tensor
@@ -163,7 +163,7 @@ class Explorer:
             nonsemantic = torch.lerp(*self.hybridizer.encode_nonsemantic(images).split(1), asked.nonsemantic)
             return self._judged(self.hybridizer.decode(semantic, nonsemantic))[0]
 
-    def _both(self, asked: Cross) -> tuple[Images, Images]:
+    def _both(self, asked: Cross) -> tuple[Float[Tensor, "rows 3 size size"], Float[Tensor, "columns 3 size size"]]:
         if (cells := len(asked.semantic) * len(asked.nonsemantic)) > CELLS:
             raise InputError(f"semantic, nonsemantic: {cells} hybrids; {CELLS} are made at once, at most")
         return self._images(asked.semantic), self._images(asked.nonsemantic)
