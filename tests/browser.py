@@ -75,13 +75,12 @@ class Browser:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def wait(self, expression: str) -> Any:
+    def wait(self, expression: str) -> None:
         """Until the expression is true, at most half a minute."""
         until = time.monotonic() + 30
-        while not (value := self.js(expression)):
+        while not self.js(f"Boolean({expression})"):
             assert time.monotonic() < until, f"never: {expression}"
             time.sleep(0.02)
-        return value
 
     def mouse(self, kind: str, x: float, y: float) -> None:
         """`mousePressed`, `mouseMoved` or `mouseReleased`, with the left button."""
