@@ -50,11 +50,15 @@ def dataset(hybridizer) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def explorer(hybridizer, dataset) -> Explorer:
+def oracle(dataset) -> Classifier:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = make_network("leaky-wrn-10-1", 10, image_size=16)
-    oracle = Classifier(network, mean=dataset.mean, std=dataset.std).requires_grad_(False).eval()
+    return Classifier(network, mean=dataset.mean, std=dataset.std).requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="module")
+def explorer(hybridizer, dataset, oracle) -> Explorer:
     return Explorer(hybridizer, dataset, oracle=oracle)
 
 
@@ -156,14 +160,14 @@ def test_sliders_go_from_one_code_to_the_other(ask, hybridizer, dataset):
         assert np.abs(pictures[s, n] - pictures[0, 0]).max() > 10
 
 
-def test_judges_say_what_they_think_of_images_and_of_hybrids(ask, explorer, hybridizer, dataset):
+def test_judges_say_what_they_think_of_images_and_of_hybrids(ask, oracle, hybridizer, dataset):
     views = ask("/look", {"parents": [12, 0]}).json
     assert [(view["place"], view["label"]) for view in views] == [(12, "2"), (0, "unknown class")]
     assert np.array_equal(shown(views[0]["src"]), seen(floats(dataset, 12)))
     hybrid = hybridizer.hybridize(semantic=floats(dataset, 12), nonsemantic=floats(dataset, 4))
     (made,) = ask("/cross", {"semantic": [12], "nonsemantic": [4]}).json[0]
     for view, image in ((views[0], floats(dataset, 12)), (made, hybrid)):
-        logits = {"hybridizer's classifier": hybridizer.classify(image), "oracle": explorer.judges["oracle"](image)}
+        logits = {"hybridizer's classifier": hybridizer.classify(image), "oracle": oracle(image)}
         assert view["opinions"].keys() == logits.keys()
         for judge, told in view["opinions"].items():
             exp = logits[judge][0].double().exp()
@@ -304,7 +308,7 @@ def test_several_pages_at_once_get_each_its_own(ask, hybridizer, dataset):
         assert near(shown(said.json[0][0]["src"]), seen(direct))
 
 
-def test_data_of_other_classes_and_taken_ports_are_refused(hybridizer, dataset, explorer, server):
+def test_data_of_other_classes_and_taken_ports_are_refused(hybridizer, dataset, server):
     for classes in (("cat", "dog"), tuple(reversed(dataset.classes))):
         with pytest.raises(InputError, match=r"^--data <b>toy: has the classes .*; this hybridizer has 0, 1, 2, "):
             Explorer(hybridizer, replace(dataset, classes=classes))
