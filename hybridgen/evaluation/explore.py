@@ -238,7 +238,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, explorer: Explorer, port: int | None = None) -> None:
         self.explorer, self.page = explorer, explorer.page().encode()
         try:
-            super().__init__(("127.0.0.1", port or 0), Answers)
+            super().__init__(("127.0.0.1", port or 0), Handler)
         except OSError as error:
             raise InputError(f"--port {port}: not to be had ({one_line(error)}); give another, or none") from error
 
@@ -252,7 +252,7 @@ class Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-class Answers(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     """Of one connection. Requests of other machines' pages, which a browser here may be made to send, are refused: by
     the name that they call this machine (an attacker's own may be made to lead here), and by their origin."""
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from http.client import HTTPConnection
 from io import BytesIO
 from threading import Thread
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
@@ -299,16 +299,29 @@ def test_the_page_loads_nothing_and_tells_what_it_shows(ask, hybridizer):
     assert not re.search(r"https?://|@import|url\(|<script src|<link(?! rel=\"icon\" href=\"data:,\")", text)
 
 
-def test_several_pages_at_once_get_each_its_own(ask, hybridizer, dataset):
+def test_several_pages_at_once_get_each_its_own(ask, hybridizer, dataset, monkeypatch):
+    """One at a time is computed."""
+    decode, computing, most = hybridizer.decode, [], []
+
+    def counted(*codes: torch.Tensor) -> torch.Tensor:
+        computing.append(1)
+        most.append(len(computing))
+        sleep(0.01)
+        images = decode(*codes)
+        computing.pop()
+        return images
+
+    monkeypatch.setattr(hybridizer, "decode", counted)
     pairs = [(a, (7 * a + 3) % 30) for a in range(12)]
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda pair: ask("/cross", {"semantic": [pair[0]], "nonsemantic": [pair[1]]}), pairs))
     for (a, b), said in zip(pairs, found, strict=True):
         direct = hybridizer.hybridize(semantic=floats(dataset, a), nonsemantic=floats(dataset, b))
         assert near(shown(said.json[0][0]["src"]), seen(direct))
+    assert set(most) == {1}
 
 
-def test_data_of_other_classes_and_taken_ports_are_refused(hybridizer, dataset, server):
+def test_data_of_other_classes_and_taken_ports_are_refused(hybridizer, dataset, explorer, server):
     for classes in (("cat", "dog"), tuple(reversed(dataset.classes))):
         with pytest.raises(InputError, match=r"^--data <b>toy: has the classes .*; this hybridizer has 0, 1, 2, "):
             Explorer(hybridizer, replace(dataset, classes=classes))
