@@ -368,6 +368,13 @@ def test_a_browser_shows_it(server, hybridizer, dataset, tmp_path):
         browser.wait("document.querySelector('#error').textContent.startsWith('rubbish.png: not a readable image')")
         assert browser.js("document.querySelector('#b .label').textContent") == "own.png"
 
+        # A place that is not there is told, until others are chosen
+        browser.js("take('a', {place: 99}); null")
+        browser.wait("document.querySelector('#error').textContent.startsWith('image 99: the test part has 30')")
+        browser.js("take('a', {place: 98}); take('a', {place: 3}); null")
+        browser.wait("document.querySelector('#error').hidden")
+        assert becomes(cell.format("a", "b"), hybrid(a, own)) and becomes(cell.format("b", "a"), hybrid(own, a))
+
         # A slider that is dragged, before it is let go
         browser.js("document.querySelector('#semantic').scrollIntoView({block: 'center'})")
         box = "document.querySelector('#semantic').getBoundingClientRect().toJSON()"
