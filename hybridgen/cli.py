@@ -10,6 +10,7 @@ from typing import get_args
 from hybridgen import __version__
 from hybridgen.commands.bench import Bench
 from hybridgen.commands.evaluate import Evaluate
+from hybridgen.commands.explore import Explore
 from hybridgen.commands.hybridize import Hybridize
 from hybridgen.commands.mixing import MIXING_STUDIES, MixingStudy
 from hybridgen.commands.predict import Predict
@@ -21,11 +22,12 @@ from hybridgen.commands.train import train
 from hybridgen.errors import InputError, exit_codes
 from hybridgen.settings import from_arguments
 
-Command = SplitImages | Hybridize | Evaluate | Predict | Report | ScoreRuns | Study | MixingStudy | Bench
+Command = SplitImages | Hybridize | Explore | Evaluate | Predict | Report | ScoreRuns | Study | MixingStudy | Bench
 """The fields are a command's options, `run` is what it does."""
 
 COMMANDS: dict[str, type[Command]] = {
     "hybridize": Hybridize,
+    "explore": Explore,
     "evaluate": Evaluate,
     "predict": Predict,
     "score": ScoreRuns,

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -159,10 +160,18 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def save_picture(path: str | Path, image: "torch.Tensor") -> None:
-    """Write a whole PNG of an image `[3, height, width]` in [0, 1] or nothing, in the pixels of torchvision's
-    `save_image`."""
+    """Write a whole PNG of an image `[3, height, width]` in [0, 1] or nothing."""
+    with written_aside(path) as aside:
+        aside.write_bytes(png(image))
+
+
+def png(image: "torch.Tensor") -> bytes:
+    """An image `[3, height, width]`, uint8 or in [0, 1], as a PNG file, in the pixels of torchvision's `save_image`."""
     from PIL import Image
 
-    pixels = image.detach().cpu().mul(255).add(0.5).clamp(0, 255).byte()
-    with written_aside(path) as aside:
-        Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(aside, format="PNG")
+    pixels = image.detach().cpu()
+    if pixels.is_floating_point():
+        pixels = pixels.mul(255).add(0.5).clamp(0, 255).byte()
+    file = BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).save(file, format="PNG")
+    return file.getvalue()

@@ -212,5 +212,6 @@ def test_a_wheel_carries_every_room_the_recipes_and_the_assets():
     assert data == {
         path for part in ("hybridizers", "splits") for path in (ROOT / "assets" / part).rglob("*") if path.is_file()
     }
-    assert {path.name for path in PACKAGE.rglob("*.html")} == set(told["package-data"]["hybridgen.tables"])
+    pages = {f"hybridgen.{path.parent.name}": [path.name] for path in PACKAGE.rglob("*.html")}
+    assert pages == {room: files for room, files in told["package-data"].items() if files[0].endswith(".html")}
     assert (PACKAGE / "py.typed").is_file() and told["package-data"]["hybridgen"] == ["py.typed"]

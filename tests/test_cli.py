@@ -33,6 +33,7 @@ from hybridgen.data.readers import embedded
 from hybridgen.data.sources import Files, InMemory, decode
 from hybridgen.data.splits import Split, make_split
 from hybridgen.errors import InputError, exit_codes
+from hybridgen.evaluation.explore import Server
 from hybridgen.evaluation.export import BLOCK, Row
 from hybridgen.evaluation.grid import choose_parents, hybrid_grid, sample_grid
 from hybridgen.evaluation.oracle import Training, save_oracle, train_oracle
@@ -1062,6 +1063,11 @@ def refused(said: Said, *words: str) -> None:
         ("hybridize --out g.png --hybridizer {artefact} --rows 400 --columns 101", ("501", "500 images")),
         ("hybridize --out g.png --hybridizer {artefact} --semantic a.png --nonsemantic b.png", ("a.png",)),
         ("hybridize --out f --count 2 --hybridizer {artefact} --semantic a.png --nonsemantic b.png", ("a.png",)),
+        ("explore --hybridizer nowhere", ("hybridizer: nowhere is neither a folder",)),
+        ("explore --hybridizer {artefact} --data digits-n", ("digits-n",)),
+        ("explore --hybridizer {artefact} --oracle nowhere", ("nowhere", "cannot be read")),
+        ("explore --hybridizer {artefact} --oracle nowhere --oracle.steps 50", ("--oracle.steps", "--oracle nowhere")),
+        ("explore --hybridizer {artefact} --port 65536", ("--port: 65536 should be less than or equal to 65535",)),
         ("evaluate --hybridizer {artefact} --data digits-n", ("digits-n",)),
         ("evaluate --hybridizer {artefact} --image-size 32", ("--image-size 32", "16")),
         ("evaluate --hybridizer {artefact} --oracle nowhere", ("nowhere",)),
@@ -1131,14 +1137,34 @@ def refused(said: Said, *words: str) -> None:
 def test_bad_input(run, artefact, oracle, networks, tmp_path, monkeypatch, line, words):
     monkeypatch.chdir(tmp_path)
     arguments = [word.format(artefact=artefact, oracle=oracle, network=networks[0]) for word in line.split()]
-    if arguments[:1] in (["hybridize"], ["evaluate"], ["study"]):
+    if arguments[:1] in (["hybridize"], ["explore"], ["evaluate"], ["study"]):
         arguments += ONE
     refused(run(*arguments), *words)
     assert not list(tmp_path.iterdir())
 
 
+def test_explore_serves_until_it_is_interrupted(run, artefact, oracle, monkeypatch, capsys):
+    """With an oracle, at the port that is free; a port that is taken is one line."""
+    taken: list[Server] = []
+    printed: list[str] = []
+
+    def serve(server: Server) -> None:
+        taken.append(server)
+        assert list(server.explorer.judges) == ["hybridizer's classifier", "oracle"]
+        printed.append(capsys.readouterr().out)
+        refused(run("explore", "--hybridizer", artefact, "--port", server.server_port, *ONE), "--port", "not to be had")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Server, "serve_forever", serve)
+    said = run("explore", "--hybridizer", artefact, "--oracle", oracle, *ONE)
+    assert (said.code, said.out, said.err) == (130, "", "") and taken[0].socket.fileno() == -1
+    (line,) = printed
+    assert line == f"http://127.0.0.1:{taken[0].server_port}/ shows hybrids of digits-m; Ctrl-C ends it\n"
+
+
 NEEDED = {
     "hybridize": ("--out", "g.png"),
+    "explore": (),
     "evaluate": (),
     "predict": ("run", "image.png"),
     "report": ("run",),
@@ -1156,6 +1182,7 @@ KINDS = COMMANDS | {f"study {name}": kind for name, kind in MIXING_STUDIES.items
 
 RANGES: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1),
+    "port": (1, 65535),
     "threads": (1, 1024),
     "image_size": (1, 4096),
     "rows": (1, 10_000),
@@ -1205,7 +1232,7 @@ def nested(place: str, value: Any) -> dict[str, Any]:
 
 def given(name: str) -> dict[str, Any]:
     """The fields that a command cannot do without."""
-    needed = {"out": "o"} if name not in ("evaluate", "predict", "report", "score", "bench") else {}
+    needed = {"out": "o"} if name not in ("explore", "evaluate", "predict", "report", "score", "bench") else {}
     more = {
         "predict": {"model": "run"},
         "report": {"runs": ["run"]},
@@ -1287,6 +1314,10 @@ DEFAULTS = {
     "hybridize": {
         **OF_DATA, "hybridizer": None, "data": None, "semantic": [], "nonsemantic": [], "rows": None, "columns": None,
         "count": None, "part": None, "split": None, "seed": 0, "threads": None,
+    },
+    "explore": OF_DATA | {
+        "hybridizer": None, "data": "digits-m", "part": "test", "port": None, "seed": 0, "threads": None,
+        "oracle": {"oracle": "none", "steps": None, "network": None},
     },
     "evaluate": JUDGED | {"hybridizer": None, "json": False, "fda_beta": 0.1},  # Yang and Soatto 2020: up to 0.1
     "predict": OF_DATA | {"images": [], "data": None, "out": None, "batch": 256, "threads": None},

@@ -215,11 +215,16 @@ def opened(path: str | Path, enough: int | None = None) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            if enough is not None:
-                image.draft(image.mode, (enough, enough))
-            return _as_rgb(ImageOps.exif_transpose(image))
+            return upright(image, enough)
     except Exception as error:  # Pillow's readers raise nearly every type on damaged files
         raise InputError(f"{path}: not a readable image ({one_line(error)})") from error
+
+
+def upright(image: Image.Image, enough: int | None = None) -> Image.Image:
+    """What `opened` gives of an image file that is open; Pillow's readers raise nearly every type on damaged ones."""
+    if enough is not None:
+        image.draft(image.mode, (enough, enough))
+    return _as_rgb(ImageOps.exif_transpose(image))
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from hybridgen.data.datasets import Part
 from hybridgen.data.streams import derive_seed
 from hybridgen.hybridizer import Hybridizer
-from hybridgen.types import InputError
+from hybridgen.types import Images, InputError
 
 LEGIBLE = 64
 """Smallest side, in pixels, that an image of a grid is shown with."""
@@ -47,6 +47,18 @@ def sample_grid(hybridizer: Hybridizer, part: Part, seed: int, *, side: int = 8)
 
 
 @torch.no_grad()
+def crossed(
+    hybridizer: Hybridizer,
+    semantic: Float[Tensor, "rows 3 size size"],
+    nonsemantic: Float[Tensor, "columns 3 size size"],
+) -> Images:
+    """Hybrids `[rows · columns, 3, size, size]` of every semantic with every non-semantic parent, row by row."""
+    style = hybridizer.encode_semantic(semantic).repeat_interleave(len(nonsemantic), 0)
+    context = hybridizer.encode_nonsemantic(nonsemantic)
+    return hybridizer.decode(style, context.repeat(len(semantic), *(1,) * (context.ndim - 1)))
+
+
+@torch.no_grad()
 def hybrid_grid(
     hybridizer: Hybridizer,
     semantic: Float[Tensor, "rows 3 size size"],
@@ -57,9 +69,7 @@ def hybrid_grid(
     Small images are magnified by a whole number, pixel by pixel, to at least 64 pixels.
     """
     rows, columns = len(semantic), len(nonsemantic)
-    style = hybridizer.encode_semantic(semantic).repeat_interleave(columns, 0)
-    context = hybridizer.encode_nonsemantic(nonsemantic)
-    hybrids = hybridizer.decode(style, context.repeat(rows, *(1,) * (context.ndim - 1)))
+    hybrids = crossed(hybridizer, semantic, nonsemantic)
     factor = -(-LEGIBLE // semantic.shape[-1])
     gap, edge = 2, 8
     side = semantic.shape[-1] * factor
