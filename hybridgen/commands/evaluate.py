@@ -15,13 +15,13 @@ from hybridgen.settings import flags, settings
 
 @settings
 class Evaluate(Judged):
-    """Measure what hybrids take from their parents: the class of one, the context of the other.
+    """Measure what hybrids take from their parents, class and context; or (with --model) how well classifiers predict.
 
-    The class is judged by an oracle. Over pairs of test images, beside MixUp, FDA and unrelated images; with 95 %
-    intervals.
+    The class of one parent and the context of the other; the class is judged by an oracle. Over pairs of test images,
+    beside MixUp, FDA and unrelated images; with 95 % intervals.
 
-    With --model RUN [RUN ...] it evaluates classifiers instead, as `hybridgen score` does, class by class;
-    `hybridgen evaluate --model --help` lists the options of that.
+    With --model RUN [RUN ...] it scores finished classifiers instead, as `hybridgen score` does, class by class:
+    `hybridgen evaluate --model --help` lists the options that it then has.
     """
 
     hybridizer: str | None = None
