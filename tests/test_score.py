@@ -336,7 +336,7 @@ def test_evaluate_with_models_is_score_class_by_class(score, predicted, capsys, 
 # --- Deployment --------------------------------------------------------------------------------------------------
 
 
-def test_a_finished_run_is_exported_as_a_program(runs, data, capsys, tmp_path):
+def test_a_finished_run_is_exported_as_a_program(unchecked, runs, data, capsys, tmp_path):
     """Which a process that knows nothing of the run loads, for any number of images."""
     run, out = runs / "fixmatch" / "fixmatch-seed0", tmp_path / "model.pt2"
     main(["export", str(run), "--out", str(out)])

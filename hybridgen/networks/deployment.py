@@ -50,10 +50,9 @@ def write_onnx(classifier: Classifier, about: About, path: Path) -> float:
 
     from hybridgen.files import written_aside  # with torchvision, which takes its time
 
+    names = dict(input_names=["images"], output_names=["logits"], dynamic_shapes=({0: "n"},))
     with _quiet():
-        made = torch.onnx.export(
-            _program(classifier, about), dynamo=True, verbose=False, input_names=["images"], output_names=["logits"]
-        )
+        made = torch.onnx.export(_program(classifier, about), dynamo=True, verbose=False, **names)
     made.model.metadata_props.update(metadata(about))
     with written_aside(path) as aside:
         made.save(aside)
