@@ -1214,6 +1214,7 @@ def given(name: str) -> dict[str, Any]:
         "predict": {"model": "run"},
         "report": {"runs": ["run"]},
         "score": {"runs": ["run"]},
+        "export": {"model": "run"},
         "study": {"name": "transfer"},
         "split": {"labels": 10},
         "study cam": {"networks": ["n"]},
