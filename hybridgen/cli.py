@@ -1,4 +1,5 @@
-"""The command `hybridgen`: recipes, pictures and folders of hybrids, transfer rates, scores, reports, studies, splits.
+"""The command `hybridgen`: recipes, hybrids, transfer rates, scores, classifiers for deployment, reports, studies,
+splits.
 
 What a command needs is imported when it runs, so that help and version come at once.
 """
@@ -9,7 +10,8 @@ from typing import get_args
 
 from hybridgen import __version__
 from hybridgen.commands.bench import Bench
-from hybridgen.commands.evaluate import Evaluate
+from hybridgen.commands.evaluate import Evaluate, evaluated
+from hybridgen.commands.export import Export
 from hybridgen.commands.explore import Explore
 from hybridgen.commands.hybridize import Hybridize
 from hybridgen.commands.mixing import MIXING_STUDIES, MixingStudy
@@ -22,7 +24,9 @@ from hybridgen.commands.train import train
 from hybridgen.errors import InputError, exit_codes
 from hybridgen.settings import from_arguments
 
-Command = SplitImages | Hybridize | Explore | Evaluate | Predict | Report | ScoreRuns | Study | MixingStudy | Bench
+Command = (
+    SplitImages | Hybridize | Explore | Evaluate | Export | Predict | Report | ScoreRuns | Study | MixingStudy | Bench
+)
 """The fields are a command's options, `run` is what it does."""
 
 COMMANDS: dict[str, type[Command]] = {
@@ -31,6 +35,7 @@ COMMANDS: dict[str, type[Command]] = {
     "evaluate": Evaluate,
     "predict": Predict,
     "score": ScoreRuns,
+    "export": Export,
     "report": Report,
     "study": Study,
     "split": SplitImages,
@@ -57,6 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         kind = COMMANDS.get(name)
         if name == "study" and rest and rest[0] in MIXING_STUDIES:
             name, kind, rest = f"study {rest[0]}", MIXING_STUDIES[rest[0]], rest[1:]
+        if kind is Evaluate:
+            kind = evaluated(rest)
         if kind is None:
             said = f"unknown command {name!r}" if name else "a command is missing"
             raise InputError(f"{said}; there are {', '.join([TRAIN, *COMMANDS])}; see hybridgen --help")

@@ -162,7 +162,8 @@ def flags(kind: type, prefix: str = "", path: str = "") -> dict[str, str]:
     for field in fields(kind):
         place = f"{path}{field.name}"
         bare = any(getattr(each, "prefix_name", None) is False for each in getattr(field.type, "__metadata__", ()))
-        flag = f"{'' if bare else prefix}{field.name}".replace("_", "-")
+        called = [name for each in getattr(field.type, "__metadata__", ()) if (name := getattr(each, "name", None))]
+        flag = f"{'' if bare else prefix}{(called or [field.name])[0]}".replace("_", "-")
         if is_dataclass(field.type):
             found |= flags(field.type, f"{flag}.", f"{place}.")
         else:

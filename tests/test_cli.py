@@ -146,7 +146,10 @@ def test_overview_lists_every_command(run):
         assert f"  {name} " in said.out
 
 
-POSITIONAL = (("study", "name"), ("score", "runs"), ("predict", "model"), ("predict", "images"), ("report", "runs"))
+POSITIONAL = (
+    ("study", "name"), ("score", "runs"), ("export", "model"), ("predict", "model"), ("predict", "images"),
+    ("report", "runs"),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -1169,6 +1172,7 @@ NEEDED = {
     "predict": ("run", "image.png"),
     "report": ("run",),
     "score": ("run",),
+    "export": ("run", "--out", "m.onnx"),
     "study": ("transfer", "--out", "o"),
     "split": ("--labels", "10", "--out", "s.json"),
     "bench": (),
@@ -1237,6 +1241,7 @@ def given(name: str) -> dict[str, Any]:
         "predict": {"model": "run"},
         "report": {"runs": ["run"]},
         "score": {"runs": ["run"]},
+        "export": {"model": "run"},
         "study": {"name": "transfer"},
         "split": {"labels": 10},
         "study cam": {"networks": ["n"]},
@@ -1322,10 +1327,12 @@ DEFAULTS = {
     "evaluate": JUDGED | {"hybridizer": None, "json": False, "fda_beta": 0.1},  # Yang and Soatto 2020: up to 0.1
     "predict": OF_DATA | {"images": [], "data": None, "out": None, "batch": 256, "threads": None},
     "report": {"out": None},
+    "export": {},
     "score": {
         "part": "test", "ensemble": "logits", "data": None, "allow_other_data": False, "image_size": None,
         "data_root": None, "download": False, "corruptions": [], "cifar_c": None, "severities": [1, 2, 3, 4, 5],
-        "predictions": None, "picture": None, "json": False, "batch": 512, "seed": 0, "threads": None,
+        "predictions": None, "picture": None, "per_class": False, "json": False, "batch": 512, "seed": 0,
+        "threads": None,
     },
     "study": JUDGED | {"hybridizer": [], "probe_images": None, "fda_beta": None},
     "split": OF_DATA | {"data": "digits-m", "seed": 0, "validation": 0},

@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 from recipe_modules import recipe
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix
 
 from hybridgen.cli import main
 from hybridgen.configuration import parse
@@ -22,7 +24,7 @@ from hybridgen.data.streams import derive_seed
 from hybridgen.evaluation.classification import nll, top_accuracy
 from hybridgen.evaluation.finished import dataset_of, find, network_of
 from hybridgen.evaluation.predictions import Predictions
-from hybridgen.evaluation.scoring import Shown, picture, scores_of
+from hybridgen.evaluation.scoring import ByClass, Shown, class_tables, picture, scores_of
 from hybridgen.evaluation.sharing import influence
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
@@ -261,6 +263,118 @@ def test_ensembles_of_several_runs_and_what_is_written_of_them(score, runs, data
     assert intervals[0] == own["nll_interval"] != intervals[1]
 
 
+# --- Classes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory) -> Path:
+    """Of forty images of four of five classes; most images of each are taken for the one after it."""
+    random, labels = np.random.RandomState(0), np.arange(40) % 4
+    logits = random.randn(40, 5) + 2 * np.eye(5)[labels] + 2.2 * np.eye(5)[labels + 1]
+    path = tmp_path_factory.mktemp("classes") / "five.npz"
+    np.savez(path, logits=logits, labels=labels, classes=np.array(["ant", "bee", "cat", "dog", "eel"]))
+    return path
+
+
+def test_accuracy_and_confusion_of_every_class_by_other_libraries(score, predicted):
+    """By scikit-learn and scipy; there is no eel."""
+    with np.load(predicted) as arrays:
+        expected = confusion_matrix(arrays["labels"], arrays["logits"].argmax(1), labels=range(5))
+    found = score(predicted)
+    (own,) = found["classifiers"].values()
+    assert found["classes"] == ["ant", "bee", "cat", "dog", "eel"] and own["confusion"] == expected.tolist()
+    assert (expected != expected.T).any() and own["class_accuracy"][4] is None is own["class_accuracy_interval"][4]
+    shown = score(predicted, "--per-class", json_=False).splitlines()
+    rows = {line.split()[0]: line for line in shown if line[:3] in found["classes"]}
+    for place, name in enumerate(found["classes"][:4]):
+        right = int(expected[place, place])
+        low, high = binomtest(right, 10).proportion_ci(method="wilson")
+        assert own["class_accuracy"][place] == right / 10
+        assert own["class_accuracy_interval"][place] == pytest.approx([low, high], abs=1e-6)
+        line = next(line for line in shown if line.startswith(f"{name} "))
+        assert line.split(maxsplit=2) == [name, "10", f"{10 * right}.0 [{100 * low:.1f}, {100 * high:.1f}]"]
+        assert rows[name].split()[1:] == [str(count) for count in expected[place]]
+    assert next(line for line in shown if line.startswith("eel ")).split() == ["eel", "0", "–"]
+    assert "Confusion of five: rows are classes of images, columns what is predicted of them" in shown
+
+
+def test_of_many_classes_the_largest_confusions_are_told():
+    counts = torch.diag(torch.full((21,), 5))
+    counts[3, 20], counts[20, 3] = 2, 4
+    told = class_tables({"one": ByClass(counts)}, [f"c{number}" for number in range(21)])
+    assert told.splitlines()[-4:] == [
+        "The twenty largest confusions of one", "class  taken for  images", "c20    c3         4 of 9",
+        "c3     c20        2 of 7",
+    ]  # fmt: skip
+
+
+def test_evaluate_with_models_is_score_class_by_class(score, predicted, capsys, tmp_path):
+    def evaluate(*arguments: object) -> str:
+        main(["evaluate", *map(str, arguments), "--threads", str(THREADS)])
+        return capsys.readouterr().out
+
+    other = shutil.copy(predicted, tmp_path / "other.npz")
+    both = (predicted, other)
+    assert json.loads(evaluate("--model", *both, "--seed", 3, "--json")) == score(*both, "--seed", 3)
+    assert evaluate("--json", f"--model={predicted}") == json.dumps(score(predicted), indent=2) + "\n"
+    assert evaluate("--model", predicted) == score(predicted, "--per-class", json_=False)
+    assert evaluate("--model", predicted, "--no-per-class") == score(predicted, json_=False)
+    for arguments, words in (
+        (("--model", predicted, "--hybridizer", "h"), "--hybridizer: is of a hybridizer's transfer rates"),
+        (("--model", predicted, "--oracle.steps=3"), "--oracle.steps: is of a hybridizer's transfer rates"),
+        (("--picture", "a.png"), "--picture: is of classifiers, which --model RUN names"),
+        (("--no-per-class",), "--per-class: is of classifiers, which --model RUN names"),
+        (("--model",), "RUNS: none; one or more are needed"),
+        (("--model", predicted, "--picture", "a.jpg"), "--picture a.jpg: a .png file is needed"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            evaluate(*arguments)
+        said = capsys.readouterr()
+        assert words in said.err and said.err.count("\n") == 1 and said.out == ""
+
+
+# --- Deployment --------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_exported_as_a_program(unchecked, runs, data, capsys, tmp_path):
+    """Which a process that knows nothing of the run loads, for any number of images."""
+    run, out = runs / "fixmatch" / "fixmatch-seed0", tmp_path / "model.pt2"
+    main(["export", str(run), "--out", str(out)])
+    assert f"{out}: leaky-wrn-10-1, of images [n, 3, 16, 16] in [0, 1], 3 classes" in capsys.readouterr().out
+    told = dict.fromkeys(("network", "classes", "image_size", "mean", "std", "split_hash"), "")
+    program = torch.export.load(out, extra_files=told).module()
+    images, _ = test_images(data)
+    classifier, classes, side = load_classifier(run / "network.safetensors")
+    with torch.no_grad():
+        for count in (1, 40):
+            torch.testing.assert_close(program(images[:count]), classifier(images[:count]))
+    assert (tuple(json.loads(told["classes"])), told["image_size"]) == (classes, str(side))
+    assert json.loads(told["mean"]) == pytest.approx(classifier.normalize.mean.flatten().tolist())
+    assert json.loads(told["std"]) == pytest.approx(classifier.normalize.std.flatten().tolist())
+    assert (told["network"], told["split_hash"]) == ("leaky-wrn-10-1", read_result(run)["split_hash"])
+
+
+def test_what_cannot_be_exported_is_one_line(runs, capsys, tmp_path):
+    run = runs / "fixmatch" / "fixmatch-seed0"
+    unfinished, there, out = tmp_path / "unfinished", tmp_path / "there.onnx", tmp_path / "new.onnx"
+    shutil.copytree(run, unfinished)
+    (unfinished / "result.json").unlink()
+    there.write_text("mine")
+    for model, to, words in (
+        (run, tmp_path / "model.pt", "model.pt: a .onnx or .pt2 file is needed"),
+        (run, there, "there.onnx: is there already; give another name, or remove it"),
+        (unfinished, out, "unfinished: no result (result.json is missing); let the run finish"),
+        (runs / "mixmo", out, "mixmo: holds several runs; give some of"),
+        (runs / "probable" / "mimo-seed1", out, "mimo-seed1: no classifier in it (network.safetensors is missing)"),
+        (tmp_path / "nothing", out, "nothing: no such file or folder; a finished run's folder, or its network"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["export", str(model), "--out", str(to)])
+        said = capsys.readouterr()
+        assert words in said.err and said.err.count("\n") == 1 and said.out == ""
+    assert there.read_text() == "mine" and not out.exists()
+
+
 # --- Corruptions -------------------------------------------------------------------------------------------------
 
 
@@ -348,7 +462,9 @@ def test_the_curves_of_the_picture_by_hand():
     labels = torch.tensor([0, 1, 1, 0, 0, 0])
     one = Predictions("one", torch.stack([sure, 1 - sure], dim=1).log()[None], labels)
     scores = scores_of(one, seed=0)
-    reliability, confidences, curves = picture([one], {"one": scores}).axes
+    reliability, confidences, curves, matrix, _ = picture([one], {"one": scores}).axes
+    assert matrix.images[0].get_array().tolist() == [[1, 0], [1, 0]] and matrix.get_title() == "one: confusion, %"
+    assert (matrix.get_ylabel(), matrix.get_xlabel()) == ("class of the image", "class that is predicted")
     points, diagonal = reliability.lines
     assert points.get_xydata().flatten().tolist() == pytest.approx([0.6, 0.5, 0.9, 0.75])
     assert diagonal.get_xydata().tolist() == [[0, 0], [1, 1]] and points.get_label() == "one, ECE 13.3%"

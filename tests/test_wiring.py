@@ -350,7 +350,7 @@ def test_mixmo_is_every_method_from_every_seed_by_its_own_settings(tmp_path, mon
             own = mixmo.plan(of, ran.config.training, ran.context, seed, measure=judged_by("probabilities"))
             assert_same_plan(run.plan, own)
             network, test = own.network.eval(), ran.context.dataset.test
-            assert run.plan.score(run.plan.network.eval(), test, range(9)) == own.score(network, test, range(9))
+            assert run.plan.score(run.plan.network.eval(), test, range(9))[0] == own.score(network, test, range(9))[0]
     assert columns(ran) == list(OF_ENSEMBLES)
     few = Ran("mixmo", tmp_path / "few", monkeypatch, *labelled("--methods", "cut-mixmo", "plain"))
     assert list(few.runs)[:2] == ["cut-mixmo-seed3", "plain-network-seed3"]
@@ -393,7 +393,7 @@ def test_mixshare_is_every_method_from_every_seed_by_its_own_settings(tmp_path, 
             assert run.seed == seed
             assert_same_plan(run.plan, own)
             network, test = own.network.eval(), ran.context.dataset.test
-            assert run.plan.score(run.plan.network.eval(), test, range(9)) == own.score(network, test, range(9))
+            assert run.plan.score(run.plan.network.eval(), test, range(9))[0] == own.score(network, test, range(9))[0]
     assert columns(ran) == list(OF_ENSEMBLES)
     every = Ran("mixshare", tmp_path / "every", monkeypatch, *labelled("--methods", "unmixing-aligned", "unmixing"))
     assert list(every.runs)[:2] == ["unmixing-kernels-aligned-seed3", "unmixing-seed3"]
@@ -411,7 +411,7 @@ def test_mixvit_is_every_method_from_every_seed_by_its_own_settings(tmp_path, mo
             own = mixvit.plan(of, ran.config.training, ran.context, seed, measure=judged_by("probabilities"))
             assert_same_plan(run.plan, own)
             network, test = own.network.eval(), ran.context.dataset.test
-            assert run.plan.score(run.plan.network.eval(), test, range(9)) == own.score(network, test, range(9))
+            assert run.plan.score(run.plan.network.eval(), test, range(9))[0] == own.score(network, test, range(9))[0]
             assert run.settings == replace(ran.config, methods=(name,), method=of)
             assert mixvit.variant(name, of) == of  # so that its configuration trains it again
     assert columns(ran) == [*OF_ENSEMBLES, ("MFLOPs", "test_mflops_last", False)]

@@ -1,17 +1,27 @@
-"""The command `evaluate`: transfer rates of a hybridizer."""
+"""The command `evaluate`: transfer rates of a hybridizer; and with --model, `score`."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
 
 from hybridgen.commands.options import FdaBeta, Judged, load, tell_of_others
-from hybridgen.settings import settings
+from hybridgen.commands.score import ScoreRuns
+from hybridgen.errors import InputError
+from hybridgen.settings import flags, settings
 
 
 @settings
 class Evaluate(Judged):
-    """Measure what hybrids take from their parents: the class of one, the context of the other.
+    """Measure what hybrids take from their parents, class and context; or (with --model) how well classifiers predict.
 
-    The class is judged by an oracle. Over pairs of test images, beside MixUp, FDA and unrelated images; with 95 %
-    intervals.
+    The class of one parent and the context of the other; the class is judged by an oracle. Over pairs of test images,
+    beside MixUp, FDA and unrelated images; with 95 % intervals.
+
+    With --model RUN [RUN ...] it scores finished classifiers instead, as `hybridgen score` does, class by class:
+    `hybridgen evaluate --model --help` lists the options that it then has.
     """
 
     hybridizer: str | None = None
@@ -46,3 +56,31 @@ class Evaluate(Judged):
             print(json.dumps({"data": self.data} | rates.to_dict(), indent=2))
             return
         print(f"{rates.table()}\n\n{note(self.data, rates.oracle_accuracy, rates.semantic_parents, rates.repeats)}")
+
+
+@settings
+class EvaluateModels(ScoreRuns):
+    """Evaluate finished classifiers and their ensemble: what `hybridgen score` prints, with the accuracy of each class.
+
+    A run's folder (runs/fixmatch/fixmatch-seed0) stands for the network that it deployed, with several inputs for its
+    members; all are looked at on the runs' own test images. `hybridgen score --help` tells more. Without --model,
+    `hybridgen evaluate` measures the transfer rates of a hybridizer.
+    """
+
+    runs: Annotated[tuple[Path, ...], arg(name="model", metavar="RUN [RUN ...]")]
+    """Run folders, files network.safetensors, checkpoints, or npz files of predictions."""
+    per_class = True
+
+
+def evaluated(arguments: Sequence[str]) -> type[Evaluate | EvaluateModels]:
+    """What these arguments evaluate: models, or without any a hybridizer. InputError for an option of the other."""
+    given = [word.partition("=")[0].replace("_", "-") for word in arguments if word.startswith("--")]
+    of_hybridizers, of_models = (set(flags(kind).values()) for kind in (Evaluate, EvaluateModels))
+    models = "--model" in given
+    for flag in given:
+        flag = flag.replace("--no-", "--")
+        if models and flag in of_hybridizers - of_models:
+            raise InputError(f"{flag}: is of a hybridizer's transfer rates; leave it out, or --model")
+        if not models and flag in of_models - of_hybridizers:
+            raise InputError(f"{flag}: is of classifiers, which --model RUN names; give that, or leave it out")
+    return EvaluateModels if models else Evaluate

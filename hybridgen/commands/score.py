@@ -67,7 +67,10 @@ class ScoreRuns:
     predictions: Path | None = None
     """Write the predictions, of several classifiers as members of their ensemble, to this npz file."""
     picture: Path | None = None
-    """Draw reliability diagrams and risk-coverage curves into this .png file."""
+    """Draw reliability diagrams, risk-coverage curves and the confusion of classes into this .png file."""
+    per_class: bool = False
+    """Print the accuracy of every class too, with Wilson's intervals, and the confusion of the ensemble, or of the only
+    classifier; JSON has them in any case."""
     json: bool = False
     """Print JSON instead of tables."""
     batch: Batch = 512
@@ -80,7 +83,7 @@ class ScoreRuns:
     def run(self) -> None:
         self._check()
         from hybridgen.evaluation.predictions import together, write_predictions
-        from hybridgen.evaluation.scoring import picture, plain, save_figure, scores_of, table
+        from hybridgen.evaluation.scoring import ByClass, class_tables, picture, plain, save_figure, scores_of, table
         from hybridgen.training.engine import make_accelerator
 
         accelerator = make_accelerator(precision="fp32", threads=self.threads)
@@ -92,17 +95,21 @@ class ScoreRuns:
         if self.predictions is not None:
             write_predictions(self.predictions, each[-1])
         scores = {one.name: scores_of(one, seed=self.seed) for one in each}
+        by_class, classes = {one.name: ByClass.of(one) for one in each}, each[-1].titles
         if self.picture is not None:
             save_figure(self.picture, picture(each, scores))
         if self.json:
             found: dict[str, Any] = {"part": each[-1].part, "fingerprint": each[-1].fingerprint}
             found |= {"images": len(each[0].labels), "ensemble": self.ensemble, "seed": self.seed}
-            found["classifiers"] = {name: plain(own) for name, own in scores.items()}
+            found["classes"] = list(classes)
+            found["classifiers"] = {name: plain(own) | by_class[name].to_dict() for name, own in scores.items()}
             if robustness is not None:
                 found["corruptions"] = {"of": self._corrupted_by} | robustness.to_dict()
             print(json.dumps(found, indent=2, allow_nan=False))
             return
         print(f"{table(scores)}\n\n{self._note(each)}")
+        if self.per_class:
+            print(f"\n{class_tables(by_class, classes)}")
         if robustness is not None:
             severities = ", ".join(map(str, robustness.severities))
             print(f"\nCorrupted by {self._corrupted_by}; means over severities {severities}\n{robustness.table()}")
@@ -192,17 +199,17 @@ class ScoreRuns:
         import torch
 
         from hybridgen.training.context import split_of
+        from hybridgen.training.scores import known
 
         if self.part == "test":
-            part, indices = dataset.test, torch.arange(len(dataset.test))
+            part, chosen = dataset.test, range(len(dataset.test))
         else:
             own = next((own for one in left if (own := one.settings) is not None), None)
             if own is None:
                 raise InputError(f"--part {self.part}: no run's folder tells which images these are; leave it out")
             split = split_of(own, dataset)
-            chosen = split.validation if self.part == "validation" else split.labelled
-            part, indices = dataset.train, torch.tensor(chosen, dtype=torch.int64)
-        indices = indices[part.labels[indices] >= 0]
+            part, chosen = dataset.train, split.validation if self.part == "validation" else split.labelled
+        indices = torch.tensor(known(part, chosen), dtype=torch.int64)
         if not len(indices):
             raise InputError(f"--part {self.part}: {dataset.name} has no image of known class there")
         return part, indices

@@ -47,6 +47,11 @@ class Part:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def known(self) -> Int64[Tensor, " known"]:
+        """Places of the images whose class is known, in their order, on the CPU."""
+        return (self.labels >= 0).nonzero().flatten().cpu()
+
     def extended(self, pixels: UInt8[Tensor, "m 3 size size"], labels: Int64[Tensor, " m"]) -> "Part":
         """These images with others after them, in memory if these are; their masks are not known."""
         more = InMemory(pixels.cpu())

@@ -46,6 +46,13 @@ def top_accuracy(logits: Predicted, labels: Classes, count: int = 1) -> float:
     return (best == labels.unsqueeze(1)).any(dim=1).double().mean().item()
 
 
+def confusion_counts(logits: Predicted, labels: Classes) -> Int64[Tensor, "classes classes"]:
+    """Of images: rows are their classes, columns what is predicted of them, of equal logits the first."""
+    check_classes(logits, labels)
+    count = logits.shape[1]
+    return (labels * count + logits.argmax(dim=1)).bincount(minlength=count**2).view(count, count)
+
+
 def nll(logits: Predicted, labels: Classes) -> float:
     """Negative log-likelihood: the mean of -log p of the class, 0 or more."""
     check_classes(logits, labels)

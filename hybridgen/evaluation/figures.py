@@ -67,20 +67,35 @@ def draw_series(
     axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False)
 
 
-def draw_confusion(axis: Axes, shares: Float64[Tensor, "classes classes"], classes: Sequence[str], name: str) -> None:
-    """Rows are classes of semantic parents, columns what the oracle sees; figures in percent up to 20 classes."""
+WITH_FIGURES, WITH_NAMES = 20, 100
+"""Classes up to which a confusion has figures in its cells, and names along its edges."""
+
+
+def draw_confusion(
+    axis: Axes,
+    shares: Float64[Tensor, "classes classes"],
+    classes: Sequence[str],
+    title: str,
+    *,
+    rows: str,
+    columns: str,
+) -> None:
+    """Shares of each row in [0, 1], nan where there is nothing of a class; what `rows` and `columns` are is written
+    along them. Figures are in percent."""
     image = axis.imshow(shares.numpy(), vmin=0, vmax=1, cmap="Blues")
-    if len(classes) <= 20:
-        axis.set_xticks(range(len(classes)), classes, fontsize=7, rotation=90 if max(map(len, classes)) > 2 else 0)
-        axis.set_yticks(range(len(classes)), classes, fontsize=7)
+    if len(classes) <= WITH_NAMES:
+        names = [name if len(name) <= 16 else f"{name[:15]}…" for name in classes]
+        axis.set_xticks(range(len(classes)), names, fontsize=7, rotation=90 if max(map(len, names)) > 2 else 0)
+        axis.set_yticks(range(len(classes)), names, fontsize=7)
+    if len(classes) <= WITH_FIGURES:
         for i, row in enumerate(shares.tolist()):
             for j, share in enumerate(row):
                 if share >= 0.005:
                     colour = "white" if share > 0.5 else "black"
                     axis.text(j, i, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=colour)
-    axis.set_xlabel("class that the oracle sees in the hybrid", fontsize=9)
-    axis.set_ylabel("class of the semantic parent", fontsize=9)
-    axis.set_title(f"{name}: classes of hybrids, %", fontsize=10)
+    axis.set_xlabel(columns, fontsize=9)
+    axis.set_ylabel(rows, fontsize=9)
+    axis.set_title(title, fontsize=10)
     axis.figure.colorbar(image, ax=axis, shrink=0.8, format=lambda share, _: f"{share:.0%}")
 
 

@@ -95,7 +95,21 @@ def find(path: Path) -> Left:
     return Left(path, path, _config(path.parent / "config.yaml"), about, about.split_hash)
 
 
-def _of_folder(folder: Path) -> Left:
+def deployed(path: Path) -> Path:
+    """The network.safetensors of a finished run's folder, or that file itself. InputError, naming the path, for a
+    folder without a result, one that holds several runs or no classifier, and where nothing is."""
+    if not path.is_dir():
+        if path.is_file():
+            return path
+        raise InputError(f"{path}: no such file or folder; a finished run's folder, or its {FILE}, is needed")
+    _finished(path)
+    if not (path / FILE).is_file():
+        raise InputError(f"{path}: no classifier in it ({FILE} is missing)")
+    return path / FILE
+
+
+def _finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Configuration and result of a run's folder; InputError for one without."""
     config, result = _config(folder / "config.yaml"), read_result(folder, ("steps",))
     inside = sorted(str(each.parent) for each in folder.glob("*/result.json"))
     if inside and not (folder / FILE).exists() and not (folder / "checkpoints").exists():
@@ -106,6 +120,11 @@ def _of_folder(folder: Path) -> Left:
         raise InputError(
             f"{folder}: no result (result.json is missing); let the run finish (--resume), or give a checkpoint of it"
         )
+    return config, result
+
+
+def _of_folder(folder: Path) -> Left:
+    config, result = _finished(folder)
     about = _about(folder / FILE)
     # Of several inputs, network.safetensors is the plain network that computes the same as all members together, but of
     # a transformer, which has its members

@@ -7,10 +7,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from hybridgen.evaluation.predictions import check_alike, read_predictions
+from hybridgen.evaluation.transfer import Z
 from hybridgen.training.scores import PREDICTIONS
-
-Z = 1.959964
-"""Of 95 %."""
 
 
 def paired_gain(first: Bool[Tensor, " images"], other: Bool[Tensor, " images"]) -> dict[str, float]:

@@ -69,6 +69,11 @@ class Predictions:
             raise InputError(f"{self.name}: predictions of {count} images, but {len(self.indices)} indices")
 
     @property
+    def titles(self) -> tuple[str, ...]:
+        """Names of the classes; their numbers where names are not known."""
+        return self.classes or tuple(map(str, range(self.members.shape[2])))
+
+    @property
     def logits(self) -> Float[Tensor, "images classes"]:
         """Of the members together."""
         return ensembled(self.members, self.ensemble)

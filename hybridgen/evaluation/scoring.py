@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -19,13 +19,14 @@ from hybridgen.data.corruptions import CORRUPTIONS, check_corruptions, corrupt
 from hybridgen.data.datasets import Part
 from hybridgen.data.streams import derive_seed
 from hybridgen.evaluation.calibration import BINS, binned, calibration_error
-from hybridgen.evaluation.classification import Classes, Predicted, brier, nll, top_accuracy
+from hybridgen.evaluation.classification import Classes, Predicted, brier, confusion_counts, nll, top_accuracy
 from hybridgen.evaluation.ensembles import TOP
+from hybridgen.evaluation.figures import WITH_FIGURES, WITH_NAMES, draw_confusion
 from hybridgen.evaluation.finished import Trained
 from hybridgen.evaluation.intervals import Estimate, with_intervals
 from hybridgen.evaluation.predictions import Predictions
 from hybridgen.evaluation.selective import risk_coverage
-from hybridgen.evaluation.transfer import aligned
+from hybridgen.evaluation.transfer import aligned, wilson
 from hybridgen.files import written_aside
 from hybridgen.networks.members import Ensemble, ensembled
 from hybridgen.training.scores import logits_of
@@ -99,6 +100,69 @@ def plain(scores: Scores) -> dict[str, Any]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+# --- Classes ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ByClass:
+    """How a classifier or an ensemble does on the images of each class."""
+
+    counts: Int64[Tensor, "classes classes"]
+    """`confusion_counts`: rows are the images' classes, columns what is predicted."""
+
+    @classmethod
+    def of(cls, predictions: Predictions) -> "ByClass":
+        return cls(confusion_counts(predictions.logits, predictions.labels))
+
+    @property
+    def images(self) -> list[int]:
+        """Of each class."""
+        return self.counts.sum(dim=1).tolist()
+
+    @property
+    def accuracies(self) -> list[Estimate | None]:
+        """Share of the class's images that are taken for it, with Wilson's 95 % interval; None where there is none."""
+        return [
+            Estimate(*wilson(right / images, images)) if images else None
+            for right, images in zip(self.counts.diagonal().tolist(), self.images, strict=True)
+        ]
+
+    @property
+    def shares(self) -> Float64[Tensor, "classes classes"]:
+        """Of each row; nan where the class has no image."""
+        return self.counts.double() / self.counts.sum(dim=1, keepdim=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """In JSON's types; null for a class without an image."""
+        of = self.accuracies
+        return {
+            "class_accuracy": [one and one.value for one in of],
+            "class_accuracy_interval": [one and [one.low, one.high] for one in of],
+            "confusion": self.counts.tolist(),
+        }
+
+
+def class_tables(of: Mapping[str, ByClass], classes: Sequence[str]) -> str:
+    """Accuracy by class of each classifier and ensemble; and the last one's confusion, of many classes its twenty
+    largest errors."""
+    *_, (name, last) = of.items()
+    rows = [("class", "images", *(f"{each}, top-1, %" for each in of))]
+    for title, images, *own in zip(classes, last.images, *(each.accuracies for each in of.values()), strict=True):
+        rows.append((title, str(images), *map(OF_ALL["accuracy"].text, own)))
+    if len(classes) <= WITH_FIGURES:
+        heading = f"Confusion of {name}: rows are classes of images, columns what is predicted of them"
+        cells = [("", *classes)]
+        cells += [(title, *map(str, row)) for title, row in zip(classes, last.counts.tolist(), strict=True)]
+    else:
+        heading = f"The twenty largest confusions of {name}"
+        wrong = last.counts - last.counts.diag().diag()
+        largest = wrong.flatten().argsort(descending=True, stable=True)[:20].tolist()
+        pairs = [divmod(place, len(classes)) for place in largest if wrong.flatten()[place]]
+        cells = [("class", "taken for", "images")]
+        cells += [(classes[i], classes[j], f"{wrong[i, j]} of {last.images[i]}") for i, j in pairs]
+    return f"{aligned(rows)}\n\n{heading}\n{aligned(cells)}"
 
 
 # --- Corrupted images -------------------------------------------------------------------------------------------
@@ -220,22 +284,35 @@ def _plain_figures(logits: Predicted, labels: Classes) -> dict[str, float]:
 
 
 def picture(each: Sequence[Predictions], scores: Mapping[str, Scores]) -> Figure:
-    """Reliability diagrams (DeGroot and Fienberg 1983) with the confidences of the last one below, and risk-coverage
-    curves."""
-    figure = Figure(figsize=(11.5, 5.2), layout="constrained")
-    left, right = figure.subfigures(1, 2)
+    """Reliability diagrams (DeGroot and Fienberg 1983) with the confidences of the last one below, risk-coverage
+    curves, and the last one's confusion, the larger the more classes it names."""
+    last, classes = each[-1], each[-1].titles
+    many = len(classes) > WITH_FIGURES
+    side = max(5.2, 0.15 * min(len(classes), WITH_NAMES))
+    widths = 5.75 if many else 11.5, side + 1.2
+    figure = Figure(figsize=(sum(widths), side + many), layout="constrained")
+    diagrams, matrix = figure.subfigures(1, 2, width_ratios=widths)
+    left, right = diagrams.subfigures(*((2, 1) if many else (1, 2)))
     reliability, confidences = left.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     curves = right.subplots()
+    draw_confusion(
+        matrix.subplots(),
+        ByClass.of(last).shares,
+        classes,
+        f"{last.name}: confusion, %",
+        rows="class of the image",
+        columns="class that is predicted",
+    )
     for one in each:
-        last = one is each[-1]
-        own, style = scores[one.name], dict(linewidth=2.0 if last else 1.1, alpha=1.0 if last else 0.75)
+        own = scores[one.name]
+        style = dict(linewidth=2.0, alpha=1.0) if one is last else dict(linewidth=1.1, alpha=0.75)
         draw_reliability(reliability, one, f"{one.name}, ECE {own['ece'].value:.1%}", **style)
         draw_risk_coverage(curves, one, f"{one.name}, AURC {own['aurc'].value:.4f}", **style)
-    counts = binned(each[-1].logits, each[-1].labels).bins.bincount(minlength=BINS).tolist()
+    counts = binned(last.logits, last.labels).bins.bincount(minlength=BINS).tolist()
     confidences.bar([(place + 0.5) / BINS for place in range(BINS)], counts, 1 / BINS, color="grey")
     confidences.set_xlabel("confidence", fontsize=9)
     confidences.set_ylabel("images", fontsize=9)
-    confidences.set_title(f"confidences of {each[-1].name}", fontsize=8)
+    confidences.set_title(f"confidences of {last.name}", fontsize=8)
     reliability.plot((0, 1), (0, 1), color="black", linewidth=0.8, linestyle=":")
     reliability.set(xlim=(0, 1), ylim=(0, 1))
     reliability.set_ylabel("accuracy", fontsize=9)

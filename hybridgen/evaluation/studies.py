@@ -131,7 +131,14 @@ def transfer(conditions: Conditions) -> Finding:
     left, middle, right = figure.subplots(1, 3)
     draw_series(left, list(observed), _series(shares), "share of hybrids", steps=conditions.steps)
     draw_series(middle, list(observed), _series(ratios), "mean d_c / mean d_r", steps=conditions.steps)
-    draw_confusion(right, confusions[-1], classes, last)
+    draw_confusion(
+        right,
+        confusions[-1],
+        classes,
+        f"{last}: classes of hybrids, %",
+        rows="class of the semantic parent",
+        columns="class that the oracle sees in the hybrid",
+    )
 
     values = _values(observed, [*shares, *pixels, *codes])
     for name, shares_seen in zip(observed, confusions, strict=True):

@@ -323,7 +323,7 @@ def chance() -> Method:
 
 def known_test_images(dataset: Dataset) -> Int64[Tensor, " known"]:
     """Indices of the test images of known class. InputError for fewer than three: pairs need a third image."""
-    known = (dataset.test.labels >= 0).nonzero().flatten()
+    known = dataset.test.known
     if len(known) < 3:
         raise InputError(f"{dataset.name}: {len(known)} test images of known class; three are needed for pairs")
     return known
@@ -454,7 +454,11 @@ def fda(semantic: Images, nonsemantic: Images, beta: float) -> Images:
     return torch.fft.ifft2(torch.polar(amplitude, content.angle())).real.clamp(0, 1)
 
 
-def wilson(share: float, count: int, z: float = 1.959964) -> Rate:
+Z = 1.959964
+"""Of 95 %: as many deviations from the mean to either side hold them of a normal distribution."""
+
+
+def wilson(share: float, count: int, z: float = Z) -> Rate:
     """A share of `count` trials and Wilson's interval (1927); z = 1.96 is 95 %."""
     centre = share + z * z / (2 * count)
     spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))

@@ -18,7 +18,7 @@ from hybridgen.losses.classification import smoothed
 from hybridgen.methods.labelled import Made, TrainingSettings, central, chosen_network, labelled_plan
 from hybridgen.mixing.inputs import InputMixing, Patches, Shares, cut_others_in, loss_weights, mix_inputs
 from hybridgen.mixing.mixing import Targets, as_targets
-from hybridgen.networks.members import Ensemble, MemberLogits
+from hybridgen.networks.members import Ensemble, MemberLogits, ensembled
 from hybridgen.networks.multi_input import Attribution, MultiInputClassifier
 from hybridgen.networks.registry import make_network
 from hybridgen.settings import NUMBER, Few, Share, merged, settings
@@ -26,7 +26,7 @@ from hybridgen.training.context import Context
 from hybridgen.training.objective import Outcome
 from hybridgen.training.plan import Plan, Score
 from hybridgen.training.schedules import Clock
-from hybridgen.training.scores import Measure, logits_of
+from hybridgen.training.scores import Measure, Scored, known, logits_of
 from hybridgen.types import Batch, Images, InputError, Labels, single
 
 Endless = Annotated[float, Field(gt=0, allow_inf_nan=True), NUMBER]
@@ -263,11 +263,12 @@ def network_of(of: Settings, training: TrainingSettings, context: Context) -> Mu
 def by_members(context: Context, measure: Measure, crop: int | None) -> Score:
     """What `measure` says of the members of multi-input classifiers; of no image, that the accuracy is nan."""
 
-    def score(network: MultiInputClassifier, part, indices) -> dict[str, float]:
-        if not len(indices):
-            return {"accuracy": nan}
-        members = lambda images: network.members(central(images, crop))
-        return measure(*logits_of(members, part, indices, context.accelerator))
+    def score(network: MultiInputClassifier, part, indices) -> Scored:
+        if not (indices := known(part, indices)):
+            return Scored({"accuracy": nan})
+        of = lambda images: network.members(central(images, crop))
+        members, labels = logits_of(of, part, indices, context.accelerator)
+        return Scored(measure(members, labels), ensembled(members, network.ensemble))
 
     return score
 

@@ -19,14 +19,14 @@ from hybridgen.mixing.inputs import InputMixing, PatchMixing, Shares, cut_and_mi
 from hybridgen.mixing.mixing import as_targets
 from hybridgen.networks.classifiers import Classifier, several_inputs_of
 from hybridgen.networks.flops import flops
-from hybridgen.networks.members import Encoders, Ensemble, Inference, MemberLogits, Place, Source
+from hybridgen.networks.members import Encoders, Ensemble, Inference, MemberLogits, Place, Source, ensembled
 from hybridgen.networks.registry import make_network
 from hybridgen.settings import NUMBER, Share, merged, settings
 from hybridgen.training.context import Context
 from hybridgen.training.objective import Outcome
 from hybridgen.training.plan import Plan, Score
 from hybridgen.training.schedules import Clock
-from hybridgen.training.scores import Measure, logits_of
+from hybridgen.training.scores import Measure, Scored, known, logits_of
 from hybridgen.types import Batch, Images, InputError, single
 
 Mixed = Literal["patches", "mixmo", "sum", "all"]
@@ -288,12 +288,13 @@ def by_members(context: Context, measure: Measure, crop: int | None) -> Score:
     """What `measure` says of the transformer's members, and the floating-point operations of an image's inference,
     `mflops`, in millions; of no image, that the accuracy is nan."""
 
-    def score(classifier: Classifier, part, indices) -> dict[str, float]:
-        if not len(indices):
-            return {"accuracy": nan}
+    def score(classifier: Classifier, part, indices) -> Scored:
+        if not (indices := known(part, indices)):
+            return Scored({"accuracy": nan})
         of = lambda images: classifier.members(central(images, crop))
-        side = crop or context.dataset.image_size
-        return measure(*logits_of(of, part, indices, context.accelerator)) | {"mflops": flops(classifier, side) / 1e6}
+        members, labels = logits_of(of, part, indices, context.accelerator)
+        cost = {"mflops": flops(classifier, crop or context.dataset.image_size) / 1e6}
+        return Scored(measure(members, labels) | cost, ensembled(members, classifier.network.ensemble))
 
     return score
 

@@ -191,7 +191,8 @@ class Comparison:
             name: {"seconds": summarize([read_result(self.folder(name, seed))["seconds"] for seed in self._seeds])}
             for name in self.beside
         }
-        width, wide, images = max(18, *map(len, summary)), 20 + 8 * (settings.seeds > 1), len(self.context.dataset.test)
+        width, wide = max(18, *map(len, summary)), 20 + 8 * (settings.seeds > 1)
+        images = len(self.context.dataset.test.known)
         gained = "".join(title for key, title in GAINS.items() if any(key in row for row in summary.values()))
         lines = [
             f"\n{self.context.dataset.name}, {len(split.labelled)} labels, "

@@ -59,11 +59,14 @@ def conclude_hybridizer(
     the run at most; print the accuracy of its classifier, rates and verdict; write transfer.json and the report."""
     context = plan.context
     accelerator, dataset, out = context.accelerator, context.dataset, settings.out
-    images, steps = len(dataset.test), result["steps"]
-    own, low, high = (100 * share for share in wilson(result["test_accuracy_last"], images))
+    images, steps = len(dataset.test.known), result["steps"]
+    own = "no test image of known class"
+    if images:
+        share, low, high = (100 * share for share in wilson(result["test_accuracy_last"], images))
+        own = f"test accuracy {share:.1f} % [{low:.1f}, {high:.1f}], 95 % by {images} test images"
     lines = [
         f"\n{dataset.name}, {len(context.split.labelled)} labels, {steps} steps, {result['seconds']:.0f} seconds",
-        f"its own classifier: test accuracy {own:.1f} % [{low:.1f}, {high:.1f}], 95 % by {images} test images",
+        f"its own classifier: {own}",
     ]
     if judge is None:
         lines.append(f"hybrids: not judged (--oracle none); {out / PICTURE}")

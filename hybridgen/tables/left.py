@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridgen import configuration
+from hybridgen.evaluation.classification import confusion_counts
 from hybridgen.evaluation.predictions import read_predictions
 from hybridgen.tables.pictures import Pictures, pictures_of, read_png
 from hybridgen.training.record import read_metrics, read_result
@@ -173,10 +174,7 @@ def _confusion(place: Path) -> tuple[tuple[str, ...], list[list[int]] | None]:
     if not path.is_file():
         return (), None
     read = read_predictions(path, name=str(path))
-    count = read.members.shape[2]
-    pairs = read.labels * count + read.logits.argmax(dim=1)
-    classes = read.classes or tuple(map(str, range(count)))
-    return classes, pairs.bincount(minlength=count**2).view(count, count).tolist()
+    return read.titles, confusion_counts(read.logits, read.labels).tolist()
 
 
 def slug(title: str) -> str:

@@ -59,13 +59,13 @@ def seconds_of(plan: Plan) -> float:
             slow = took > SLOW * done
         a_step = took / max(1, done)
 
-        seen = min(SAMPLE, len(dataset.test))
+        seen = dataset.test.known[:SAMPLE].tolist()
         began = now(accelerator.device)
-        scored(plan, plan.judged, dataset.test, range(seen))
-        an_image = (now(accelerator.device) - began) / seen
+        scored(plan, plan.judged, dataset.test, seen)
+        an_image = (now(accelerator.device) - began) / max(1, len(seen))
     accelerator.free_memory()
     images = math.ceil(clock.steps / every) * len(context.split.validation)
-    images += len(dataset.test) * (2 if plan.select else 1)
+    images += len(dataset.test.known) * (2 if plan.select else 1)
     return clock.steps * a_step + images * an_image
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import nan
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -13,7 +14,7 @@ from hybridgen.training.context import Context
 from hybridgen.training.ema import EMA
 from hybridgen.training.objective import Task
 from hybridgen.training.schedules import Clock, cycled
-from hybridgen.training.scores import Classify, accuracy
+from hybridgen.training.scores import Classify, Scored, known, logits_of, share_right
 from hybridgen.types import Batch
 
 
@@ -34,8 +35,9 @@ class Batches(Protocol):
         ...
 
 
-Score = Callable[[nn.Module, Part, Sequence[int]], dict[str, float]]
-"""From a network in evaluation mode and images of a part, by their indices, to named figures."""
+Score = Callable[[nn.Module, Part, Sequence[int]], Scored]
+"""From a network in evaluation mode and images of a part, by their indices, to named figures, and the logits that these
+are of. Images of unknown class count in none."""
 
 
 @dataclass
@@ -56,7 +58,8 @@ class Plan:
     """Of a validation and of a test part."""
     average: EMA | None = None
     classify: Classify | None = None
-    """Of a classifier: from network and images to the logits by which it predicts."""
+    """Of a classifier: from network and images to the logits by which it predicts. Those of the test images, of the
+    score, are kept."""
     select: str | None = "accuracy"
     """The score by which the best network on the validation images is kept; None keeps none."""
     after_step: Callable[[Path], Mapping[str, float]] = lambda folder: {}
@@ -79,9 +82,14 @@ class Plan:
 
 def by_accuracy(context: Context, classify: Classify) -> Score:
     """The score of classifiers: `accuracy`, in [0, 1]; nan where there is no image."""
-    return lambda network, part, indices: {
-        "accuracy": accuracy(lambda images: classify(network, images), part, indices, context.accelerator)
-    }
+
+    def score(network: nn.Module, part: Part, indices: Sequence[int]) -> Scored:
+        if not (indices := known(part, indices)):
+            return Scored({"accuracy": nan})
+        logits, labels = logits_of(lambda images: classify(network, images), part, indices, context.accelerator)
+        return Scored({"accuracy": share_right(logits, labels)}, logits)
+
+    return score
 
 
 def in_cycles(plan: Plan, cycles: int) -> Plan:

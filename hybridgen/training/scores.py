@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,20 @@ PREDICTIONS = "predictions.npz"
 
 Measure = Callable[[Float[Tensor, "members images classes"], Int64[Tensor, " images"]], dict[str, float]]
 """From the logits of an ensemble's members, of all images in their order, and the images' classes to named figures."""
+
+
+class Scored(NamedTuple):
+    """What is found of a network on images of known class."""
+
+    figures: dict[str, float]
+    logits: Float[Tensor, "images classes"] | None = None
+    """By which it predicts each of them, of which the figures are; None where none was classified."""
+
+
+def known(part: Part, indices: Sequence[int]) -> list[int]:
+    """Those of these images whose class is known."""
+    chosen = torch.as_tensor(indices, dtype=torch.int64)
+    return chosen[part.labels[chosen].cpu() >= 0].tolist()
 
 
 @torch.no_grad()
@@ -57,7 +72,11 @@ def logits_of(
     return logits.movedim(0, -2), labels
 
 
-@torch.no_grad()
+def share_right(logits: Float[Tensor, "images classes"], labels: Int64[Tensor, " images"]) -> float:
+    """Share of images whose largest logit is their class's, in [0, 1]."""
+    return int((logits.argmax(dim=1) == labels).sum()) / len(labels)
+
+
 def accuracy(
     classify: Callable[[Images], Float[Tensor, "batch classes"]],
     part: Part,
@@ -66,34 +85,24 @@ def accuracy(
     *,
     batch_size: int = 512,
 ) -> float:
-    """Share of images whose largest logit is their class's, in [0, 1]. Processes share the work; nan for no image."""
-    mine = list(indices)[accelerator.process_index :: accelerator.num_processes]
-    counts = torch.zeros(2, dtype=torch.int64, device=accelerator.device)
-    for images, labels in batches(part, mine, batch_size, accelerator.device):
-        counts[0] += (classify(images).argmax(dim=1) == labels).sum()
-        counts[1] += len(labels)
-    right, total = accelerator.reduce(counts, reduction="sum").tolist()
-    return right / total if total else float("nan")
+    """`share_right` of those of these images whose class is known; nan for none. Processes share the work."""
+    indices = known(part, indices)
+    if not indices:
+        return float("nan")
+    return share_right(*logits_of(classify, part, indices, accelerator, batch_size=batch_size))
 
 
-def save_predictions(
-    path: Path, classify: Callable[[Images], Float[Tensor, "batch classes"]], context: Context
-) -> None:
-    """Write the logits of all test images of known class, as `evaluation.predictions.read_predictions` reads them; no
-    file where there is none."""
-    dataset = context.dataset
-    known = (dataset.test.labels >= 0).nonzero().flatten().cpu()
-    if not len(known):
-        return
-    logits, labels = logits_of(classify, dataset.test, known.tolist(), context.accelerator)
+def save_predictions(path: Path, logits: Float[Tensor, "images classes"], context: Context) -> None:
+    """Write the logits of all test images of known class, as `evaluation.predictions.read_predictions` reads them."""
+    dataset, test = context.dataset, context.dataset.test
     if context.accelerator.is_main_process:
         with written_aside(path) as aside, aside.open("wb") as file:
             np.savez(
                 file,
                 logits=logits.float().numpy(),
-                labels=labels.numpy(),
+                labels=test.labels[test.known].cpu().numpy(),
                 classes=np.array(dataset.classes),
-                indices=known.numpy(),
+                indices=test.known.numpy(),
                 fingerprint=dataset.fingerprint,
                 part="test",
                 split_hash=context.split.hash,

@@ -35,7 +35,7 @@ def write_setup(folder: Path, settings: RunSettings, context: Context, **more: A
         "image_size": dataset.image_size,
         "classes": list(dataset.classes),
         "train": len(dataset.train),
-        "test": len(dataset.test),
+        "test": len(dataset.test.known),
     }
     of_split = {role: len(getattr(split, role)) for role in ("labelled", "unlabelled", "validation")}
     setup = {

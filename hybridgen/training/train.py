@@ -14,7 +14,7 @@ from hybridgen.training.engine import agree
 from hybridgen.training.fit import fit
 from hybridgen.training.plan import Plan
 from hybridgen.training.record import Run, claim, write_result
-from hybridgen.training.scores import PREDICTIONS, save_predictions
+from hybridgen.training.scores import PREDICTIONS, Scored, save_predictions
 from hybridgen.training.selection import Selected
 from hybridgen.training.setup import write_setup
 
@@ -69,7 +69,7 @@ def train(
                 run.log(**noted)
             if clock.every(settings.evaluate_every):
                 agree(judged, accelerator)
-                reached = scored(plan, judged, dataset.train, context.split.validation)
+                reached = scored(plan, judged, dataset.train, context.split.validation).figures
                 if selected:
                     selected.offer(judged, reached[plan.select], clock.step)
                 run.log(**{f"validation/{name}": value for name, value in reached.items()})
@@ -80,15 +80,12 @@ def train(
         # The artefact and the result
         agree(judged, accelerator)
         chosen = {"last": judged} | ({"selected": selected.network} if selected else {})
-        figures = {
-            f"test_{name}_{which}": value
-            for which, network in chosen.items()
-            for name, value in scored(plan, network, dataset.test, range(len(dataset.test))).items()
-        }
-        network = chosen.get("selected", judged)
-        if plan.classify is not None:
-            with evaluated(network):
-                save_predictions(folder / PREDICTIONS, lambda images: plan.classify(network, images), context)
+        figures = {}
+        for which, network in chosen.items():  # the last of them is the one that is deployed
+            found, logits = scored(plan, network, dataset.test, range(len(dataset.test)))
+            figures |= {f"test_{name}_{which}": value for name, value in found.items()}
+        if plan.classify is not None and logits is not None:
+            save_predictions(folder / PREDICTIONS, logits, context)
         plan.finish(folder, network)
         result = write_result(
             folder,
@@ -104,7 +101,7 @@ def train(
     return result
 
 
-def scored(plan: Plan, network: nn.Module, part: Part, indices: Sequence[int]) -> dict[str, float]:
+def scored(plan: Plan, network: nn.Module, part: Part, indices: Sequence[int]) -> Scored:
     """The plan's score of a network in evaluation mode, which it leaves in the mode that it was in."""
     with evaluated(network):
         return plan.score(network, part, indices)

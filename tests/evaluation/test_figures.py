@@ -94,11 +94,14 @@ def test_more_curves_than_colours_are_told_by_their_style(axis):
     assert [line.get_linestyle() for line in axis.get_lines()] == ["-"] * 10 + ["--"] * 10 + [":"] * 10 + ["-"]
 
 
-def test_confusions_have_semantic_parents_as_rows(axis):
-    draw_confusion(axis, torch.tensor([[0.75, 0.25], [0.004, 0.996]], dtype=torch.float64), ["cat", "dog"], "SciMix")
+EDGES = dict(rows="class", columns="prediction")
+
+
+def test_confusions_have_what_there_is_as_rows(axis):
+    shares = torch.tensor([[0.75, 0.25], [0.004, 0.996]], dtype=torch.float64)
+    draw_confusion(axis, shares, ["cat", "dog"], "SciMix, %", **EDGES)
     assert {text.get_position(): text.get_text() for text in axis.texts} == {(0, 0): "75", (1, 0): "25", (1, 1): "100"}
-    assert axis.get_ylabel() == "class of the semantic parent" and axis.get_title() == "SciMix: classes of hybrids, %"
-    assert axis.get_xlabel() == "class that the oracle sees in the hybrid"
+    assert (axis.get_ylabel(), axis.get_xlabel(), axis.get_title()) == ("class", "prediction", "SciMix, %")
     (drawn,) = axis.images
     assert drawn.get_array().tolist() == [[0.75, 0.25], [0.004, 0.996]] and drawn.get_clim() == (0, 1)
     for ticks in (axis.get_xticklabels(), axis.get_yticklabels()):
@@ -107,10 +110,13 @@ def test_confusions_have_semantic_parents_as_rows(axis):
     assert axis.figure.axes[1].yaxis.get_major_formatter()(0.5, 0) == "50%"
 
 
-@pytest.mark.parametrize(("classes", "told"), [(20, True), (21, False)])
-def test_confusions_of_many_classes_are_colours_alone(axis, classes, told):
-    draw_confusion(axis, torch.eye(classes, dtype=torch.float64), [f"{c}" for c in range(classes)], "SciMix")
-    assert len(axis.texts) == classes * told and (axis.get_xticklabels()[-1].get_text() == "19") is told
+@pytest.mark.parametrize(("classes", "figures", "named"), [(20, True, True), (21, False, True), (101, False, False)])
+def test_confusions_of_many_classes_are_colours_with_names_up_to_a_hundred(axis, classes, figures, named):
+    names = [*(f"{c}" for c in range(classes - 1)), "a name of seventeen"]
+    draw_confusion(axis, torch.eye(classes, dtype=torch.float64), names, "SciMix", **EDGES)
+    assert len(axis.texts) == classes * figures
+    for ticks in (axis.get_xticklabels(), axis.get_yticklabels()):
+        assert ([tick.get_text() for tick in ticks] == [*names[:-1], "a name of seven…"]) is named
 
 
 def test_columns_of_images_and_of_maps_of_one_scale():

@@ -176,6 +176,8 @@ def test_table_and_picture_of_transfer_are_of_its_numbers(dataset):
         }
         assert drawn(axis) == expected
     assert right.get_title() == "there: classes of hybrids, %"
+    assert right.get_ylabel() == "class of the semantic parent"
+    assert right.get_xlabel() == "class that the oracle sees in the hybrid"
     assert right.images[0].get_array().tolist() == values["there"]["confusion"]
     seen = finding.table.split("there: classes that the oracle sees\n")[1].splitlines()
     assert [line.split() for line in seen[:4]] == [

@@ -508,12 +508,15 @@ def test_members_are_scored_on_all_images_in_their_order(context, ensemble, crop
         seen.update(members=members, labels=labels) or {"accuracy": 0.5},
     )  # fmt: skip
     network, test = plan.network.eval(), context.dataset.test
-    assert plan.score(network, test, [3, 1, 14]) == {"accuracy": 0.5}
+    figures, logits = plan.score(network, test, [3, 1, 14])
+    assert figures == {"accuracy": 0.5}
     images = test.images.gather(torch.tensor([3, 1, 14])).float() / 255
     images = images if crop is None else images[:, :, 4:12, 4:12]
     torch.testing.assert_close(seen["members"], network.members(images), rtol=1e-5, atol=1e-5)
     assert seen["labels"].tolist() == test.labels[[3, 1, 14]].tolist()
-    assert math.isnan(plan.score(network, test, [])["accuracy"])
+    nothing = plan.score(network, test, [])
+    assert math.isnan(nothing.figures["accuracy"]) and nothing.logits is None
+    assert torch.equal(logits, network(images))
     torch.testing.assert_close(network(images), ensembled(network.members(images), ensemble))
 
 

@@ -296,16 +296,17 @@ def test_what_mixvit_leaves_computes_what_was_scored(crop, context, tmp_path):
         return {"accuracy": 0.0}
 
     plan = mixvit.plan(of, training, context, 0, measure=measure)
-    figures = plan.score(plan.judged.eval(), context.dataset.test, range(5))
+    figures, logits = plan.score(plan.judged.eval(), context.dataset.test, range(5))
     plan.finish(tmp_path, plan.judged)
     left, _, side = load_classifier(tmp_path / "network.safetensors")
-    images = context.dataset.test.images.gather(torch.arange(5)).float() / 255
-    images = images if crop is None else images[:, :, 4:12, 4:12]
+    whole = context.dataset.test.images.gather(torch.arange(5)).float() / 255
+    images = whole if crop is None else whole[:, :, 4:12, 4:12]
     torch.testing.assert_close(left(images).softmax(dim=1), said["logits"])
+    assert torch.equal(logits, plan.classify(plan.judged, whole))
     assert side == (crop or 16)
     assert figures["mflops"] == flops(left, side) / 1e6 and plan.score(
         plan.judged, context.dataset.test, ()
-    ).keys() == {"accuracy"}
+    ).figures.keys() == {"accuracy"}
 
 
 OF_RECURSIVEMIX = {
@@ -800,7 +801,9 @@ def test_the_score_is_the_accuracy_of_the_head_that_predicts(name, context):
             heads.predictions.bias.copy_(torch.tensor([0.0, 1e3, 0.0]))
             heads.consistency.bias.copy_(torch.tensor([1e3, 0.0, 0.0]))
     part = replace(context.dataset.test, labels=torch.tensor([1] * 9 + [2] * 6))
-    assert plan.score(network, part, range(10)) == {"accuracy": 0.9}
+    assert plan.score(network, part, range(10)).figures == {"accuracy": 0.9}
+    unknown = replace(part, labels=torch.tensor([-1] * 6 + [1] * 3 + [2] * 6))
+    assert plan.score(network, unknown, range(10)).figures == {"accuracy": 0.75}
     assert plan.select == ("accuracy" if name == "samosa" else None)
 
 

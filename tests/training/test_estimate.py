@@ -18,6 +18,7 @@ from hybridgen.training.estimate import left_of, seconds_of, spoken, whole_time
 from hybridgen.training.objective import Outcome, Task, sgd
 from hybridgen.training.plan import Plan
 from hybridgen.training.schedules import Clock
+from hybridgen.training.scores import Scored
 from hybridgen.types import Batch
 
 
@@ -63,7 +64,7 @@ def plan(now: SimpleNamespace, steps: int = 160, evaluate_every: int = 60) -> Pl
     def score(network, part, indices):
         assert part is dataset.test and not network.training
         now.seconds += 0.5 * len(indices)
-        return {"accuracy": 0.0}
+        return Scored({"accuracy": 0.0})
 
     objective = Working(now)
     task = Task(objective, {"loss": 1.0}, sgd(objective, decay=0.1), lambda clock: 1e30)

@@ -26,6 +26,7 @@ from hybridgen.training.engine import make_accelerator, precision_of, taken_prec
 from hybridgen.training.objective import weighted
 from hybridgen.training.plan import Plan
 from hybridgen.training.record import claim
+from hybridgen.training.scores import Scored
 from hybridgen.training.train import train
 from hybridgen.types import InputError
 
@@ -358,7 +359,7 @@ def test_a_run_in_bf16_that_is_stopped_and_resumed_equals_one_that_never_stopped
         @torch.no_grad()
         def score(network, part, indices):
             classify = plan.classify or (lambda network, images: network.classifier(images)[1])
-            return {"accuracy": float(classify(network, torch.rand(2, 3, 16, 16)).sum())}
+            return Scored({"accuracy": float(classify(network, torch.rand(2, 3, 16, 16)).sum())})
 
         def after_step(folder: Path):
             if plan.clock.step == stop:

@@ -12,11 +12,13 @@ from torch import nn
 from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.sources import InMemory
 from hybridgen.data.splits import Split
+from hybridgen.evaluation.predictions import read_predictions
 from hybridgen.training.context import Context, RunSettings
 from hybridgen.training.ema import EMA
 from hybridgen.training.objective import Outcome, Task, sgd
-from hybridgen.training.plan import Plan
+from hybridgen.training.plan import Plan, by_accuracy
 from hybridgen.training.schedules import Clock
+from hybridgen.training.scores import Scored
 from hybridgen.training.train import train
 from hybridgen.types import Batch, InputError
 
@@ -91,8 +93,8 @@ class Noted:
         which = "validation" if part is self.context.dataset.train else "test"
         self.scored.append((which, list(indices), round(float(network.steps), 6), network.training))
         if which == "test":
-            return {"accuracy": float(network.steps) / 100, "members": 0.5}
-        return {"accuracy": SCORES.get(round(float(network.steps)), 0.0), "members": 0.25}
+            return Scored({"accuracy": float(network.steps) / 100, "members": 0.5})
+        return Scored({"accuracy": SCORES.get(round(float(network.steps)), 0.0), "members": 0.25})
 
     def after_step(self, folder):
         average = self.plan.average
@@ -174,6 +176,31 @@ def test_the_artefact_is_written_before_the_result_and_is_the_selected_network_o
         noted = Noted(tmp_path / name, **how)
         noted.train(tmp_path / name)
         assert noted.finished == [(tmp_path / name, False, pytest.approx(steps, abs=0.1))]
+
+
+def test_test_images_of_known_class_are_classified_once_by_each_network(tmp_path):
+    """Figures and predictions.npz are of the same logits; an image of unknown class is neither right nor wrong."""
+    noted, seen = Noted(tmp_path), []
+    values = torch.tensor([0, 1, 1, 0, 2], dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 4, 4)
+    test = Part(InMemory(values), torch.tensor([0, 1, -1, 2, 2]))
+    noted.context = replace(noted.context, dataset=replace(noted.context.dataset, classes=("a", "b", "c"), test=test))
+
+    def classify(network: Counter, images: torch.Tensor) -> torch.Tensor:
+        seen.extend([network.steps.item()] * len(images))
+        return network.steps.detach() * nn.functional.one_hot((255 * images[:, 0, 0, 0]).round().long(), 3)
+
+    def score(network: Counter, part: Part, indices: range) -> Scored:
+        return (scoring if part is test else noted.score)(network, part, indices)
+
+    scoring = by_accuracy(noted.context, classify)
+    noted.plan = replace(noted.plan, context=noted.context, classify=classify, score=score)
+    result = noted.train(tmp_path)
+    assert result["test_accuracy_last"] == result["test_accuracy_selected"] == 3 / 4
+    assert seen == [10.0] * 4 + [6.0] * 4
+    kept = read_predictions(tmp_path / "predictions.npz", name="kept")
+    assert kept.indices.tolist() == [0, 1, 3, 4] and kept.labels.tolist() == [0, 1, 2, 2]
+    assert kept.logits.tolist() == [[6, 0, 0], [0, 6, 0], [6, 0, 0], [0, 0, 6]]
+    assert json.loads((tmp_path / "setup.json").read_text())["data"]["test"] == 4
 
 
 def test_a_resumed_run_begins_where_the_checkpoint_is(tmp_path):
