@@ -11,8 +11,8 @@ from typing import get_args
 from hybridgen import __version__
 from hybridgen.commands.bench import Bench
 from hybridgen.commands.evaluate import Evaluate, evaluated
-from hybridgen.commands.export import Export
 from hybridgen.commands.explore import Explore
+from hybridgen.commands.export import Export
 from hybridgen.commands.hybridize import Hybridize
 from hybridgen.commands.mixing import MIXING_STUDIES, MixingStudy
 from hybridgen.commands.predict import Predict
