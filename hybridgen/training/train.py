@@ -36,7 +36,6 @@ def train(
     accelerator, dataset = context.accelerator, context.dataset
     if not claimed:
         claim(folder, settings, accelerator, resume=settings.resume, fresh_ok=folder != settings.out)
-    context.say()
     write_setup(folder, settings, context, steps=clock.steps)
 
     # What trains, and what checkpoints hold
@@ -62,6 +61,7 @@ def train(
         save_every=settings.save_every,
         resume=settings.resume,
     ) as run:
+        context.say()
         for scalars in fit(tasks, plan.stream.from_step(clock.step), clock, accelerator, seed=seed):
             if plan.average:
                 plan.average.update(plan.network)

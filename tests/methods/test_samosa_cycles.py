@@ -32,7 +32,7 @@ def test_batches_of_a_window_are_drawn_from_hybrids_too_and_others_are_the_strea
     stream = context.stream(0, labelled=4, labelled_views=(lambda x, g: x,), unlabelled=10, unlabelled_views=())
     hybrids = HybridSet(context.dataset, context.split, 9)
     hybrids.images.fill_(255)  # white, as no image is
-    cycles = Cycles(stream, hybrids, Settings(start=1.0, stop=3.0), context, 20)
+    cycles = Cycles(stream, hybrids, Settings(start=1.0, stop=3.0), context, 20, stream.steps_per_epoch)
     labels = context.dataset.train.labels
     known = context.dataset.train.images.gather(torch.tensor(context.split.labelled)) / 255  # and no others
     white = []
