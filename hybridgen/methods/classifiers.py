@@ -31,7 +31,7 @@ class ClassifierSettings:
     momentum: Annotated[float, Field(gt=0, le=1), NUMBER] | None = 0.05
     """Batch-norm's share of the newest batch in its running statistics; none: the network's own."""
     epochs: Flat[Positive | None] = None
-    """Passes over the unlabelled images; unless given 14, of fewer than 30 steps several in the place of each."""
+    """Passes over the unlabelled images; unless given 14, of fewer than 20 steps several in the place of each."""
     rate: Flat[Positive]
     """Learning rate at the start."""
     rate_epochs: Flat[Positive | None] = None

@@ -28,7 +28,7 @@ class Settings(ClassifierSettings):
     """How MixMatch trains. The defaults suit digits-m."""
 
     epochs: Flat[Positive | None] = None
-    """Passes over the unlabelled images; unless given 8, of fewer than 30 steps several in the place of each."""
+    """Passes over the unlabelled images; unless given 8, of fewer than 20 steps several in the place of each."""
     rate = 0.01
     weight_decay = 0.02
     labelled_batch: Flat[Count | None] = None

@@ -50,7 +50,7 @@ class Settings:
     guide: Flat[Guide] = "fixmatch"
     """L_S: what trains the classifier E_c, C."""
     epochs: Flat[Positive | None] = None
-    """Passes over the unlabelled images; unless given 36, of fewer than 30 steps several in the place of each."""
+    """Passes over the unlabelled images; unless given 36, of fewer than 20 steps several in the place of each."""
     rate_epochs: Flat[Positive] = 37
     """Epochs in which the cosine rate would decrease fully."""
     rate: Flat[Positive] = 4e-3

@@ -32,7 +32,7 @@ FEWEST = 64
 LABELS, LABELS_PER_CLASS, VALIDATION = 100, 4, 100
 """Images of a split of which nothing is given."""
 
-SHORTEST = 30
+SHORTEST = 20
 """Steps of an epoch, at least, where epochs are not given."""
 FEW_STEPS = 200
 """Of a training; fewer are told."""

@@ -1132,10 +1132,10 @@ def test_plans_leave_their_artefacts(context, tmp_path):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_of_few_images_an_epoch_is_as_many_passes_as_thirty_steps_take_unless_epochs_are_given(name, context, capsys):
+def test_of_few_images_an_epoch_is_as_many_passes_as_twenty_steps_take_unless_epochs_are_given(name, context, capsys):
     """51 images are not set aside: in batches of 4 a pass is 12 steps, in batches of 10 it is 5."""
     unlabelled = METHODS[name][1].unlabelled_batch
-    passes, steps = {4: (3, 36), 10: (6, 30)}[unlabelled]
+    passes, steps = {4: (2, 24), 10: (4, 20)}[unlabelled]
     usual = 8 if name == "mixmatch" else 14
     plan = make(name, context, epochs=None)
     assert (plan.clock.steps_per_epoch, plan.clock.steps) == (steps, usual * steps)
@@ -1152,13 +1152,13 @@ def test_of_few_images_an_epoch_is_as_many_passes_as_thirty_steps_take_unless_ep
 
 
 def test_of_few_images_the_generator_and_all_windows_keep_their_place(context, hybridizer):
-    """Batches of 10 of 51 images: 30 steps an epoch; hybrids from its epoch 2 to its epoch 12."""
+    """Batches of 10 of 51 images: 20 steps an epoch; hybrids from its epoch 2 to its epoch 12."""
     plan, _ = scimix.plan(scimix.Settings(**SCIMIX_SMALL | dict(epochs=None)), context, 0)
-    assert (plan.clock.steps_per_epoch, plan.clock.steps) == (30, 36 * 30)
+    assert (plan.clock.steps_per_epoch, plan.clock.steps) == (20, 36 * 20)
     how = hybrids.Settings(start=2.0, stop=12.0, keep_consistent=False)
     with_them = hybrids.with_hybrids(make("supervised", context, epochs=None), hybridizer, how)
     objective, batch = with_them.tasks["classifier"].objective, next(with_them.stream.from_step(0))
-    losses = [objective(batch, replace(with_them.clock, step=step)).losses for step in (59, 60, 359, 360)]
+    losses = [objective(batch, replace(with_them.clock, step=step)).losses for step in (39, 40, 239, 240)]
     assert [found["hybrids"].item() > 0 for found in losses] == [False, True, True, False]
     cycles = samosa_plan(samosa.Settings(cycles=2, start=1, stop=6), context, epochs=None)
-    assert cycles.clock.steps == 2 * 14 * 30 and cycles.stream.steps_per_epoch == 30
+    assert cycles.clock.steps == 2 * 14 * 20 and cycles.stream.steps_per_epoch == 20
