@@ -102,6 +102,18 @@ def test_perception_is_supervised_and_trains_the_classifier(batch):
     assert all(parameter.grad is None for parameter in autoencoder.decoder.parameters())
 
 
+@pytest.mark.parametrize(("processes", "size"), [(1, 11), (2, 10)])
+def test_plans_have_their_optimizer_and_batches_that_processes_share(context, monkeypatch, processes, size):
+    """12 images are labelled; 11 are asked for a step. The decoder's Adam has betas 0.9 and 0.99."""
+    monkeypatch.setattr(Accelerator, "num_processes", processes)
+    settings = Settings(perception_batch=11, batch=6)
+    autoencoder = adain.network(settings, context, 0)
+    first = adain.perception_plan(settings, context, autoencoder, 0)
+    assert len(next(first.stream.from_step(0)).labelled[0]) * processes == size
+    second, _ = adain.plan(settings, context, autoencoder, 0)
+    assert [group["betas"] for group in second.tasks["transfer"].optimizer.param_groups] == [(0.9, 0.99)]
+
+
 def test_training_lowers_both_losses(batch):
     objective = AdaINTransfer(build().float())
     batch = Batch((), batch.labels[:0], (batch.unlabelled[0].float(),))

@@ -109,6 +109,15 @@ def test_finished_runs_are_read_and_not_repeated(tmp_path):
     assert again.conclude()["classifiers"]["FixMatch"]["test_accuracy_last"]["mean"] == pytest.approx(0.55)
 
 
+@pytest.mark.parametrize("lacking", ["test_accuracy_last", "test_accuracy_selected", "seconds", "steps"])
+def test_a_result_without_a_figure_is_not_taken(tmp_path, lacking):
+    run = next(comparison(tmp_path / "c").unfinished())
+    run.folder.mkdir(parents=True)
+    write_result(run.folder, CONTEXT.accelerator, **{key: one for key, one in result(run).items() if key != lacking})
+    with pytest.raises(InputError, match=f"result.json: {lacking} is missing or no number"):
+        next(comparison(tmp_path / "c", resume=True).unfinished())
+
+
 # --- gains ---------------------------------------------------------------------------------------------------
 
 

@@ -116,6 +116,7 @@ def test_the_page_says_what_the_files_say_and_loads_nothing(tmp_path):
     assert order.index("epochs") < order.index("threshold")  # what is no default comes first
     assert page.row("of them unlabelled") == ["of them unlabelled", "30"] and page.row("processor")[1] == "an abacus"
     assert page.row("hash of the split")[1] == "abc123"
+    assert page.row("fingerprint")[1] == "f" * 16 + "…"  # of 64 letters
     # Three of the first class right, none of the second; of the third there are no images
     assert page.row(NAUGHTY, "3") == [NAUGHTY, "3", "100.0 [43.9, 100.0]"]
     assert page.row("dog", "3") == ["dog", "3", "0.0 [0.0, 56.1]"]
