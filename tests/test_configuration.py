@@ -63,9 +63,9 @@ def test_the_order_on_the_command_line_does_not_matter(file):
     path = file("steps: 3\n")
     expected = Config(rate=0.5, steps=4)
     assert parsed("--steps", "4", f"--config={path}", "--preset=smoke") == expected
+    assert parsed("--preset", "smoke", "--steps", "4", "--config", path) == expected
     odd = Path(path).rename(Path(path).with_name("a=b.yaml"))
     assert parsed("--steps", "4", f"--config={odd}", "--preset", "smoke") == expected
-    assert parsed("--preset", "smoke", "--steps", "4", "--config", path) == expected
 
 
 def test_every_kind_of_value():
