@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hybridgen.data.augment import diff_augment, weak
+from hybridgen.data.pillow_policy import pillow_weak
 from hybridgen.types import InputError
 
 
@@ -147,3 +149,17 @@ def test_diff_augment_is_drawn_from_the_global_generator_unless_told_otherwise()
     assert not torch.equal(first, second)
     assert torch.equal(first, diff_augment(images, generator(3)))
     assert len({tuple(image.flatten().tolist()) for image in diff_augment(images[:1].expand(50, -1, -1, -1))}) == 50
+
+
+def test_pillows_weak_view_is_shifted_by_every_number_of_pixels_to_both_sides_and_flipped_half_the_time():
+    """A lone bright pixel in the middle tells where the image went."""
+    pixels = np.zeros((9, 13, 3), dtype=np.uint8)
+    pixels[4, 7] = 255
+    rng, seen, flips = np.random.default_rng(0), set(), 0
+    for _ in range(400):
+        ((row, column),) = np.argwhere(
+            np.asarray(pillow_weak(Image.fromarray(pixels), rng, flip=False, shift=2))[..., 0]
+        )
+        seen.add((int(row) - 4, int(column) - 7))
+        flips += bool(np.asarray(pillow_weak(Image.fromarray(pixels), rng, flip=True, shift=0))[4, 5, 0])
+    assert seen == {(down, right) for down in range(-2, 3) for right in range(-2, 3)} and 160 < flips < 240

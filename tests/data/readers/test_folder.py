@@ -38,7 +38,7 @@ def test_some_classes_of_a_folder_are_those_that_a_text_file_in_it_names(tmp_pat
     for part in ("train", "test"):
         write(root / part / "ant" / "0.png", picture(5))
         (root / part / "cow").mkdir()
-    (root / "some.txt").write_text("dog\n\n ant\n")
+    (root / "some.txt").write_text("dog\n\n ant\n", encoding="utf-8-sig")
     dataset = load_dataset(str(root / "some.txt"))
     assert (dataset.name, dataset.classes) == (f"classes:{root / 'some.txt'}", ("ant", "dog"))
     assert dataset.train.labels.tolist() == [0, 1, 1, 1] and dataset.test.labels.tolist() == [0, 1, 1]
