@@ -150,7 +150,9 @@ class GatedAttention(convit.GPSA):
         if isqrt(tokens) ** 2 != tokens:
             raise InputError(f"network: {tokens} tokens are no square, which gated positional self-attention needs")
         super().__init__(dim, heads)
-        self.rel_indices = self.get_rel_indices(tokens)
+        indices = self.get_rel_indices(tokens)
+        del self.rel_indices  # Of older timm (1.0.27) it is no buffer, and stays on the device where it was made
+        self.register_buffer("rel_indices", indices, persistent=False)
 
     @torch.no_grad()
     def local_init(self) -> None:

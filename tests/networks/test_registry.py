@@ -105,6 +105,16 @@ def test_width_scales_every_filter():
     assert densenet.features.conv0.out_channels == 16
 
 
+@pytest.mark.parametrize("name", [*NETWORKS, "fast", "leaky-wrn-10-1", "convit-12-3-1-patch4", "cait-12-3-1-patch4"])
+def test_tensors_move_with_their_network(name):
+    """Those that are neither parameters nor buffers would stay on the CPU."""
+    with torch.device("meta" if name in NETWORKS else "cpu"):
+        made = make_network(name, 10, image_size=32)
+    left = [(type(part).__name__, field) for part in made.modules() for field, value in vars(part).items()
+            if isinstance(value, torch.Tensor)]  # fmt: skip
+    assert not left
+
+
 def test_initialisation():
     torch.manual_seed(0)
     for name, fan in (("cifar-resnet18", "out"), ("cifar-densenet121", "in"), ("wrn-10-1", "out")):

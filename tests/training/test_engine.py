@@ -39,6 +39,13 @@ def test_a_network_is_laid_out_on_the_device_of_its_process(monkeypatch):
     assert {tensor.device.type for tensor in network.state_dict().values()} == {"meta"}
 
 
+def test_attention_is_not_cudnns():
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    make_accelerator(keep_memory=False)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()
+
+
 def test_channels_last_is_the_layout_of_every_convolution():
     network = laid_out(nn.Sequential(nn.Conv2d(4, 8, 3)), Accelerator(cpu=True), channels_last=True)
     assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
