@@ -1,4 +1,4 @@
-"""What comes with the code: recipes and hybridizers."""
+"""What comes with the code: recipes, hybridizers and lists of classes."""
 
 from pathlib import Path
 from typing import Literal

@@ -14,8 +14,8 @@ PACKAGE = ROOT / "hybridgen"
 
 RANKS = (
     {"errors"},
-    {"types", "files", "settings"},
-    {"configuration", "assets", "data", "networks", "losses"},
+    {"types", "files", "settings", "assets"},
+    {"configuration", "data", "networks", "losses"},
     {"mixing"},
     {"training"},
     {"hybridizer"},
@@ -210,7 +210,10 @@ def test_a_wheel_carries_every_room_the_recipes_and_the_assets():
     assert told["package-dir"] == {"hybridgen._recipes": "recipes", "hybridgen._assets": "assets"}
     data = {path for each in told["package-data"]["hybridgen._assets"] for path in (ROOT / "assets").glob(each)}
     assert data == {
-        path for part in ("hybridizers", "splits") for path in (ROOT / "assets" / part).rglob("*") if path.is_file()
+        path
+        for part in ("classes", "hybridizers", "splits")
+        for path in (ROOT / "assets" / part).rglob("*")
+        if path.is_file()
     }
     pages = {f"hybridgen.{path.parent.name}": [path.name] for path in PACKAGE.rglob("*.html")}
     assert pages == {room: files for room, files in told["package-data"].items() if files[0].endswith(".html")}

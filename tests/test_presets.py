@@ -413,7 +413,7 @@ MIXVIT_TINY = MIXVIT | {
 }
 
 MIXVIT_IMAGENET = MIXVIT | {
-    "data": "classes:data/imagenet/imagenet-100.txt",
+    "data": "imagenet-100:data/imagenet",
     "image_size": 224,
     "whole": True,
     "training.batch": 1048,

@@ -35,7 +35,7 @@ SETS = {
     "mnist-m": (60_000, 10, 28),
     "folder:data/CUB_200": (3000, 200, None),
     "folder:data/imagenet": (5000, 1000, None),
-    "classes:data/imagenet/imagenet-100.txt": (5000, 100, None),
+    "imagenet-100:data/imagenet": (5000, 100, None),
     "folder:data/tiny-imagenet-200": (100_000, 200, None),
 }
 """Training images, classes and side of the sets of the presets; of ImageNet fewer images than there are."""

@@ -104,6 +104,7 @@ DATASETS: dict[str, str] = {
     "mnist-m:PATH": "torchvision.mnist_m",
     "folder:PATH": "folder.folder",
     "classes:PATH": "folder.of_classes",
+    "imagenet-100:PATH": "folder.imagenet_100",
     "csv:PATH": "folder.listed",
     "npz:PATH": "npz.npz",
 }
@@ -126,7 +127,7 @@ def named(data: str) -> str:
 
 def of_files(data: str) -> bool:
     """Whether a data set of this name consists of image files, of any sizes."""
-    return named(data).partition(":")[0] in ("folder", "classes", "csv")
+    return named(data).partition(":")[0] in ("folder", "classes", "imagenet-100", "csv")
 
 
 def load_dataset(
@@ -138,8 +139,8 @@ def load_dataset(
     memory_limit: int = 2 << 30,
     whole: bool = False,
 ) -> Dataset:
-    """Load a data set by its name in `DATASETS`; `folder:PATH`, `classes:PATH`, `csv:PATH`, `npz:PATH` and
-    `mnist-m:PATH` take a path. The path of a folder, a text, a CSV or an npz file will do alone.
+    """Load a data set by its name in `DATASETS`; `folder:PATH`, `classes:PATH`, `imagenet-100:PATH`, `csv:PATH`,
+    `npz:PATH` and `mnist-m:PATH` take a path. The path of a folder, a text, a CSV or an npz file will do alone.
 
     Args:
         image_size: side in pixels; None for the set's own.
@@ -163,8 +164,8 @@ def load_dataset(
         raise InputError(f"image_size = {image_size}: must be positive")
     if whole and not of_files(name):
         raise InputError(
-            f"whole = True: {name} has images of one size; only folder:PATH, classes:PATH and csv:PATH have whole "
-            "photographs"
+            f"whole = True: {name} has images of one size; only folder:PATH, classes:PATH, imagenet-100:PATH and "
+            "csv:PATH have whole photographs"
         )
     module, function = reader.split(".")
     read = getattr(import_module(f"hybridgen.data.readers.{module}"), function)

@@ -363,13 +363,12 @@ TINY: dict[str, Any] = merged(
 IMAGENET: dict[str, Any] = merged(
     PAPER,
     dict(
-        data="classes:data/imagenet/imagenet-100.txt", image_size=224, whole=True, workers=8, evaluate_every=121,
-        save_every=121,
+        data="imagenet-100:data/imagenet", image_size=224, whole=True, workers=8, evaluate_every=121, save_every=121,
         training=dict(batch=1048, rate_batch=1048, weight_decay=0.1, autoaugment="imagenet"),
     ),
 )  # fmt: skip
-"""Patches of 16 pixels of 224; weight decay doubled; four GPUs. Classes are those that the text file names, in a folder
-of all of ImageNet: Tian et al.'s (2020) list, which does not come with this code."""
+"""Patches of 16 pixels of 224; weight decay doubled; four GPUs. The classes, out of a folder of all of ImageNet, are
+Tian et al.'s (2020), which the thesis cites."""
 
 BACKBONES: dict[str, dict[str, Any]] = {
     "convit": dict(network="convit-384-12-5"),

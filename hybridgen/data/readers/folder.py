@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
+from hybridgen.assets import carried
 from hybridgen.data.datasets import Dataset, Part, Request, described
 from hybridgen.data.sources import IMAGE_SUFFIXES, Files, InMemory, Photographs, decode, one_line
 from hybridgen.types import InputError
@@ -51,17 +52,27 @@ def folder(request: Request) -> Dataset:
 def of_classes(request: Request) -> Dataset:
     """Some of the classes of a `folder`: those that a text file in it names, one a line. InputError for a class that is
     not there, or of which there are no images."""
+    return _of_folder(request, request.path.parent, only=_names(request.path))
+
+
+def imagenet_100(request: Request) -> Dataset:
+    """Of ImageNet as a `folder`, the hundred classes that Tian et al. (2020, "Contrastive multiview coding") drew, of
+    `assets/classes`."""
+    return _of_folder(request, request.path, only=_names(carried("assets") / "classes" / "imagenet-100.txt"))
+
+
+def _names(file: Path) -> list[str]:
     try:
-        lines = request.path.read_text(encoding="utf-8-sig").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{request.path}: cannot be read ({one_line(error)})") from error
+        raise InputError(f"{file}: cannot be read ({one_line(error)})") from error
     names = [name for line in lines if (name := line.strip())]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{request.path}: class {twice!r} comes twice")
+        raise InputError(f"{file}: class {twice!r} comes twice")
     if wrong := [name for name in names if Path(name).name != name]:
-        raise InputError(f"{request.path}: {wrong[0]!r} is no folder's name; needed are names of classes, one a line")
-    return _of_folder(request, request.path.parent, only=names)
+        raise InputError(f"{file}: {wrong[0]!r} is no folder's name; needed are names of classes, one a line")
+    return names
 
 
 def _of_folder(request: Request, root: Path, only: Sequence[str] | None = None) -> Dataset:

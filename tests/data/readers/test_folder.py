@@ -1,4 +1,6 @@
 import os
+import shutil
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,23 @@ def test_some_classes_of_a_folder_are_those_that_a_text_file_in_it_names(tmp_pat
         (root / "some.txt").write_text(names)
         with pytest.raises(InputError, match=words):
             load_dataset(f"classes:{root / 'some.txt'}")
+
+
+def test_the_hundred_classes_of_imagenet_100_are_at_hand(tmp_path, picture, write):
+    """Each is one of ImageNet's thousand, which timm lists too; others are not even looked at."""
+    with (files("timm") / "data" / "_info" / "imagenet_synsets.txt").open() as lines:
+        thousand = {line.strip() for line in lines}
+    chosen = (Path(__file__).parents[3] / "assets" / "classes" / "imagenet-100.txt").read_text().split()
+    assert len(set(chosen)) == 100 and set(chosen) <= thousand and chosen == sorted(chosen)
+    for part in ("train", "test"):
+        for name in (*chosen, "n01440764"):
+            write(tmp_path / part / name / "0.png", picture(1))
+    dataset = load_dataset(f"imagenet-100:{tmp_path}")
+    assert dataset.classes == tuple(chosen) and len(dataset.train) == len(dataset.test) == 100
+    assert isinstance(load_dataset(f"imagenet-100:{tmp_path}", image_size=8, whole=True).train.images, Photographs)
+    shutil.rmtree(tmp_path / "test" / "n02119022")
+    with pytest.raises(InputError, match=r"test: no images of class 'n02119022'; of the 100 classes .* 1 are missing"):
+        load_dataset(f"imagenet-100:{tmp_path}")
 
 
 def test_folder_beyond_the_memory_limit_stays_on_disk_with_the_same_pixels(tmp_path, image_folder):
