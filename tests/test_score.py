@@ -461,16 +461,18 @@ def test_the_curves_of_the_picture_by_hand():
     sure = torch.tensor([0.9, 0.6, 0.9, 0.9, 0.6, 0.9], dtype=torch.float64)
     labels = torch.tensor([0, 1, 1, 0, 0, 0])
     one = Predictions("one", torch.stack([sure, 1 - sure], dim=1).log()[None], labels)
-    scores = scores_of(one, seed=0)
-    reliability, confidences, curves, matrix, _ = picture([one], {"one": scores}).axes
+    first = Predictions("first", one.members.flip(2) / 8, labels)
+    scores = {each.name: scores_of(each, seed=0) for each in (first, one)}
+    reliability, confidences, curves, matrix, _ = picture([first, one], scores).axes
+    assert confidences.get_title() == "confidences of one" and len(curves.lines) == 2
     assert matrix.images[0].get_array().tolist() == [[1, 0], [1, 0]] and matrix.get_title() == "one: confusion, %"
     assert (matrix.get_ylabel(), matrix.get_xlabel()) == ("class of the image", "class that is predicted")
-    points, diagonal = reliability.lines
+    _, points, diagonal = reliability.lines
     assert points.get_xydata().flatten().tolist() == pytest.approx([0.6, 0.5, 0.9, 0.75])
     assert diagonal.get_xydata().tolist() == [[0, 0], [1, 1]] and points.get_label() == "one, ECE 13.3%"
     heights = {round(bar.get_x() + bar.get_width() / 2, 3): bar.get_height() for bar in confidences.patches}
     assert {at: height for at, height in heights.items() if height} == {0.567: 2, 0.9: 4} and len(heights) == 15
-    (curve,) = curves.lines
+    curve = curves.lines[1]
     assert curve.get_xdata().tolist() == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1])
     assert curve.get_ydata().tolist() == pytest.approx([1 / 4, 1 / 4, 1 / 4, 1 / 4, 1.5 / 5, 2 / 6])
     assert curve.get_label() == f"one, AURC {(1 + 1.5 / 5 + 2 / 6) / 6:.4f}"
