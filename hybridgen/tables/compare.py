@@ -107,6 +107,7 @@ class Comparison:
         write_setup(settings.out, settings, context)
         self.settings, self.context = settings, context
         self.results: dict[str, list[Result]] = {name: [] for name in variants}
+        self._expect({name: plan.clock.steps for name, plan in zip(variants, plans, strict=True)})
         self.beside: tuple[str, ...] = ()
         """Parts that have no accuracies to compare: what hybrids come from."""
         self._oracle: Classifier | None = None
@@ -123,6 +124,10 @@ class Comparison:
                 else:
                     self.results[variant].append(done)
 
+    def _expect(self, steps: Mapping[str, int]) -> None:
+        of_runs = {self.folder(name, seed): own for seed in self._seeds for name, own in steps.items()}
+        self.context.expected.update(of_runs)
+
     def folder(self, variant: str, seed: int) -> Path:
         """Of a run: `fixmatch-seed0`, and of "FixMatch + SciMix" `scimix-seed0`."""
         return self.settings.out / f"{slug(variant)}-seed{seed}"
@@ -137,6 +142,7 @@ class Comparison:
         dataset, accelerator, settings = self.context.dataset, self.context.accelerator, self.settings
         self.context.say()
         self.beside = tuple(name for name in plans if name not in self.results)
+        self._expect({name: plan.clock.steps for name, plan in plans.items()})
         seconds = whole_time({self.folder(name, seed): plan for name, plan in plans.items() for seed in self._seeds})
         if judge is not None:
             seconds += oracle_seconds(self._sized(judge), dataset, accelerator)

@@ -99,6 +99,8 @@ class Context:
     accelerator: Accelerator
     dataset: Dataset
     split: Split
+    expected: dict[Path, int] = field(default_factory=dict)
+    """Steps of every training of the command, by the folders of their runs, where they are known beforehand."""
     _told: dict[str, bool] = field(default_factory=dict)
 
     @classmethod

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
@@ -127,6 +128,9 @@ class Run:
     `step` after every step: records every `record_every` steps (means over the interval) to `metrics.jsonl` and
     TensorBoard, saves a checkpoint every `save_every` steps, and on SIGTERM or Ctrl-C saves one and exits with
     128 + signal. A diverged loss ends the run with the name of the last good checkpoint.
+
+    The bar is of all runs `among` which this one is, by their folders, and their steps: it goes on where those that are
+    finished end. It shows the last recorded loss and validation accuracy.
     """
 
     def __init__(
@@ -144,6 +148,7 @@ class Run:
         local: Mapping[str, nn.Module] | None = None,
         resume: bool = False,
         keep: int = 3,
+        among: Mapping[Path, int] = MappingProxyType({}),
     ) -> None:
         for field, interval in (("record_every", record_every), ("save_every", save_every)):
             if interval < 1:
@@ -161,6 +166,7 @@ class Run:
             keep=keep,
         )
         self.resume, self.split_hash = resume, split_hash
+        self.among = {folder: clock.steps} | dict(among)
         self._signal = 0
 
     def __enter__(self) -> "Run":
@@ -176,10 +182,14 @@ class Run:
         except BaseException:
             self._let_go()
             raise
+        finished = [place for place in self.among if place != self.folder and (place / "result.json").exists()]
+        several = f" ({len(finished) + 1} of {len(self.among)})" if len(self.among) > 1 else ""
         self._bar = tqdm(
-            total=self.clock.steps, initial=self.clock.step, desc=self.folder.name, unit="step",
-            disable=not self.accelerator.is_main_process, mininterval=1.0, dynamic_ncols=True,
+            total=sum(self.among.values()), initial=sum(self.among[place] for place in finished) + self.clock.step,
+            desc=self.folder.name + several, unit="step", disable=not self.accelerator.is_main_process,
+            mininterval=1.0, dynamic_ncols=True, leave=len(finished) + 1 == len(self.among),
         )  # fmt: skip
+        self._shown: dict[str, str] = {}
         self._began = time.perf_counter()
         self._handlers = {s: signal.signal(s, self._interrupt) for s in (signal.SIGTERM, signal.SIGINT)}
         return self
@@ -268,6 +278,11 @@ class Run:
     def log(self, **values: float) -> None:
         """Record values at this step."""
         if self.accelerator.is_main_process:
+            if losses := [value for name, value in values.items() if name.endswith("/total")]:
+                self._shown["loss"] = f"{losses[0]:.3g}"
+            if "validation/accuracy" in values:
+                self._shown["validation"] = f"{values['validation/accuracy']:.1%}"
+            self._bar.set_postfix(self._shown, refresh=False)
             row = {"step": self.clock.step, "epoch": round(self.clock.epoch, 4)} | values
             with writing(self.folder / "metrics.jsonl"):
                 self._metrics.write(json.dumps(row) + "\n")

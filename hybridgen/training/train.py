@@ -60,6 +60,7 @@ def train(
         record_every=settings.record_every,
         save_every=settings.save_every,
         resume=settings.resume,
+        among=context.expected,
     ) as run:
         context.say()
         for scalars in fit(tasks, plan.stream.from_step(clock.step), clock, accelerator, seed=seed):

@@ -63,6 +63,8 @@ def test_every_variant_from_every_seed_and_no_other(tmp_path):
     assert [(run.variant, run.seed) for run in todo] == list(GIVEN)
     names = ["fixmatch-seed3", "scimix-seed3", "fixmatch-seed4", "scimix-seed4"]
     assert [run.folder for run in todo] == [tmp_path / "c" / name for name in names]
+    of_this = {folder: steps for folder, steps in CONTEXT.expected.items() if tmp_path in folder.parents}
+    assert of_this == {tmp_path / "c" / name: 7 for name in names}  # one bar is of them all
 
 
 def test_means_and_deviations_by_hand(tmp_path, capsys):
@@ -217,6 +219,7 @@ def test_what_is_trained_beside_the_variants_is_counted(tmp_path, capsys, monkey
     monkeypatch.setattr(compare, "oracle_seconds", lambda judge, *_: 0.5 * judge.steps)
     monkeypatch.setattr(compare, "judging_seconds", lambda *_: 7.5)
     compared, plan = comparison(tmp_path / "c"), object.__new__(Plan)
+    plan.clock = Clock(9, 2)
     parts = {"FixMatch": plan, "FixMatch + SciMix": plan, "Hybridizer": plan}
     judge = Training(steps=240, batch_size=2, shrinks=True)  # 30 steps of it are a quarter of the 266 images at most
     compared.tell_time(parts, 2, judge, like=hybridizer)
@@ -225,6 +228,7 @@ def test_what_is_trained_beside_the_variants_is_counted(tmp_path, capsys, monkey
     assert capsys.readouterr().out == "what is left of 6 trainings takes about 10 minutes\n"
     names = [f"{name}-seed{seed}" for name in ("fixmatch", "scimix", "hybridizer") for seed in (3, 4)]
     assert [place.name for place in told[0]] == names
+    assert all(CONTEXT.expected[tmp_path / "c" / name] == 9 for name in names)
     for seed, seconds in ((3, 100.0), (4, 110.0)):
         write_result(tmp_path / "c" / f"hybridizer-seed{seed}", CONTEXT.accelerator, seconds=seconds)
     for run in compared.unfinished():

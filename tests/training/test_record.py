@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from tqdm import tqdm
 
 from hybridgen.files import LOCK, hold, release
 from hybridgen.training import record
@@ -84,6 +85,33 @@ def test_metrics_are_means_over_the_steps_since_the_last_record(tmp_path):
     for row, steps in zip(rows, ([1, 2, 3, 4], [5, 6, 7, 8], [9, 10]), strict=True):
         assert row["it/error"] == pytest.approx(sum(1 / step for step in steps) / len(steps), rel=1e-6)
         assert row["it/weighted/error"] == pytest.approx(row["it/error"] / 2, rel=1e-6)
+
+
+def test_one_bar_shows_all_runs_with_loss_and_accuracy(tmp_path, monkeypatch):
+    """Of 20, 12 and 8 steps, the first finished, the second resumed after 5."""
+    bars = []
+    monkeypatch.setattr("tqdm.tqdm", lambda **how: bars.append((how, bar := tqdm(**how | {"disable": True}))) or bar)
+    first, second, third = (tmp_path / name for name in ("alone", "mixed", "other"))
+    first.mkdir()
+    (first / "result.json").write_text("{}")
+    among = {first: 20, second: 12, third: 8}
+    for until in (5, None):
+        with run(second, steps=12, record_every=1, save_every=5, among=among, resume=until is None) as one:
+            while not one.clock.done and one.clock.step != until:
+                one.clock.step += 1
+                one.step({"it/total": torch.tensor(1 / 3), "it/weighted/a": torch.tensor(5.0)})
+            one.log(**{"validation/accuracy": 0.875})
+    assert one._shown == {"loss": "0.333", "validation": "87.5%"}
+    (new, _), (resumed, _) = bars
+    assert (new["desc"], new["total"], new["initial"], new["leave"]) == ("mixed (2 of 3)", 40, 20, False)
+    assert (resumed["desc"], resumed["total"], resumed["initial"]) == ("mixed (2 of 3)", 40, 25)
+    for folder in (second, third):
+        folder.mkdir(exist_ok=True)
+    (second / "result.json").write_text("{}")
+    with run(third, steps=8, among=among):
+        assert (bars[-1][0]["desc"], bars[-1][0]["initial"], bars[-1][0]["leave"]) == ("other (3 of 3)", 32, True)
+    with run(tmp_path / "lone", steps=8):
+        assert (bars[-1][0]["desc"], bars[-1][0]["total"]) == ("lone", 8)
 
 
 def test_means_are_of_scalars_by_their_names_in_whatever_order_a_step_has_them():

@@ -134,6 +134,14 @@ def test_the_network_is_selected_on_validation_images_and_never_on_the_test_set(
     assert {name: value for name, value in result.items() if name != "seconds"} == expected
 
 
+def test_the_bar_is_of_all_that_is_expected(tmp_path, capsys):
+    noted = Noted(tmp_path)
+    noted.plan.context.expected[tmp_path / "later"] = 1000
+    noted.train(tmp_path)
+    assert f"{tmp_path.name} (1 of 2):" in (said := capsys.readouterr().err)
+    assert f"0/{1000 + noted.plan.clock.steps} " in said
+
+
 def test_records_hold_scores_notes_and_losses(tmp_path):
     noted = Noted(tmp_path)
     noted.train(tmp_path)
