@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from contextvars import ContextVar
@@ -10,7 +11,7 @@ from difflib import get_close_matches
 from functools import wraps
 from inspect import get_annotations
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, dataclass_transform, get_args
+from typing import Annotated, Any, NamedTuple, TypeVar, dataclass_transform, get_args
 
 import tyro
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -51,6 +52,13 @@ Decay = Annotated[float, Field(ge=0, lt=1), NUMBER]
 
 Flat = Annotated[T, arg(prefix_name=False)]
 """A field whose flag does not bear the name of its group: --rate, beside --method.threshold."""
+
+
+class Section(NamedTuple):
+    """Of a field's annotation: it and those after it stand under this title in the help."""
+
+    title: str
+
 
 _unchecked: ContextVar[bool] = ContextVar("unchecked", default=False)
 
@@ -192,7 +200,12 @@ def from_arguments(kind: type[C], arguments: Sequence[str], *, prog: str | None 
     said = io.StringIO()
     with unchecked():
         if {"-h", "--help"} & set(arguments):
-            tyro.cli(kind, args=["--help"], prog=prog, **how)
+            try:
+                with redirect_stdout(said := _Screen()):
+                    tyro.cli(kind, args=["--help"], prog=prog, **how)
+            finally:
+                known = sys.stdout.encoding or "utf-8"
+                print(_in_sections(said.getvalue(), kind).encode(known, "replace").decode(known), end="")
         try:
             with redirect_stderr(said), redirect_stdout(said):
                 given = tyro.cli(kind, args=arguments, prog=prog, **how)
@@ -201,6 +214,38 @@ def from_arguments(kind: type[C], arguments: Sequence[str], *, prog: str | None 
             raise InputError(f"{_folded(said.getvalue())}{_similar(said.getvalue())}; {more}") from stop
     return checked(kind, plain(given), names=flags(kind))
 
+
+class _Screen(io.StringIO):
+    """Keeps what is printed, with the colours and frames that it would have on the screen."""
+
+    encoding = property(lambda self: getattr(sys.__stdout__, "encoding", None))
+
+    def isatty(self) -> bool:
+        return sys.__stdout__ is not None and sys.__stdout__.isatty()
+
+
+def _in_sections(said: str, kind: type) -> str:
+    """tyro's help with a frame for each `Section` of the fields that are in no group; without frames, a title."""
+    titles = {
+        flag: each.title
+        for field, flag in ((field, f"--{field.name.replace('_', '-')}") for field in fields(kind))
+        for each in getattr(field.type, "__metadata__", ())
+        if isinstance(each, Section)
+    }
+    lines, width = [], 0
+    for line in said.splitlines():
+        bare = COLOUR.sub("", line)
+        width = width or (len(bare) if bare.startswith("╭") else 0)
+        flag = re.match(r"[│ ] (--[\w.-]+)", bare)
+        if flag and (title := titles.pop(flag[1], None)):
+            lines += (
+                [f"╰{'─' * (width - 2)}╯", f"╭─ {title} {'─' * (width - 5 - len(title))}╮"] if width else ["", title]
+            )
+        lines.append(line)
+    return "".join(f"{line}\n" for line in lines)
+
+
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 RULE = re.compile(r"^[ -]*---[ -]*$", flags=re.MULTILINE)
 """Of tyro's frames."""

@@ -1,8 +1,10 @@
 """Settings: ranges at both ends, all faults in one message, presets and files group by group; and every number of every
 recipe's configuration at values that nobody means."""
 
+import io
 import math
 import pickle
+import sys
 from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from hybridgen.settings import (
     Few,
     Flat,
     Positive,
+    Section,
     Seed,
     Share,
     Weight,
@@ -29,6 +32,7 @@ from hybridgen.settings import (
     changed,
     checked,
     flags,
+    from_arguments,
     merged,
     plain,
     prefixed,
@@ -444,3 +448,35 @@ def test_a_recipes_own_examples_are_taken(name):
         of = recipe(Path(script).stem)
         parse(of.Config, of.PRESETS, words[words.index(script) + 1 :])
         assert (RECIPES / Path(script).name).exists()
+
+
+# --- Help --------------------------------------------------------------------------------------------------------
+
+
+@settings
+class Sectioned:
+    """Some settings."""
+
+    alpha: Annotated[float, Section("how much")] = 1.0
+    """The amount, α."""
+    beta: int = 2
+    """Another --alpha."""
+    place: Annotated[Path, Section("where to")] = Path("there")
+    """A folder."""
+
+
+@pytest.mark.parametrize(("encoding", "first", "edge"), [("utf-8", "╭─ how much ─", "│"), ("ascii", "how much", " ")])
+def test_help_has_sections(encoding, first, edge, monkeypatch):
+    """On a screen that knows frames, and on one that knows ASCII alone."""
+    screen = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "__stdout__", screen)
+    with pytest.raises(SystemExit):
+        from_arguments(Sectioned, ["--help"])
+    screen.flush()
+    lines = screen.buffer.getvalue().decode(encoding).splitlines()
+    at = [place for start in (f"{edge} -h", first, f"{edge} --alpha", f"{edge} --beta", f"{edge} --place")
+          for place, line in enumerate(lines) if line.startswith(start)]  # fmt: skip
+    assert len(at) == 5 and at == sorted(at)
+    (second,) = [place for place, line in enumerate(lines) if "where to" in line]
+    assert at[3] < second == at[4] - 1 and len({len(line) for line in lines if line.startswith(("╭", "╰"))}) <= 1

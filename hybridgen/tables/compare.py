@@ -16,7 +16,7 @@ from hybridgen.files import save_picture
 from hybridgen.hybridizer import Hybridizer
 from hybridgen.methods.hybrids import HybridSource
 from hybridgen.networks.classifiers import FILE, Classifier
-from hybridgen.settings import Few, settings
+from hybridgen.settings import Few, Section, settings
 from hybridgen.tables.ending import end, save_transfer
 from hybridgen.tables.left import slug
 from hybridgen.tables.pictures import PICTURE
@@ -57,7 +57,7 @@ Variants = Mapping[str, Callable[[int], Plan]]
 class CompareSettings(RunSettings):
     """Abstract: what every recipe has that compares trainings over seeds."""
 
-    seeds: Few = 1
+    seeds: Annotated[Few, Section("what is compared")] = 1
     """Number of seeds, from --seed on."""
 
 

@@ -19,7 +19,7 @@ from hybridgen.data.streams import Stream, View
 from hybridgen.networks.classifiers import Classifier
 from hybridgen.networks.fast import Whitening, patch_covariance
 from hybridgen.networks.registry import default_network, make_network, set_batch_norm_momentum
-from hybridgen.settings import NUMBER, Count, Few, Seed, Whole, settings
+from hybridgen.settings import NUMBER, Count, Few, Section, Seed, Whole, settings
 from hybridgen.training.engine import Precision, laid_out, make_accelerator
 from hybridgen.training.schedules import Clock
 from hybridgen.types import InputError
@@ -42,8 +42,18 @@ FEW_STEPS = 200
 class RunSettings:
     """Abstract: what every recipe has that trains on a split of a data set."""
 
-    data: str = "digits-m"
+    data: Annotated[str, Section("images and labels")] = "digits-m"
     """Data set: digits-m, cifar10, svhn, ..., or the path of a folder, CSV or npz file."""
+    labels: Count | Literal["auto"] | None = "auto"
+    """Labelled images; none: all that are not set aside for validation; auto: 100, or four times the classes if that is
+    more, but not more than there are."""
+    validation: Whole | Literal["auto"] = "auto"
+    """Images of known class set aside, beside --labels, for validation; auto: 100, but not more than --labels leaves,
+    nor, where that is no number, more than a fifth of all."""
+    split: Path | None = None
+    """A split file made by `hybridgen split`; without one, the split of --labels, --split-seed and --validation."""
+    split_seed: Seed = 0
+    """Seed of the split."""
     image_size: Annotated[int, Field(ge=1, le=4096), NUMBER] | None = None
     """Side to which images are brought. Unless given their own, and of files of unequal sizes 16, 32 or 64: the largest
     that is not above the middle one of their shorter sides."""
@@ -54,36 +64,26 @@ class RunSettings:
     """Where data sets lie or are downloaded to."""
     download: bool = False
     """Download the data set, and pretrained weights that are asked for, if they are missing."""
-    labels: Count | Literal["auto"] | None = "auto"
-    """Labelled images; none: all that are not set aside for validation; auto: 100, or four times the classes if that is
-    more, but not more than there are."""
-    split: Path | None = None
-    """A split file made by `hybridgen split`; without one, the split of --labels, --split-seed and --validation."""
-    split_seed: Seed = 0
-    """Seed of the split."""
-    validation: Whole | Literal["auto"] = "auto"
-    """Images of known class set aside, beside --labels, for validation; auto: 100, but not more than --labels leaves,
-    nor, where that is no number, more than a fifth of all."""
-    out: Path = Path("runs")
+    out: Annotated[Path, Section("the run")] = Path("runs")
     """The run's folder."""
     resume: bool = False
     """Continue the run in --out."""
     seed: Seed = 0
     """Seed of everything but the split; the first one of several."""
+    precision: Annotated[Precision, Section("the machine")] = "auto"
+    """Of convolutions and matrix products while training. auto: bf16 where the processor computes in it, else fp32, or
+    what accelerate launch asks for. A run is continued in the precision that it took."""
     threads: Few | None = None
     """CPU threads a process; all cores divided among the processes unless given."""
     workers: Annotated[int, Field(ge=0, le=256), NUMBER] = 2
     """Processes that decode images of folders too large for memory."""
-    precision: Precision = "auto"
-    """Of convolutions and matrix products while training. auto: bf16 where the processor computes in it, else fp32, or
-    what accelerate launch asks for. A run is continued in the precision that it took."""
     channels_last: bool = True
     """Memory layout of the convolutions; faster on CPUs and with bf16 on GPUs."""
     compiled: bool = False
     """Compile the networks with torch.compile."""
     sync_batchnorm: bool = False
     """Batch-norm statistics over all processes."""
-    record_every: Count = 50
+    record_every: Annotated[Count, Section("what is kept, and when")] = 50
     """Steps between records."""
     evaluate_every: Count = 100
     """Steps between evaluations."""
