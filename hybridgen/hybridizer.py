@@ -114,6 +114,8 @@ class Hybridizer(nn.Module):
         return self.decode(self.encode_semantic(semantic), self.encode_nonsemantic(nonsemantic))
 
     def _check(self, images: Tensor) -> None:
+        if not images.is_floating_point():
+            raise InputError(f"images: {images.dtype}; a hybridizer takes floats in [0, 1] (of uint8: images / 255)")
         if tuple(images.shape[1:]) != (3, self.image_size, self.image_size):
             shape = "×".join(map(str, images.shape[1:]))
             raise InputError(

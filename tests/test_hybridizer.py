@@ -145,6 +145,13 @@ def test_wrong_image_size(either, method):
         getattr(either, method)(torch.rand(2, 3, 32, 32))
 
 
+@pytest.mark.parametrize("method", ["encode_semantic", "encode_nonsemantic", "classify", "forward"])
+def test_levels_are_no_images(either, method, unchecked):
+    """As data sets hold them; they would pass for a very bright picture."""
+    with pytest.raises(InputError, match=r"^images: torch.uint8; a hybridizer takes floats in \[0, 1\]"):
+        getattr(either, method)(torch.zeros(2, 3, 16, 16, dtype=torch.uint8))
+
+
 def test_images_that_are_not_square(either):
     with pytest.raises(InputError, match=r"^images: 3×16×32, but this hybridizer takes 3×16×16"):
         either.classify(torch.rand(2, 3, 16, 32))
