@@ -52,7 +52,6 @@ def test_there_are_commands_of_many_recipes():
 
 def test_the_notebook_runs(capsys):
     """With few steps: its pictures are drawn, and its classifiers trained."""
-    monkeypatch.setattr("matplotlib.pyplot.switch_backend", lambda *_: None)
     cells = json.loads((ROOT / "assets" / "hybrids.ipynb").read_text(encoding="utf-8"))["cells"]
     cells = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert sum(cell.count("steps = 300") for cell in cells) == 1
