@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from hybridgen.evaluation.transfer import CHANCE, FDA, HYBRIDIZER, MIXUP, verdict, wilson
 from hybridgen.files import write_text
+from hybridgen.settings import flat
 from hybridgen.tables.left import Group, OneRun, read_group
-from hybridgen.training.setup import flat
 
 REPORT = "report.html"
 PAGE = Path(__file__).with_suffix(".html")

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 from hybridgen import __version__
 from hybridgen.files import write_text
-from hybridgen.settings import plain
+from hybridgen.settings import flat, plain
 from hybridgen.training.context import Context, RunSettings
 
 SETUP = "setup.json"
@@ -51,15 +50,6 @@ def changed_fields(settings: Any) -> list[str]:
     """Dotted names of the fields that are not the defaults of these settings."""
     before, now = (dict(flat(plain(each))) for each in (type(settings)(), settings))
     return [name for name, value in now.items() if value != before.get(name)]
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The fields of nested groups under their dotted names."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def environment(context: Context) -> dict[str, str]:
