@@ -14,7 +14,7 @@ PACKAGE = ROOT / "hybridgen"
 
 RANKS = (
     {"errors"},
-    {"types", "files", "settings", "assets"},
+    {"types", "files", "settings", "assets", "hub"},
     {"configuration", "data", "networks", "losses"},
     {"mixing"},
     {"training"},

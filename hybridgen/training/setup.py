@@ -1,5 +1,6 @@
 """What a run is made of, beside its settings: data, split, software and machine."""
 
+import inspect
 import json
 import os
 import platform
@@ -22,9 +23,9 @@ LIBRARIES = ("torch", "torchvision", "kornia", "timm", "accelerate", "numpy", "s
 
 
 def write_setup(folder: Path, settings: RunSettings, context: Context, **more: Any) -> None:
-    """Write `setup.json` into a run's folder: the data's classes and counts, the split's hash, the settings that are
-    not their recipe's defaults, and of the process that writes it versions and kind of machine, without names of hosts,
-    users or folders; and `more`. A run that is continued tells of the last process."""
+    """Write `setup.json` into a run's folder: the data's classes and counts, the split's hash, the recipe and the
+    settings that are not its defaults, and of the process that writes it versions and kind of machine, without names of
+    hosts, users or folders; and `more`. A run that is continued tells of the last process."""
     if not context.accelerator.is_main_process:
         return
     dataset, split = context.dataset, context.split
@@ -40,6 +41,7 @@ def write_setup(folder: Path, settings: RunSettings, context: Context, **more: A
     setup = {
         "data": data,
         "split": of_split | {"seed": split.seed, "hash": split.hash},
+        "recipe": Path(inspect.getfile(type(settings))).stem,
         "changed": changed_fields(settings),
         "environment": environment(context),
     }
