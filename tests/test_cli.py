@@ -148,7 +148,7 @@ def test_overview_lists_every_command(run):
 
 POSITIONAL = (
     ("study", "name"), ("score", "runs"), ("export", "model"), ("predict", "model"), ("predict", "images"),
-    ("report", "runs"),
+    ("report", "runs"), ("push", "model"), ("push", "repository"),
 )  # fmt: skip
 
 
@@ -1236,9 +1236,10 @@ def nested(place: str, value: Any) -> dict[str, Any]:
 
 def given(name: str) -> dict[str, Any]:
     """The fields that a command cannot do without."""
-    needed = {"out": "o"} if name not in ("explore", "evaluate", "predict", "report", "score", "bench") else {}
+    needed = {"out": "o"} if name not in ("explore", "evaluate", "predict", "push", "report", "score", "bench") else {}
     more = {
         "predict": {"model": "run"},
+        "push": {"model": "run", "repository": "a/b"},
         "report": {"runs": ["run"]},
         "score": {"runs": ["run"]},
         "export": {"model": "run"},

@@ -266,7 +266,7 @@ def load_classifier(path: str | Path, *, revision: str | None = None) -> tuple[C
     """
     if not Path(path).is_file():
         named = isinstance(path, str) and is_id(path) and not path.endswith(".safetensors")
-        if named or Path(path).is_dir():
+        if named or (Path(path) / FILE).is_file():
             path = fetched(path, (FILE,), what="classifier", revision=revision) / FILE
     elif revision is not None:
         raise InputError(f"revision: {revision}, of a hub id; {path} is a file")
