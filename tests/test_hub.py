@@ -9,18 +9,27 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from recipe_modules import recipe
 
 from hybridgen.assets import bundled
 from hybridgen.cli import main
+from hybridgen.configuration import parse
 from hybridgen.hub import without_places
 from hybridgen.hybridizer import Hybridizer
 from hybridgen.networks.classifiers import Classifier, load_classifier, save_classifier
 from hybridgen.networks.registry import make_network
+from hybridgen.settings import plain
+from hybridgen.tables.card import command
+from hybridgen.tables.left import Group
+from hybridgen.training.record import identity
+from hybridgen.training.setup import begun_by
 from hybridgen.types import InputError
 
 SETUP = {
     "data": {"name": "toy.npz", "test": 6}, "split": {"labelled": 4, "unlabelled": 30, "validation": 5},
-    "recipe": "fixmatch", "changed": ["data", "labels", "method.epochs", "hybrids.baseline"],
+    "recipe": "mean_teacher", "flags": {
+        "data": "--data", "labels": "--labels", "method.epochs": "--epochs", "hybrids.baseline": "--hybrids.baseline",
+    },
 }  # fmt: skip
 CONFIG = (
     "data: npz:/elsewhere/me/toy.npz\nlabels: 4\nout: /elsewhere/me/run\nmethod:\n  epochs: 3.0\n  rate: 0.1\n"
@@ -113,7 +122,7 @@ def test_a_classifier_there_and_back(hub, run, capsys):
         "| accuracy, selected on the validation images | 50.0 % | 18.8 to 81.2 |",
         "| accuracy, after the last step | 33.3 % | 9.7 to 70.0 |",
         "images of 16×16, 3 classes (a, b, c)",
-        "`hybridgen train fixmatch --data npz:toy.npz --labels 4 --method.epochs 3.0 --hybrids.no-baseline`: from "
+        "`hybridgen train mean-teacher --data npz:toy.npz --labels 4 --epochs 3.0 --hybrids.no-baseline`: from "
         "4 labelled, 30 unlabelled, 5 validation images; seed 0, 1,234 steps, 75 seconds. Split abc123.",
         'classifier, classes, side = load_classifier("me/toy")\n',
         "  epochs: 3.0\n  rate: 0.1\n",
@@ -187,6 +196,16 @@ def test_a_classifier_s_file_has_no_revision(run):
             load_classifier(path, revision="v1")
     with pytest.raises(InputError, match="cannot be read"):
         load_classifier("missing/network.safetensors")
+
+
+def test_the_command_of_a_card_is_one_of_the_same_settings():
+    given = ["--preset", "smoke", "--data", "svhn", "--labels", "40", "--no-baseline", "--hybrids.no-keep-consistent"]
+    module = recipe("fixmatch")
+    config = parse(module.Config, module.PRESETS, [*given, "--epochs", "3", "--rate-epochs", "4", "--out", "elsewhere"])
+    group = Group(Path(), "a", plain(config), begun_by(config), {}, None, [], [])
+    hybridgen, train, name, *arguments = command(group)
+    assert (hybridgen, train, name) == ("hybridgen", "train", "fixmatch")
+    assert identity(parse(module.Config, module.PRESETS, arguments)) == identity(config)
 
 
 def test_places_of_a_machine_go_and_names_stay():

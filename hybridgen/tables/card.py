@@ -103,26 +103,28 @@ def configuration_of(group: Group) -> dict[str, Any]:
 
 def trained(group: Group) -> str:
     """By which command, as far as that is recorded, from how many images, and how long."""
-    setup, result = group.setup, group.result or {}
-    said = ""
-    if "recipe" in setup:
-        values = dict(flat(configuration_of(group)))
-        words = ["hybridgen", "train", setup["recipe"].replace("_", "-")]
-        for name in setup.get("changed", ()):
-            if name in values:
-                words += _flag(name, values[name])
-        said = f"`{shlex.join(words)}`: "
-    counts = [f"{count:,} {role}" for role, count in setup.get("split", {}).items() if role in ROLES]
+    words, result = command(group), group.result or {}
+    said = f"`{shlex.join(words)}`: " if words else ""
+    counts = [f"{count:,} {role}" for role, count in group.setup.get("split", {}).items() if role in ROLES]
     of = f"from {', '.join(counts)} images; " if counts else ""
     return f"{said}{of}seed {result['seed']}, {result['steps']:,} steps, {result['seconds']:,.0f} seconds."
 
 
-def _flag(name: str, value: Any) -> list[str]:
-    group, _, own = name.replace("_", "-").rpartition(".")
-    group = f"{group}." if group else ""
+def command(group: Group) -> list[str]:
+    """The words that train with the settings of a run anew; none where its recipe is not recorded."""
+    setup, values = group.setup, dict(flat(configuration_of(group)))
+    if "recipe" not in setup:
+        return []
+    changed = [(flag, values[name]) for name, flag in setup.get("flags", {}).items() if name in values]
+    arguments = [word for each in changed for word in _arguments(*each)]
+    return ["hybridgen", "train", setup["recipe"].replace("_", "-"), *arguments]
+
+
+def _arguments(flag: str, value: Any) -> list[str]:
     if isinstance(value, bool):
-        return [f"--{group}{'' if value else 'no-'}{own}"]
-    return [f"--{group}{own}", *map(str, value if isinstance(value, list) else [value])]
+        group, dot, own = flag.removeprefix("--").rpartition(".")
+        return [f"--{group}{dot}{'' if value else 'no-'}{own}"]
+    return [flag, *map(str, value if isinstance(value, list) else [value])]
 
 
 def figures(group: Group, accuracy: str) -> list[Figure]:

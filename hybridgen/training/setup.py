@@ -13,7 +13,7 @@ import torch
 
 from hybridgen import __version__
 from hybridgen.files import write_text
-from hybridgen.settings import flat, plain
+from hybridgen.settings import flags, flat, plain
 from hybridgen.training.context import Context, RunSettings
 
 SETUP = "setup.json"
@@ -23,8 +23,8 @@ LIBRARIES = ("torch", "torchvision", "kornia", "timm", "accelerate", "numpy", "s
 
 
 def write_setup(folder: Path, settings: RunSettings, context: Context, **more: Any) -> None:
-    """Write `setup.json` into a run's folder: the data's classes and counts, the split's hash, the recipe and the
-    settings that are not its defaults, and of the process that writes it versions and kind of machine, without names of
+    """Write `setup.json` into a run's folder: the data's classes and counts, the split's hash, the recipe, which
+    settings are not its defaults, and of the process that writes it versions and kind of machine, without names of
     hosts, users or folders; and `more`. A run that is continued tells of the last process."""
     if not context.accelerator.is_main_process:
         return
@@ -41,11 +41,20 @@ def write_setup(folder: Path, settings: RunSettings, context: Context, **more: A
     setup = {
         "data": data,
         "split": of_split | {"seed": split.seed, "hash": split.hash},
-        "recipe": Path(inspect.getfile(type(settings))).stem,
-        "changed": changed_fields(settings),
+        **begun_by(settings),
         "environment": environment(context),
     }
     write_text(folder / SETUP, json.dumps(setup | more, indent=1, ensure_ascii=False) + "\n")
+
+
+def begun_by(settings: Any) -> dict[str, Any]:
+    """The recipe whose settings these are, its fields that are `changed`, and their flags."""
+    changed = changed_fields(settings)
+    return {
+        "recipe": Path(inspect.getfile(type(settings))).stem,
+        "changed": changed,
+        "flags": {name: flag for name, flag in flags(type(settings)).items() if name in changed},
+    }
 
 
 def changed_fields(settings: Any) -> list[str]:
