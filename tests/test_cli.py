@@ -1173,6 +1173,7 @@ NEEDED = {
     "report": ("run",),
     "score": ("run",),
     "export": ("run", "--out", "m.onnx"),
+    "push": ("run", "owner/name"),
     "study": ("transfer", "--out", "o"),
     "split": ("--labels", "10", "--out", "s.json"),
     "bench": (),
@@ -1329,6 +1330,7 @@ DEFAULTS = {
     "predict": OF_DATA | {"images": [], "data": None, "out": None, "batch": 256, "threads": None},
     "report": {"out": None},
     "export": {},
+    "push": {"private": False, "revision": None, "license": None},
     "score": {
         "part": "test", "ensemble": "logits", "data": None, "allow_other_data": False, "image_size": None,
         "data_root": None, "download": False, "corruptions": [], "cifar_c": None, "severities": [1, 2, 3, 4, 5],

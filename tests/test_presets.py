@@ -1807,7 +1807,9 @@ ARGUMENTS = {
     "hybridizer.Origin": {"method": "scimix"},
     "hybridizer.Hybridizer.train": {"mode": True},
     "hybridizer.Hybridizer.check_split": {"allow_other_split": False},
-    "hybridizer.Hybridizer.from_pretrained": {"revision": None, "backend": "hybridgen"},
+    "hybridizer.Hybridizer.from_pretrained": {"backend": "hybridgen"},
+    "hybridizer.Hybridizer.push_to_hub": {"private": False},
+    "hybridizer.Hybridizer.card": {"trained": "", "figures": ()},
     "hybridizer.Hybridize": {
         "alpha": 0.9, "probability": 1.0, "keep_consistent": False, "labels_getter": "default",  # torchvision's
     },
