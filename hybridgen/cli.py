@@ -16,6 +16,7 @@ from hybridgen.commands.export import Export
 from hybridgen.commands.hybridize import Hybridize
 from hybridgen.commands.mixing import MIXING_STUDIES, MixingStudy
 from hybridgen.commands.predict import Predict
+from hybridgen.commands.push import Push
 from hybridgen.commands.report import Report
 from hybridgen.commands.score import ScoreRuns
 from hybridgen.commands.split import SplitImages
@@ -25,7 +26,18 @@ from hybridgen.errors import InputError, exit_codes
 from hybridgen.settings import from_arguments
 
 Command = (
-    SplitImages | Hybridize | Explore | Evaluate | Export | Predict | Report | ScoreRuns | Study | MixingStudy | Bench
+    SplitImages
+    | Hybridize
+    | Explore
+    | Evaluate
+    | Export
+    | Predict
+    | Push
+    | Report
+    | ScoreRuns
+    | Study
+    | MixingStudy
+    | Bench
 )
 """The fields are a command's options, `run` is what it does."""
 
@@ -36,6 +48,7 @@ COMMANDS: dict[str, type[Command]] = {
     "predict": Predict,
     "score": ScoreRuns,
     "export": Export,
+    "push": Push,
     "report": Report,
     "study": Study,
     "split": SplitImages,

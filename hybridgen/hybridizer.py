@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 import hybridgen
 from hybridgen.data.datasets import Dataset
 from hybridgen.data.splits import Split
-from hybridgen.files import written_aside
+from hybridgen.files import write_text, written_aside
+from hybridgen.hub import CARD, Figure, card, fetched, pushed, without_places
 from hybridgen.mixing.mixing import Targets
 from hybridgen.mixing.samples import LabelsGetter, change_sample, check_transform, toss
 from hybridgen.networks.autoencoder import METHODS, Autoencoder, check_described, size_of
+from hybridgen.settings import plain
 from hybridgen.training.context import Context
 from hybridgen.training.record import identity
 from hybridgen.types import Images, InputError
@@ -169,14 +172,73 @@ class Hybridizer(nn.Module):
         if accelerator.is_main_process:
             self.save_pretrained(folder)
 
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, revision: str | None = None, card: str | None = None
+    ) -> str:
+        """Upload weights, description and model card to the repository owner/name of the Hugging Face hub, made if it
+        is not there, into this branch or its first one; the address of the commit.
+
+        The card tells where it comes from unless one is given, with the figures that it has. Of absolute paths in the
+        origin the last part goes with it. InputError where there is no token, and where the hub takes nothing.
+        """
+        origin = replace(
+            self.origin,
+            dataset=without_places(self.origin.dataset),
+            training=without_places(plain(self.origin.training)),
+        )
+        with TemporaryDirectory() as folder:
+            Hybridizer(self.autoencoder, origin).save_pretrained(folder)
+            write_text(Path(folder) / CARD, self.card(repo_id) if card is None else card)
+            return pushed(Path(folder), repo_id, private=private, revision=revision)
+
+    def card(
+        self,
+        repo_id: str,
+        *,
+        trained: str = "",
+        figures: Sequence[Figure] = (),
+        images: int | None = None,
+        license: str | None = None,
+    ) -> str:
+        """Its model card under this id: how it was trained, beside its split and configuration, and figures on so many
+        test images, as far as they are given."""
+        origin, size = self.origin, self.image_size
+        return card(
+            repo_id,
+            what=f"A hybridizer by {origin.method}, which puts the class of one image into the context of another",
+            tags=("data-augmentation", "semi-supervised-learning", origin.method),
+            dataset=origin.dataset,
+            classes=origin.classes,
+            image_size=size,
+            loading=(
+                "from hybridgen import Hybridizer",
+                f'hybridizer = Hybridizer.from_pretrained("{repo_id}")',
+                f"hybrids = hybridizer.hybridize(semantic=a, nonsemantic=b)  # [n, 3, {size}, {size}] in [0, 1]",
+            ),
+            trained=" ".join(filter(None, (trained, f"Split {origin.split_hash}. The configuration:"))),
+            training=without_places(plain(origin.training)),
+            figures=figures,
+            images=images,
+            limits=(
+                f"It hybridizes images like those that it was trained on, at {size}×{size} alone.",
+                "Labels leak into a classifier that is trained with its hybrids on another split of the same images: "
+                f"hybridgen refuses other splits than {origin.split_hash}.",
+                "Not every hybrid has the class of its semantic parent; `hybridgen evaluate` measures how many have.",
+            ),
+            license=license,
+        )
+
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, backend: str = "hybridgen") -> "Hybridizer":
-        """Read a folder, or a repository of the Hugging Face hub by its id. Executes nothing that it reads.
+    def from_pretrained(
+        cls, source: str | Path, *, revision: str | None = None, backend: str = "hybridgen"
+    ) -> "Hybridizer":
+        """Read a folder, or a repository of the Hugging Face hub by its id, owner/name or owner/name@revision: a
+        branch, a tag or a commit. Executes nothing that it reads.
 
         Raises InputError, naming the file, for one that is missing, damaged, tampered with, of another program or
         of a version that this one does not read.
         """
-        folder = _fetched(source)
+        folder = fetched(source, (CONFIG, WEIGHTS), what="hybridizer", revision=revision)
         path = folder / CONFIG
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
@@ -233,23 +295,6 @@ class Hybridizer(nn.Module):
 
 def _tupled(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _fetched(source: str | Path) -> Path:
-    """The folder, downloaded first if `source` is a hub id."""
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    name = str(source)
-    if isinstance(source, Path) or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise InputError(f"hybridizer: {source} is neither a folder nor a hub id (owner/name)")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"hybridizer: {source} is no folder, and the hub does not give it ({reason})") from error
 
 
 class Hybridize(nn.Module):

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "hybridgen"
 
 RANKS = (
     {"errors"},
-    {"types", "files", "settings", "assets"},
+    {"types", "files", "settings", "assets", "hub", "page"},
     {"configuration", "data", "networks", "losses"},
     {"mixing"},
     {"training"},

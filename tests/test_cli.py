@@ -148,7 +148,7 @@ def test_overview_lists_every_command(run):
 
 POSITIONAL = (
     ("study", "name"), ("score", "runs"), ("export", "model"), ("predict", "model"), ("predict", "images"),
-    ("report", "runs"),
+    ("report", "runs"), ("push", "model"), ("push", "repository"),
 )  # fmt: skip
 
 
@@ -1173,6 +1173,7 @@ NEEDED = {
     "report": ("run",),
     "score": ("run",),
     "export": ("run", "--out", "m.onnx"),
+    "push": ("run", "owner/name"),
     "study": ("transfer", "--out", "o"),
     "split": ("--labels", "10", "--out", "s.json"),
     "bench": (),
@@ -1236,9 +1237,10 @@ def nested(place: str, value: Any) -> dict[str, Any]:
 
 def given(name: str) -> dict[str, Any]:
     """The fields that a command cannot do without."""
-    needed = {"out": "o"} if name not in ("explore", "evaluate", "predict", "report", "score", "bench") else {}
+    needed = {"out": "o"} if name not in ("explore", "evaluate", "predict", "push", "report", "score", "bench") else {}
     more = {
         "predict": {"model": "run"},
+        "push": {"model": "run", "repository": "a/b"},
         "report": {"runs": ["run"]},
         "score": {"runs": ["run"]},
         "export": {"model": "run"},
@@ -1328,6 +1330,7 @@ DEFAULTS = {
     "predict": OF_DATA | {"images": [], "data": None, "out": None, "batch": 256, "threads": None},
     "report": {"out": None},
     "export": {},
+    "push": {"private": False, "revision": None, "license": None},
     "score": {
         "part": "test", "ensemble": "logits", "data": None, "allow_other_data": False, "image_size": None,
         "data_root": None, "download": False, "corruptions": [], "cifar_c": None, "severities": [1, 2, 3, 4, 5],

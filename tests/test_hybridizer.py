@@ -531,14 +531,19 @@ def test_hub_that_cannot_be_reached(monkeypatch, error, tmp_path):
 def test_hub_is_asked_for_the_two_files_alone(monkeypatch, folder, tmp_path, hybridizer, images):
     asked = []
 
-    def download(name, *, allow_patterns):
-        asked.append((name, sorted(allow_patterns)))
+    def download(name, *, revision, allow_patterns):
+        asked.append((name, revision, sorted(allow_patterns)))
         return str(folder)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    fetched = Hybridizer.from_pretrained("owner/name")
-    assert asked == [("owner/name", ["config.json", "model.safetensors"])]
+    files, fetched = ["config.json", "model.safetensors"], Hybridizer.from_pretrained("owner/name")
+    Hybridizer.from_pretrained("owner/name", revision="v1")
+    Hybridizer.from_pretrained("owner/name@v2")
+    assert asked == [("owner/name", revision, files) for revision in (None, "v1", "v2")]
+    for source, given in (("owner/name@v2", "v1"), ("owner/name@", None), (str(folder), "v1")):
+        with pytest.raises(InputError, match="revision"):
+            Hybridizer.from_pretrained(source, revision=given)
     assert torch.equal(hybrids(fetched, images), hybrids(hybridizer, images))
 
 

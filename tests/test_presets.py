@@ -56,7 +56,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 BOOKKEEPING = {
     "data_root", "download", "split_seed", "out", "resume", "seed", "seeds", "threads", "workers", "channels_last",
-    "compiled", "record_every", "evaluate_every", "save_every", "baseline", "method.snapshot_every",
+    "compiled", "record_every", "evaluate_every", "save_every", "log_with", "baseline", "method.snapshot_every",
     "samosa.snapshot_every", "oracle.oracle", "oracle.steps", "oracle.network", "hybrids.baseline",
     "hybrids.allow_other_split", "generator.snapshot_every",
 }  # fmt: skip
@@ -837,6 +837,7 @@ OF_RUNS = {
     "split": None, "split_seed": 0, "validation": "auto", "out": Path("runs"), "resume": False, "seed": 0,
     "threads": None, "workers": 2, "precision": "auto", "channels_last": True, "compiled": False,
     "sync_batchnorm": False, "record_every": 50, "evaluate_every": 100, "save_every": 200,
+    "log_with": ("tensorboard",),
 }  # fmt: skip
 OF_CLASSIFIERS = {
     "network": None, "momentum": 0.05, "epochs": None, "rate_epochs": None, "weight_decay": 5e-4, "clip": None,
@@ -955,7 +956,7 @@ OF_FUNCTIONS = {
     "training.objective.sgd": {"momentum": 0.9, "decay": 5e-4, "decay_all": True, "nesterov": True},  # A.1.2
     "training.objective.adam": {"betas": (0.0, 0.99), "decay": 0.0, "decay_all": True},  # StyleGAN2
     "training.record.claim": {"fresh_ok": False}, "training.record.read_result": {"needed": ()},
-    "training.record.Run": {"local": None, "resume": False, "keep": 3},
+    "training.record.Run": {"log_with": ("tensorboard",), "local": None, "resume": False, "keep": 3},
     "training.schedules.Clock": {"step": 0}, "training.schedules.stepped": {"factor": 0.1},
     "training.schedules.window": {"start": 0.0, "stop": math.inf, "ramp": 0.0},
     "training.scores.logits_of": {"batch_size": 512}, "training.scores.accuracy": {"batch_size": 512},
@@ -1807,6 +1808,8 @@ ARGUMENTS = {
     "hybridizer.Hybridizer.train": {"mode": True},
     "hybridizer.Hybridizer.check_split": {"allow_other_split": False},
     "hybridizer.Hybridizer.from_pretrained": {"backend": "hybridgen"},
+    "hybridizer.Hybridizer.push_to_hub": {"private": False},
+    "hybridizer.Hybridizer.card": {"trained": "", "figures": ()},
     "hybridizer.Hybridize": {
         "alpha": 0.9, "probability": 1.0, "keep_consistent": False, "labels_getter": "default",  # torchvision's
     },

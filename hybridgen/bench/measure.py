@@ -9,14 +9,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from json import dumps, loads
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
 from hybridgen.bench.cases import CASES, ON_CPU, ON_GPU, QUICK
-from hybridgen.training.engine import make_accelerator, now
+from hybridgen.training.engine import make_accelerator, now, peak_memory
 from hybridgen.types import InputError
 
 
@@ -30,10 +29,10 @@ def timed(name: str, *, quick: bool = False, rounds: int | None = None, threads:
     used = torch.get_num_threads()
 
     # Peak memory, and a first step that is not timed
-    before = _peak_memory(device)
+    before = peak_memory(device)
     case = entry.make(sizes, accelerator)
     case.step()
-    memory = max(0, _peak_memory(device) - before)  # Linux counts in batches, and may know less than it knew before
+    memory = max(0, peak_memory(device) - before)  # Linux counts in batches, and may know less than it knew before
     case.floor()
 
     # Times
@@ -120,22 +119,6 @@ def _row(name: str, figures: dict[str, Any]) -> str:
         f"{name:26} {figures['images_per_second']:>9.1f} {figures['milliseconds']:>9.1f} "
         f"{figures['floor_milliseconds']:>9.1f} {figures['ratio']:>7.3f} {goal:>7} {figures['peak_memory_mib']:>9.0f}"
     )
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes: the device's, or this process's largest resident size.
-
-    Not `ru_maxrss`, which starts at the size of the process that started this one.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.exists():
-        (peak,) = (line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return 1024 * int(peak)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 if __name__ == "__main__":

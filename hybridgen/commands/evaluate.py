@@ -25,7 +25,7 @@ class Evaluate(Judged):
     """
 
     hybridizer: str | None = None
-    """Folder or hub id of a hybridizer; the one that comes with the repository unless given."""
+    """Folder or hub id (owner/name, owner/name@revision) of a hybridizer; the repository's own unless given."""
     json: bool = False
     """Print JSON instead of a table."""
     fda_beta: FdaBeta = 0.1

@@ -18,7 +18,7 @@ class Explore:
     """
 
     hybridizer: str | None = None
-    """Folder or hub id of a hybridizer; the one that comes with the repository unless given."""
+    """Folder or hub id (owner/name, owner/name@revision) of a hybridizer; the repository's own unless given."""
     data: str = "digits-m"
     """Data set of the hybridizer's classes: digits-m, cifar10, svhn, ..., or the path of a folder, CSV or npz file."""
     part: Literal["train", "test"] = "test"

@@ -25,7 +25,7 @@ class Hybridize:
     out: Path
     """The grid's .png file; with --count, the folder."""
     hybridizer: str | None = None
-    """Folder or hub id of a hybridizer; the one that comes with the repository unless given."""
+    """Folder or hub id (owner/name, owner/name@revision) of a hybridizer; the repository's own unless given."""
     data: str | None = None
     """Data set to hybridize: digits-m (unless given), cifar10, svhn, ..., or the path of a folder, CSV or npz file."""
     semantic: tuple[Path, ...] = ()

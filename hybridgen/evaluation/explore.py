@@ -29,6 +29,7 @@ from hybridgen.evaluation.grid import crossed, hybrid_grid
 from hybridgen.files import png
 from hybridgen.hybridizer import Hybridizer
 from hybridgen.networks.classifiers import Classifier
+from hybridgen.page import rendered
 from hybridgen.settings import Share, Whole, checked, settings
 from hybridgen.types import Images, InputError
 
@@ -116,10 +117,8 @@ class Explorer:
 
     def page(self) -> str:
         """The whole page, in HTML."""
-        from jinja2 import Environment, StrictUndefined  # which takes its time
-
-        template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-        return template.from_string(PAGE.read_text(encoding="utf-8")).render(
+        return rendered(
+            PAGE,
             name=self.dataset.name,
             part=self.name,
             images=len(self.part),

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hybridgen.hub import fetched, is_id
 from hybridgen.networks.members import MemberLogits
 from hybridgen.networks.registry import make_network
 from hybridgen.networks.wide_resnet import Normalize, linear
@@ -255,12 +256,20 @@ def about_classifier(path: str | Path) -> About:
     return _about(path, _opened(path)[0])
 
 
-def load_classifier(path: str | Path) -> tuple[Classifier, tuple[str, ...], int]:
+def load_classifier(path: str | Path, *, revision: str | None = None) -> tuple[Classifier, tuple[str, ...], int]:
     """What `save_classifier` wrote: a classifier in evaluation mode on the CPU, its classes and the side of its images.
+    By its file, the folder of its run, or its id on the Hugging Face hub: owner/name or owner/name@revision, a branch,
+    a tag or a commit.
 
     Executes nothing that it reads. InputError, naming the file, for one that is missing, damaged, changed or not of
     `save_classifier`.
     """
+    if not Path(path).is_file():
+        named = isinstance(path, str) and is_id(path) and not path.endswith(".safetensors")
+        if named or (Path(path) / FILE).is_file():
+            path = fetched(path, (FILE,), what="classifier", revision=revision) / FILE
+    elif revision is not None:
+        raise InputError(f"revision: {revision}, of a hub id; {path} is a file")
     metadata, weights = _opened(path, whole=True)
     about = _about(path, metadata)
     if _digest(weights) != metadata["weights_sha256"]:

@@ -193,7 +193,15 @@ def _noted(read: Any, otherwise: Any, notes: list[str]) -> Any:
 
 def _setup(folder: Path, notes: list[str]) -> dict[str, Any]:
     """Those parts of setup.json that are what they should be."""
-    kinds = {"data": dict, "split": dict, "environment": dict, "changed": list, "steps": int}
+    kinds = {
+        "data": dict,
+        "split": dict,
+        "environment": dict,
+        "recipe": str,
+        "flags": dict,
+        "changed": list,
+        "steps": int,
+    }
     read = _read(folder / SETUP, notes)
     return {name: read[name] for name, kind in kinds.items() if isinstance(read.get(name), kind)}
 

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from hybridgen.evaluation.transfer import CHANCE, FDA, HYBRIDIZER, MIXUP, verdict, wilson
 from hybridgen.files import write_text
+from hybridgen.page import rendered
+from hybridgen.settings import flat
 from hybridgen.tables.left import Group, OneRun, read_group
-from hybridgen.training.setup import flat
 
 REPORT = "report.html"
 PAGE = Path(__file__).with_suffix(".html")
@@ -61,11 +62,9 @@ def write_report(folders: Sequence[Path], out: Path) -> None:
 
 def page(groups: Sequence[Group]) -> str:
     """The whole page."""
-    from jinja2 import Environment, StrictUndefined  # which takes its time
-
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     curves, runs = curves_of(groups), legend(groups)
-    return template.from_string(PAGE.read_text(encoding="utf-8")).render(
+    return rendered(
+        PAGE,
         title=" · ".join(group.folder.resolve().name for group in groups),
         written=f"{datetime.now():%Y-%m-%d %H:%M}",
         notes=[each for group in groups for each in _told_of(group, groups, group.notes)],

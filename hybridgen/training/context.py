@@ -22,6 +22,7 @@ from hybridgen.networks.registry import default_network, make_network, set_batch
 from hybridgen.settings import NUMBER, Count, Few, Section, Seed, Whole, settings
 from hybridgen.training.engine import Precision, laid_out, make_accelerator
 from hybridgen.training.schedules import Clock
+from hybridgen.training.trackers import check_trackers
 from hybridgen.types import InputError
 
 WHITENED = 2**20
@@ -89,6 +90,9 @@ class RunSettings:
     """Steps between evaluations."""
     save_every: Count = 200
     """Steps between checkpoints."""
+    log_with: tuple[str, ...] = ("tensorboard",)
+    """Trackers that curves and pictures go to, beside the run's own files: tensorboard, wandb, comet_ml, aim, mlflow,
+    clearml, dvclive, or another that accelerate knows."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,7 @@ class Context:
     def of(cls, settings: RunSettings) -> "Context":
         """The data set and its split, of the file or drawn, on this process's device. InputError for what is wrong with
         them."""
+        check_trackers(settings.log_with)
         accelerator = make_accelerator(precision=settings.precision, threads=settings.threads)
         dataset = load_dataset(
             settings.data,

@@ -4,8 +4,8 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -31,14 +31,16 @@ from hybridgen.files import (
 from hybridgen.settings import plain
 from hybridgen.training.checkpoint import Checkpoints, differences
 from hybridgen.training.context import RunSettings
-from hybridgen.training.engine import precision_of, taken_precision
+from hybridgen.training.engine import now, peak_memory, precision_of, taken_precision
 from hybridgen.training.fit import Diverged
 from hybridgen.training.schedules import Clock
+from hybridgen.training.trackers import Trackers
 from hybridgen.types import InputError, exact
 
 T = TypeVar("T")
 
-UNIDENTIFIED = ("out", "resume", "threads", "workers", "data_root", "download", "record_every", "save_every")
+UNIDENTIFIED = ("out", "resume", "threads", "workers", "data_root", "download", "record_every", "save_every",
+                "log_with")  # fmt: skip
 """Fields in which a resumed run may differ from the one that it continues."""
 
 
@@ -76,8 +78,8 @@ def _claim(folder: Path, config: Any, *, resume: bool, fresh_ok: bool) -> None:
                 f"resume: no run in {folder} ({path.name} is missing), which holds something else; give another --out"
             )
         then = {name: value for name, value in configuration.load(path).items() if name not in UNIDENTIFIED}
-        for field, before, now in differences(then, identity(config)):
-            raise InputError(f"resume: {folder} has {field} = {before!r}, this run {now!r}")
+        for field, before, after in differences(then, identity(config)):
+            raise InputError(f"resume: {folder} has {field} = {before!r}, this run {after!r}")
 
     check()
     with writing(path):
@@ -125,9 +127,10 @@ _running: set[Path] = set()
 class Run:
     """The folder of one training run, as a context around the training loop.
 
-    `step` after every step: records every `record_every` steps (means over the interval) to `metrics.jsonl` and
-    TensorBoard, saves a checkpoint every `save_every` steps, and on SIGTERM or Ctrl-C saves one and exits with
-    128 + signal. A diverged loss ends the run with the name of the last good checkpoint.
+    `step` after every step: records every `record_every` steps (means over the interval) to `metrics.jsonl` and the
+    trackers `log_with`, these also what the process does (`measured`), saves a checkpoint every `save_every` steps, and
+    on SIGTERM or Ctrl-C saves one and exits with 128 + signal. A diverged loss ends the run with the name of the last
+    good checkpoint.
 
     The bar is of all runs `among` which this one is, by their folders, and their steps: it goes on where those that are
     finished end. It shows the last recorded loss and validation accuracy.
@@ -145,6 +148,8 @@ class Run:
         split_hash: str,
         record_every: int,
         save_every: int,
+        images_per_step: int,
+        log_with: Sequence[str] = ("tensorboard",),
         local: Mapping[str, nn.Module] | None = None,
         resume: bool = False,
         keep: int = 3,
@@ -167,6 +172,7 @@ class Run:
         )
         self.resume, self.split_hash = resume, split_hash
         self.among = {folder: clock.steps} | dict(among)
+        self.images_per_step, self.log_with = images_per_step, log_with
         self._signal = 0
 
     def __enter__(self) -> "Run":
@@ -191,6 +197,7 @@ class Run:
         )  # fmt: skip
         self._shown: dict[str, str] = {}
         self._began = time.perf_counter()
+        self._since, self._steps = now(self.accelerator.device), 0
         self._handlers = {s: signal.signal(s, self._interrupt) for s in (signal.SIGTERM, signal.SIGINT)}
         return self
 
@@ -210,17 +217,12 @@ class Run:
 
     def _open_records(self) -> None:
         """Those of steps that are to be done again are dropped."""
-        from accelerate.tracking import TensorBoardTracker
-
         metrics = self.folder / "metrics.jsonl"
         kept = [row for row in read_metrics(self.folder) if row["step"] <= self.clock.step]
         write_text(metrics, "".join(json.dumps(row) + "\n" for row in kept))
         with writing(metrics):
             self._metrics = metrics.open("a", encoding="utf-8")
-        with writing(self.folder / "tensorboard"):
-            step = self.clock.step + 1
-            self._tensorboard = TensorBoardTracker("tensorboard", logging_dir=self.folder, purge_step=step)
-            self._tensorboard.start()
+        self._trackers = Trackers(self.log_with, self.folder, self.config, step=self.clock.step)
 
     def _save(self) -> Path | None:
         """A checkpoint: what each process has of its own, and then the first one's, which makes it whole."""
@@ -244,7 +246,7 @@ class Run:
         self._bar.close()
         try:
             if self.accelerator.is_main_process:
-                for finish in (self._metrics.close, self._tensorboard.finish, lambda: _draw_missing(self.folder)):
+                for finish in (self._metrics.close, self._trackers.finish, lambda: _draw_missing(self.folder)):
                     # What ended the run is what the user has to read, not what it brought about
                     with suppress(OSError, InputError) if error else writing(self.folder):
                         finish()
@@ -265,15 +267,42 @@ class Run:
         """After every training step."""
         self._means.add(scalars)
         self._bar.update()
+        self._steps += 1
         if self.clock.every(self.record_every):
             self.log(**self._means.taken())
+            if self.accelerator.is_main_process:
+                self._trackers.log(self.measured(), self.clock.step)
+            self._since, self._steps = now(self.accelerator.device), 0
         stop = self._agreed_signal()
         if self.clock.every(self.save_every) or stop:
-            path = self._save()
+            with self.aside():
+                path = self._save()
             if stop and not self.clock.done:
                 if path is not None:
                     print(f"\nstopped by signal {stop} after {path}; --resume continues", file=sys.stderr)
                 sys.exit(128 + stop)
+
+    def measured(self) -> dict[str, float]:
+        """Since the last record: the learning rate of each optimizer in the step just done, and of its groups with
+        factors; the images of all processes a second, evaluations and checkpoints aside; the most memory that this
+        process has taken so far, in GiB, on its device or, training on a CPU, at all."""
+        rates = {
+            f"learning_rate/{name}" + (f"/x{group['factor']:g}" if "factor" in group else ""): group["lr"]
+            for name, optimizer in self.checkpoints.optimizers.items()
+            for group in optimizer.param_groups
+        }
+        device = self.accelerator.device
+        return rates | {
+            "speed/images_per_second": self._steps * self.images_per_step / (now(device) - self._since),
+            "memory/peak_gib": peak_memory(device) / 2**30,
+        }
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What happens in this block counts as no time of training."""
+        began = now(self.accelerator.device)
+        yield
+        self._since += now(self.accelerator.device) - began
 
     def log(self, **values: float) -> None:
         """Record values at this step."""
@@ -287,16 +316,13 @@ class Run:
             with writing(self.folder / "metrics.jsonl"):
                 self._metrics.write(json.dumps(row) + "\n")
                 self._metrics.flush()
-            with writing(self.folder / "tensorboard"):
-                self._tensorboard.log(values, step=self.clock.step)
+            self._trackers.log(values, self.clock.step)
 
     def picture(self, name: str, grid: Float[Tensor, "3 height width"]) -> None:
-        """Write NAME.png and show it in TensorBoard."""
+        """Write NAME.png and show it in the trackers."""
         if self.accelerator.is_main_process:
             save_picture(self.folder / f"{name}.png", grid)
-            images = {name: grid.clamp(0, 1)[None].cpu().numpy()}
-            with writing(self.folder / "tensorboard"):
-                self._tensorboard.log_images(images, step=self.clock.step, dataformats="NCHW")
+            self._trackers.show(name, grid, self.clock.step)
 
     def _interrupt(self, number: int, frame: Any) -> None:
         self._signal = number

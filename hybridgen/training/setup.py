@@ -1,9 +1,9 @@
 """What a run is made of, beside its settings: data, split, software and machine."""
 
+import inspect
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 
 from hybridgen import __version__
 from hybridgen.files import write_text
-from hybridgen.settings import plain
+from hybridgen.settings import flags, flat, plain
 from hybridgen.training.context import Context, RunSettings
 
 SETUP = "setup.json"
@@ -23,9 +23,9 @@ LIBRARIES = ("torch", "torchvision", "kornia", "timm", "accelerate", "numpy", "s
 
 
 def write_setup(folder: Path, settings: RunSettings, context: Context, **more: Any) -> None:
-    """Write `setup.json` into a run's folder: the data's classes and counts, the split's hash, the settings that are
-    not their recipe's defaults, and of the process that writes it versions and kind of machine, without names of hosts,
-    users or folders; and `more`. A run that is continued tells of the last process."""
+    """Write `setup.json` into a run's folder: the data's classes and counts, the split's hash, the recipe, which
+    settings are not its defaults, and of the process that writes it versions and kind of machine, without names of
+    hosts, users or folders; and `more`. A run that is continued tells of the last process."""
     if not context.accelerator.is_main_process:
         return
     dataset, split = context.dataset, context.split
@@ -41,25 +41,26 @@ def write_setup(folder: Path, settings: RunSettings, context: Context, **more: A
     setup = {
         "data": data,
         "split": of_split | {"seed": split.seed, "hash": split.hash},
-        "changed": changed_fields(settings),
+        **begun_by(settings),
         "environment": environment(context),
     }
     write_text(folder / SETUP, json.dumps(setup | more, indent=1, ensure_ascii=False) + "\n")
+
+
+def begun_by(settings: Any) -> dict[str, Any]:
+    """The recipe whose settings these are, its fields that are `changed`, and their flags."""
+    changed = changed_fields(settings)
+    return {
+        "recipe": Path(inspect.getfile(type(settings))).stem,
+        "changed": changed,
+        "flags": {name: flag for name, flag in flags(type(settings)).items() if name in changed},
+    }
 
 
 def changed_fields(settings: Any) -> list[str]:
     """Dotted names of the fields that are not the defaults of these settings."""
     before, now = (dict(flat(plain(each))) for each in (type(settings)(), settings))
     return [name for name, value in now.items() if value != before.get(name)]
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The fields of nested groups under their dotted names."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def environment(context: Context) -> dict[str, str]:

@@ -59,6 +59,8 @@ def train(
         split_hash=context.split.hash,
         record_every=settings.record_every,
         save_every=settings.save_every,
+        images_per_step=plan.stream.images_per_step,
+        log_with=settings.log_with,
         resume=settings.resume,
         among=context.expected,
     ) as run:
@@ -69,13 +71,14 @@ def train(
             if noted := plan.after_step(folder):
                 run.log(**noted)
             if clock.every(settings.evaluate_every):
-                agree(judged, accelerator)
-                reached = scored(plan, judged, dataset.train, context.split.validation).figures
-                if selected:
-                    selected.offer(judged, reached[plan.select], clock.step)
-                run.log(**{f"validation/{name}": value for name, value in reached.items()})
-                for name, picture in plan.pictures().items():
-                    run.picture(name, picture)
+                with run.aside():
+                    agree(judged, accelerator)
+                    reached = scored(plan, judged, dataset.train, context.split.validation).figures
+                    if selected:
+                        selected.offer(judged, reached[plan.select], clock.step)
+                    run.log(**{f"validation/{name}": value for name, value in reached.items()})
+                    for name, picture in plan.pictures().items():
+                        run.picture(name, picture)
             run.step(scalars)
 
         # The artefact and the result

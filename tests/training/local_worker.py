@@ -38,7 +38,7 @@ def run(folder: Path, late: int, until: int) -> dict[str, torch.Tensor]:
     with Run(
         folder, Config(folder), accelerator, Clock(steps=until, steps_per_epoch=1),
         modules={"shared": shared}, local={"history": history}, optimizers={}, split_hash="", record_every=5,
-        save_every=2, resume=True, keep=2,
+        save_every=2, images_per_step=1, resume=True, keep=2,
     ) as going:  # fmt: skip
         if going.clock.step == 0 and number == late:
             time.sleep(0.5)

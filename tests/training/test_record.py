@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -10,11 +11,15 @@ import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
+import psutil
 import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from accelerate.utils import LoggerType
 from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -22,7 +27,10 @@ from torch import nn
 from tqdm import tqdm
 
 from hybridgen.files import LOCK, hold, release
-from hybridgen.training import record
+from hybridgen.settings import plain
+from hybridgen.training import record, trackers
+from hybridgen.training.checkpoint import Checkpoints
+from hybridgen.training.context import Context, RunSettings
 from hybridgen.training.fit import Diverged
 from hybridgen.training.record import Run, claim, read_metrics, read_result, write_result
 from hybridgen.training.schedules import Clock
@@ -51,7 +59,8 @@ def run(folder: Path, steps: int = 10, **changes) -> Run:
     nn.init.zeros_(counter.weight)
     made = Run(
         folder, CONFIG, Accelerator(), Clock(steps=steps, steps_per_epoch=5), modules={"counter": counter},
-        optimizers={}, split_hash="abc", **({"record_every": 4, "save_every": 5} | changes),
+        split_hash="abc",
+        **({"optimizers": {}, "record_every": 4, "save_every": 5, "images_per_step": 6} | changes),
     )  # fmt: skip
     made.counter = counter
     return made
@@ -140,6 +149,110 @@ def test_tensorboard_has_the_same_values_and_the_pictures(tmp_path):
         assert picture.size == (7, 5)
         pixels = torch.tensor(list(picture.convert("RGB").tobytes())).view(5, 7, 3)
     torch.testing.assert_close(pixels.permute(2, 0, 1) / 255, grid, atol=0.51 / 255, rtol=0)
+
+
+def test_tensorboard_has_the_configuration_once_and_what_the_process_does(tmp_path, monkeypatch):
+    """Ten steps of two images each, of which each takes half a second, and a checkpoint every five, which takes an
+    hour; rates are 0.1 times the step, and a third of it of slowed parameters."""
+    clock, before = [0.0], psutil.Process().memory_info().rss
+    monkeypatch.setattr(record, "now", lambda device: clock[0])
+    save = Checkpoints.save
+
+    def slow(*given):
+        clock[0] += 3600
+        return save(*given)
+
+    monkeypatch.setattr(Checkpoints, "save", slow)
+    optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))]} for _ in range(2)], lr=0.0)
+    optimizer.param_groups[1]["factor"] = 1 / 3
+    for resume in (False, True):  # once is once a run, however often it is begun
+        with run(tmp_path, optimizers={"it": optimizer}, images_per_step=2, resume=resume) as made:
+            while not made.clock.done and (resume or made.clock.step < 7):
+                made.clock.step += 1
+                clock[0] += 0.5
+                for group in optimizer.param_groups:
+                    group["lr"] = 0.1 * made.clock.step * group.get("factor", 1)
+                made.step(scalars(made.clock.step))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    read = lambda tag: [(event.step, event.value) for event in events.Scalars(tag)]
+    assert read("learning_rate/it") == [(4, pytest.approx(0.4)), (8, pytest.approx(0.8)), (10, pytest.approx(1.0))]
+    assert read("learning_rate/it/x0.333333") == [(step, pytest.approx(step / 30)) for step in (4, 8, 10)]
+    assert read("speed/images_per_second") == [(step, pytest.approx(4)) for step in (4, 8, 10)]
+    most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _, gib in read("memory/peak_gib"):  # Linux counts pages in batches
+        assert 0.95 * before < gib * 2**30 < 1.05 * most
+    (text,) = events.Tensors("configuration/text_summary")
+    assert yaml.safe_load(text.tensor_proto.string_val[0].decode()) == plain(CONFIG)
+    assert {*read_metrics(tmp_path)[0]} == {"step", "epoch", "it/error", "it/weighted/error"}
+
+
+class Fake(GeneralTracker):
+    """A tracker that keeps what it is told."""
+
+    name, requires_logging_directory, tracker = "fake", False, None
+    made: ClassVar[list["Fake"]] = []
+
+    def __init__(self, project: str) -> None:
+        super().__init__()
+        self.told = [("project", project)]
+        self.made.append(self)
+
+    def start(self):
+        self.told.append(("start",))
+
+    def store_init_configuration(self, values):
+        self.told.append(("configuration", values))
+
+    def log(self, values, step=None):
+        self.told.append((step, values))
+
+    def log_images(self, values, step=None):
+        self.told.append((step, {name: [image.shape for image in images] for name, images in values.items()}))
+
+    def finish(self):
+        self.told.append(("finish",))
+
+
+def test_another_tracker_is_told_the_same_as_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "fake", Fake)
+    with run(tmp_path, log_with=("tensorboard", "fake", "fake")) as made:
+        train(made)
+        made.picture("grid", torch.rand(3, 5, 7))
+    (fake,) = Fake.made
+    assert fake.told[:2] == [("project", "hybridgen"), ("start",)] and fake.told[-1] == ("finish",)
+    assert fake.told[2] == ("configuration", {
+        "rate": 0.1, "channels": "[8, 16]", "hybridizer": "some/folder", "out": "run", "resume": False,
+        "threads": None, "record_every": 4, "save_every": 5,
+    })  # fmt: skip
+    assert fake.told[-2] == (10, {"grid": [(5, 7, 3)]})
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    numbers = [(step, name, value) for step, values in fake.told[3:-2] for name, value in values.items()]
+    written = [(e.step, name, e.value) for name in events.Tags()["scalars"] for e in events.Scalars(name)]
+    assert sorted(numbers) == [(*place, pytest.approx(value, rel=1e-6)) for *place, value in sorted(written)]
+    assert {name for _, name, _ in numbers} >= {"it/error", "speed/images_per_second", "memory/peak_gib"}
+
+
+def test_trackers_that_cannot_be_are_an_input_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(trackers, "get_available_trackers", lambda: [LoggerType.TENSORBOARD])
+    missing, unknown = "wandb needs the package wandb, which is not installed", "'wandbb' is none of aim, "
+    for name, said in (("wandb", missing), ("wandbb", unknown)):
+        with pytest.raises(InputError, match=f"^log_with: {said}"):
+            Context.of(RunSettings(log_with=("tensorboard", name)))
+
+    def start(self):
+        raise RuntimeError("no key\nset one")
+
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "fake", Fake)
+    monkeypatch.setattr(Fake, "start", start)
+    with pytest.raises(InputError, match=r"^log_with: fake fails \(no key\); "), run(tmp_path, log_with=("fake",)):
+        pass
+
+
+def test_no_tracker_at_all(tmp_path):
+    finished(tmp_path, log_with=())
+    assert [row["step"] for row in read_metrics(tmp_path)] == [4, 8, 10] and not (tmp_path / "tensorboard").exists()
 
 
 def test_curves_are_a_readable_picture_with_a_panel_for_every_unweighted_term(tmp_path, monkeypatch):
@@ -646,6 +759,7 @@ def test_fields_in_which_halves_of_a_run_may_differ():
     """None that changes what is trained, or which network is selected: evaluations do."""
     assert set(record.UNIDENTIFIED) == {
         "out", "resume", "threads", "workers", "data_root", "download", "record_every", "save_every",
+        "log_with",
     }  # fmt: skip
 
 

@@ -1,12 +1,14 @@
 """One run from its plan to its result: what is averaged, scored, selected and left, by a network that only counts."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from hybridgen.data.datasets import Dataset, Part
@@ -17,7 +19,7 @@ from hybridgen.training.context import Context, RunSettings
 from hybridgen.training.ema import EMA
 from hybridgen.training.objective import Outcome, Task, sgd
 from hybridgen.training.plan import Plan, by_accuracy
-from hybridgen.training.schedules import Clock
+from hybridgen.training.schedules import Clock, cosine
 from hybridgen.training.scores import Scored
 from hybridgen.training.train import train
 from hybridgen.types import Batch, InputError
@@ -266,3 +268,14 @@ def test_modules_of_a_plan_are_part_of_checkpoints(tmp_path):
     state = torch.load(max((tmp_path / "checkpoints").glob("*.pt")), weights_only=True)
     assert {"counting", "more", "average", "selected", "means"} <= state["modules"].keys()
     assert torch.equal(state["modules"]["more"]["weight"], more.weight)
+
+
+def test_tensorboard_has_the_schedule_s_rate_of_each_step(tmp_path):
+    noted = Noted(tmp_path)
+    noted.plan.tasks["counting"].rate = cosine(0.4, None)
+    train(noted.plan, noted.settings, tmp_path, seed=0)
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    rates = [(event.step, event.value) for event in events.Scalars("learning_rate/counting")]
+    assert rates == [(k + 1, pytest.approx(0.2 * (1 + math.cos(math.pi * k / 10)))) for k in range(10)]
+    assert not any("learning_rate" in line for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
