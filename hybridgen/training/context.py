@@ -114,6 +114,8 @@ class Context:
             whole=settings.whole,
         )
         context = cls(settings, accelerator, dataset, split_of(settings, dataset))
+        for line in dataset.told:
+            context.tell(line)
         split, size = context.split, dataset.image_size
         if settings.image_size is None and dataset.train.files is not None:
             context.tell(f"images are brought to {size}×{size}; --image-size")

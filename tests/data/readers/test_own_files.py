@@ -42,7 +42,7 @@ def test_a_test_part_is_drawn_of_a_folder_without_one(tmp_path, plain):
 @pytest.mark.parametrize(("images", "tested"), [(2, 1), (7, 1), (8, 2), (12, 2), (13, 3)])
 def test_a_fifth_is_rounded_and_one_at_least(images, tested):
     paths = [Path(f"{i}.png") for i in range(images)]
-    train, test = drawn_test({"cat": paths}, Path())
+    train, test = drawn_test({"cat": paths}, Path(), "pets")
     assert len(test["cat"]) == tested and sorted(train["cat"] + test["cat"]) == sorted(paths)
 
 
@@ -139,7 +139,7 @@ def test_faults_of_folders_without_parts(tmp_path, plain, picture, write, fails)
         ("path,label\ncat/0.png,cat\ncat/0.png,dog\n", "row 3: cat/0.png comes twice"),
         ("path,label\ncat/0.png,\ncat/1.png,\n", "no row has a label"),
         ("path,label,part\ncat/0.png,cat,training\n", "row 2: part 'training'; train or test is needed"),
-        ("path,label,part\ncat/0.png,,test\n", "row 2: cat/0.png, of the test, has no label"),
+        ("path,label,part\ncat/0.png,,test\n", "row 2: an image of the test has no label"),
         ("path,label,part\ncat/0.png,cat,train\ndog/0.png,dog,train\n", "no row has part 'test'"),
         ("path,label,part\ncat/0.png,cat,train\ndog/0.png,dog,test\n", "class 'dog' is in test but not in train"),
         ("path,label\ncat/0.png,cat\ndog/0.png,dog\ndog/1.png,dog\n", "class 'cat' has 1 image; two are needed"),
