@@ -181,6 +181,16 @@ def load_dataset(
 # --- what the readers share
 
 
+def check_classes(data: str, classes: Sequence[str]) -> None:
+    """InputError, naming the data, unless there are several that differ by more than upper and lower case."""
+    if len(classes) < 2:
+        raise InputError(f"{data}: {len(classes)} class ({', '.join(classes)}); two or more are needed")
+    alike: dict[str, str] = {}
+    for name in classes:
+        if (other := alike.setdefault(name.casefold(), name)) != name:
+            raise InputError(f"{data}: classes {other!r} and {name!r} differ by upper and lower case only")
+
+
 def composited(objects: np.ndarray, backgrounds: np.ndarray, labels: np.ndarray) -> Part:
     """|background − object| in each channel, as in MNIST-M; objects [n,h,w], backgrounds [n,h,w,3]."""
     pixels = np.maximum(backgrounds, objects[..., None]) - np.minimum(backgrounds, objects[..., None])

@@ -43,7 +43,7 @@ class RunSettings:
     """Abstract: what every recipe has that trains on a split of a data set."""
 
     data: str = "digits-m"
-    """Data set: digits-m, cifar10, svhn, ..., or the path of a folder, CSV or npz file."""
+    """Data set: digits-m, cifar10, ..., the path of a folder, CSV, Parquet or npz file, or hf:NAME (Hugging Face)."""
     image_size: Annotated[int, Field(ge=1, le=4096), NUMBER] | None = None
     """Side to which images are brought. Unless given their own, and of files of unequal sizes 16, 32 or 64: the largest
     that is not above the middle one of their shorter sides."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from hybridgen.assets import carried
-from hybridgen.data.datasets import Dataset, Part, Request, described
+from hybridgen.data.datasets import Dataset, Part, Request, check_classes, described
 from hybridgen.data.sources import (
     IMAGE_SUFFIXES,
     Embedded,
@@ -116,13 +116,7 @@ def of_groups(
     strangers = [name for name in test if name not in train]
     if strangers:
         raise InputError(f"{request.name}: class {strangers[0]!r} is in test but not in train")
-    if len(classes) < 2:
-        raise InputError(f"{request.name}: {len(classes)} class ({', '.join(classes)}); two or more are needed")
-    alike = {}
-    for name in classes:
-        if (other := alike.setdefault(name.casefold(), name)) != name:
-            raise InputError(f"{request.name}: classes {other!r} and {name!r} differ by upper and lower case only")
-
+    check_classes(request.name, classes)
     paths = {
         "train": [path for group in train.values() for path in group] + list(unlabeled),
         "test": [path for group in test.values() for path in group],
