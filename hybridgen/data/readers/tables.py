@@ -254,7 +254,8 @@ def _typed_columns(schema: Any, where: str, picked: Mapping[str, str]) -> _Colum
                 )
             found[kind] = [picked[kind]]
         elif len(names) > 1:
-            raise InputError(f"{where}: {len(names)} columns of {kind}s ({', '.join(names)}); one is needed")
+            remedy = f"pass hf:NAME,{kind}=COLUMN" if where.startswith("hf:") else "one is needed"
+            raise InputError(f"{where}: {len(names)} columns of {kind}s ({', '.join(names)}); {remedy}")
     image, label = (next(iter(names), None) for names in found.values())
     return _Columns(image, label, features.get(label, {}).get("names"))
 
