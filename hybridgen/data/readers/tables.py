@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -338,22 +339,28 @@ def _arrow(table: Any, column: str) -> Any:
 
 
 def _image_column(request: Request, part: str, table: Any, column: str) -> ImageColumn:
-    import pyarrow.compute as compute
-    from datasets import Image
+    from pyarrow import compute
 
-    sizes = compute.binary_length(compute.struct_field(_arrow(table, column), "bytes")).to_pylist()
-    stored = table.select_columns([column]).cast_column(column, Image(decode=False))
-    return ImageColumn(request.name, part, _Cells(stored, column), sizes)
+    cells = _Cells(table, column)
+    sizes = compute.binary_length(compute.struct_field(cells.stored, "bytes")).to_pylist()
+    return ImageColumn(request.name, part, cells, sizes)
 
 
 class _Cells(Sequence):
-    """One column of a table of `datasets`. It stays where it is, also when processes that decode it are started."""
+    """One column of a table of `datasets`, on disk; processes that decode it are sent no more than where it lies."""
 
     def __init__(self, table: Any, column: str) -> None:
         self.table, self.column = table, column
+
+    @cached_property
+    def stored(self) -> Any:
+        return _arrow(self.table, self.column)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"table": self.table, "column": self.column}
 
     def __len__(self) -> int:
         return len(self.table)
 
     def __getitem__(self, row: int) -> Mapping[str, bytes | str | None] | None:
-        return self.table[row][self.column]
+        return self.stored[row].as_py()
