@@ -31,7 +31,7 @@ class Config:
     table: Literal["A.14", "A.15", "2.3", "2.6"] = "A.14"
     """The thesis's table."""
     data: str = "digits-m"
-    """Data set: digits-m, cifar10, svhn, ..., or the path of a folder, CSV or npz file."""
+    """Data set: digits-m, cifar10, ..., the path of a folder, CSV, Parquet or npz file, or hf:NAME (Hugging Face)."""
     labels: Count = 100
     """Labelled images."""
     backbone: Literal["mean-teacher", "fixmatch", "mixmatch"] = "mean-teacher"

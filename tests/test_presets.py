@@ -1765,9 +1765,12 @@ ARGUMENTS = {
     "data.pillow_policy.pillow_strong": {"operations": 2, "probability": 0.5, "cutout": 16},
     "data.cifar_c.CifarC": {"names": CIFAR_C},
     "data.corruptions.check_corruptions": {"flag": "corruptions"},
+    "data.datasets.Dataset": {"told": ()},
+    "data.datasets.described": {"told": ()},
     "data.datasets.load_dataset": {"data_root": "data", "download": False, "memory_limit": 2**31, "whole": False},
     "data.datasets.from_arrays": {"masks": (None, None)},
     "data.levels.to_images": {"dtype": torch.float32},
+    "data.readers.folder.of_groups": {"told": ()},
     "data.splits.make_split": {"seed": 0, "validation": 0},
     "data.streams.Stream": {
         "labelled_views": (), "unlabelled_views": (), "rank": 0, "world": 1, "workers": 0, "repetitions": 1,
@@ -1878,6 +1881,10 @@ CONSTANTS = {
     "data.randaugment": {"GREY": 0.5},
     "data.pillow_policy": {"FILL": (127, 127, 127)},
     "data.readers.folder": {"CONTENT_HASH_LIMIT": 2**28, "TEST_SHARE": 5, "UNLABELED": "unlabeled"},
+    "data.readers.tables": {
+        "TESTS": ("test", "validation", "valid", "val", "dev"), "OPTIONS": ("config", "image", "label"),
+        "UNSUPERVISED": ("unlabeled", "unlabelled", "unsupervised"),
+    },
     "data.sources": {
         "CROP_ATTEMPTS": 10,  # torchvision's
         "IMAGE_SUFFIXES": (

@@ -20,7 +20,8 @@ class Explore:
     hybridizer: str | None = None
     """Folder or hub id (owner/name, owner/name@revision) of a hybridizer; the repository's own unless given."""
     data: str = "digits-m"
-    """Data set of the hybridizer's classes: digits-m, cifar10, svhn, ..., or the path of a folder, CSV or npz file."""
+    """Data set of the hybridizer's classes: digits-m, cifar10, ..., the path of a folder, CSV, Parquet or npz file, or
+    hf:NAME (Hugging Face)."""
     part: Literal["train", "test"] = "test"
     """Whose images to pick from."""
     port: Annotated[int, Field(ge=1, le=65535), NUMBER] | None = None

@@ -27,7 +27,8 @@ class Hybridize:
     hybridizer: str | None = None
     """Folder or hub id (owner/name, owner/name@revision) of a hybridizer; the repository's own unless given."""
     data: str | None = None
-    """Data set to hybridize: digits-m (unless given), cifar10, svhn, ..., or the path of a folder, CSV or npz file."""
+    """Data set to hybridize: digits-m (unless given), cifar10, ..., the path of a folder, CSV, Parquet or npz
+    file, or hf:NAME (Hugging Face)."""
     semantic: tuple[Path, ...] = ()
     """Image files, instead of --data, whose class the hybrids take."""
     nonsemantic: tuple[Path, ...] = ()

@@ -59,7 +59,7 @@ class OfImages(MixingStudy, ABC):
     """What studies of the images of a data set have in common."""
 
     data: str = "digits-m"
-    """Data set: digits-m, cifar10, svhn, ..., or the path of a folder, CSV or npz file."""
+    """Data set: digits-m, cifar10, ..., the path of a folder, CSV, Parquet or npz file, or hf:NAME (Hugging Face)."""
     image_size: Side | None = None
     """Side to which images are brought; needed for folders of unequal images."""
     data_root: str = "data"

@@ -39,7 +39,7 @@ class Judged(ABC):
     """What commands that judge hybrids by an oracle have in common."""
 
     data: str = "digits-m"
-    """Data set: digits-m, cifar10, svhn, ..., or the path of a folder, CSV or npz file."""
+    """Data set: digits-m, cifar10, ..., the path of a folder, CSV, Parquet or npz file, or hf:NAME (Hugging Face)."""
     repeats: Annotated[int, Field(ge=1, le=1000), NUMBER] = 4
     """Non-semantic parents for every test image."""
     seed: Seed = 0

@@ -38,8 +38,8 @@ class Predict:
     images: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Image files, or folders of them."""
     data: str | None = None
-    """Data set whose test images are classified instead: digits-m, cifar10, ..., or the path of a folder, CSV or npz
-    file."""
+    """Data set whose test images are classified instead: digits-m, cifar10, ..., the path of a folder, CSV, Parquet or
+    npz file, or hf:NAME (Hugging Face)."""
     out: Path | None = None
     """CSV file to write: image, class, its probability, the label where it is known, and the probability of every
     class."""

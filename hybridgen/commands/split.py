@@ -25,7 +25,7 @@ class SplitImages:
     validation: Annotated[int, Field(ge=0, le=10_000_000), NUMBER] = 0
     """Labelled images set aside for validation."""
     data: str = "digits-m"
-    """Data set: digits-m, cifar10, svhn, ..., or the path of a folder, CSV or npz file."""
+    """Data set: digits-m, cifar10, ..., the path of a folder, CSV, Parquet or npz file, or hf:NAME (Hugging Face)."""
     data_root: str = "data"
     """Where data sets lie or are downloaded to."""
     download: bool = False

@@ -37,7 +37,7 @@ class Part:
     backgrounds: UInt8[Tensor, "n 3 h w"] | None = None
     """The context without the object, where that is known."""
     files: tuple[str, ...] | None = None
-    """Where the images lie below the data set's folder, if they are files."""
+    """Where the images lie below the data set's folder or in its table, if they are files."""
 
     def __post_init__(self) -> None:
         for name, of in (("labels", self.labels), ("files", self.labels if self.files is None else self.files)):
@@ -79,6 +79,8 @@ class Dataset:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     """Channel statistics of the training images in [0, 1]."""
+    told: tuple[str, ...] = ()
+    """What the reader chose that is not plain from the name, to be said when training begins."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,9 @@ DATASETS: dict[str, str] = {
     "folder:PATH": "folder.folder",
     "classes:PATH": "folder.of_classes",
     "imagenet-100:PATH": "folder.imagenet_100",
-    "csv:PATH": "folder.listed",
+    "csv:PATH": "tables.csv_file",
+    "parquet:PATH": "tables.parquet",
+    "hf:NAME": "tables.hugging_face",
     "npz:PATH": "npz.npz",
 }
 """Each set's name, and who reads it: a file of `hybridgen.data.readers` and its function of a `Request`. By name, since
@@ -114,11 +118,12 @@ the readers are built from what stands here, and a run imports only its own.
 
 
 def named(data: str) -> str:
-    """The whole name of a data set, for a bare path too: a folder, a .csv, an .npz or, of some classes, a .txt file."""
+    """The whole name of a data set, for a bare path too: a folder, a .csv, .parquet or .npz file or, of some classes, a
+    .txt file."""
     suffix = Path(data).suffix.lower()
     if data in DATASETS or ":" in data:
         return data
-    if suffix in (".csv", ".npz"):
+    if suffix in (".csv", ".parquet", ".npz"):
         return f"{suffix[1:]}:{data}"
     if suffix == ".txt":
         return f"classes:{data}"
@@ -127,7 +132,7 @@ def named(data: str) -> str:
 
 def of_files(data: str) -> bool:
     """Whether a data set of this name consists of image files, of any sizes."""
-    return named(data).partition(":")[0] in ("folder", "classes", "imagenet-100", "csv")
+    return named(data).partition(":")[0] in ("folder", "classes", "imagenet-100", "csv", "parquet", "hf")
 
 
 def load_dataset(
@@ -140,32 +145,33 @@ def load_dataset(
     whole: bool = False,
 ) -> Dataset:
     """Load a data set by its name in `DATASETS`; `folder:PATH`, `classes:PATH`, `imagenet-100:PATH`, `csv:PATH`,
-    `npz:PATH` and `mnist-m:PATH` take a path. The path of a folder, a text, a CSV or an npz file will do alone.
+    `parquet:PATH`, `npz:PATH` and `mnist-m:PATH` take a path, `hf:NAME` what Hugging Face's `datasets` load (see
+    `hybridgen.data.readers.tables`). The path of a folder, a text, a CSV, a Parquet or an npz file will do alone.
 
     Args:
         image_size: side in pixels; None for the set's own.
-        data_root: where torchvision's sets lie or are downloaded to.
-        download: whether torchvision may fetch what is missing.
+        data_root: where torchvision's sets lie or are downloaded to; those of the hub are in Hugging Face's own cache.
+        download: whether torchvision and `datasets` may fetch what is missing.
         memory_limit: bytes of decoded pixels up to which a folder is held in memory. It is not for torchvision's sets
             and npz files, which are read whole whatever is kept of them: STL-10, the largest, needs 6 GB meanwhile and
             keeps 3 (0.3 at image_size 32).
-        whole: of a folder or CSV file, for photographs of any proportions: networks are trained on random parts of
-            them, in their full resolution, and judged by their middle (`Photographs`), where otherwise each is brought
-            to its central square first. They are decoded on demand, whatever the memory_limit.
+        whole: of image files, also those in a table, for photographs of any proportions: networks are trained on
+            random parts of them, in their full resolution, and judged by their middle (`Photographs`), where otherwise
+            each is brought to its central square first. They are decoded on demand, whatever the memory_limit.
 
     Raises InputError for an unknown name, missing data and every fault of the data, in one line.
     """
     name = named(name)
     kind, colon, path = name.partition(":")
-    reader = DATASETS.get(f"{kind}:PATH" if colon else kind)
+    reader = {key.partition(":")[:2]: reader for key, reader in DATASETS.items()}.get((kind, colon))
     if reader is None or (colon and not path):
         raise InputError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}")
     if image_size is not None and image_size <= 0:
         raise InputError(f"image_size = {image_size}: must be positive")
     if whole and not of_files(name):
         raise InputError(
-            f"whole = True: {name} has images of one size; only folder:PATH, classes:PATH, imagenet-100:PATH and "
-            "csv:PATH have whole photographs"
+            f"whole = True: {name} has images of one size; only folder:PATH, classes:PATH, imagenet-100:PATH, "
+            "csv:PATH, parquet:PATH and hf:NAME have whole photographs"
         )
     module, function = reader.split(".")
     read = getattr(import_module(f"hybridgen.data.readers.{module}"), function)
@@ -173,6 +179,16 @@ def load_dataset(
 
 
 # --- what the readers share
+
+
+def check_classes(data: str, classes: Sequence[str]) -> None:
+    """InputError, naming the data, unless there are several that differ by more than upper and lower case."""
+    if len(classes) < 2:
+        raise InputError(f"{data}: {len(classes)} class ({', '.join(classes)}); two or more are needed")
+    alike: dict[str, str] = {}
+    for name in classes:
+        if (other := alike.setdefault(name.casefold(), name)) != name:
+            raise InputError(f"{data}: classes {other!r} and {name!r} differ by upper and lower case only")
 
 
 def composited(objects: np.ndarray, backgrounds: np.ndarray, labels: np.ndarray) -> Part:
@@ -253,10 +269,12 @@ def described(
     *,
     flip: bool,
     statistics: tuple | None = None,
+    told: Sequence[str] = (),
 ) -> Dataset:
     """A set of two parts with their channel statistics, computed unless they are given as (mean, std)."""
     mean, std = statistics or _channel_statistics(train.images)
-    return Dataset(request.name, classes, train.images.image_size, train, test, fingerprint, flip, mean, std)
+    size = train.images.image_size
+    return Dataset(request.name, classes, size, train, test, fingerprint, flip, mean, std, tuple(told))
 
 
 def _channel_statistics(images: ImageSource) -> tuple[tuple[float, ...], tuple[float, ...]]:

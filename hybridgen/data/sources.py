@@ -4,14 +4,17 @@ Pixels are uint8 RGB, of one square size.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from hybridgen.types import InputError
@@ -58,11 +61,70 @@ class InMemory:
 
 
 @final
+@dataclass(frozen=True, eq=False)
+class ImageColumn:
+    """The images of a table, each as the `bytes` of an image file or, where there are none, as its `path`."""
+
+    table: str
+    """The table's name, for errors."""
+    part: str
+    """Which part of it this is, if it has several."""
+    cells: Sequence[Mapping[str, bytes | str | None] | None]
+    sizes: Sequence[int | None]
+    """Numbers of bytes; None where there are none."""
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+
+@final
+@dataclass(frozen=True, eq=False, slots=True)
+class Embedded:
+    """An image file that lies in a table."""
+
+    column: ImageColumn
+    row: int
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.column.table, self.column.part, f"row {self.row}")))
+
+    @property
+    def name(self) -> str:
+        """Part and row, without the table's own name."""
+        return f"{self.column.part}/{self.row}" if self.column.part else str(self.row)
+
+    def content(self) -> bytes | Path:
+        """The file's bytes, or where it lies. InputError where there is neither."""
+        cell = self.column.cells[self.row] or {}
+        if cell.get("bytes") is not None:
+            return cell["bytes"]
+        if cell.get("path"):
+            return Path(cell["path"])
+        raise InputError(f"{self}: no image")
+
+    def size(self) -> int:
+        """Bytes of the file."""
+        size = self.column.sizes[self.row]
+        return self.content().stat().st_size if size is None else size
+
+    def read_bytes(self) -> bytes:
+        content = self.content()
+        return content if isinstance(content, bytes) else content.read_bytes()
+
+
+ImageFile = str | Path | Embedded
+
+
+def _kept(paths: Sequence[ImageFile]) -> tuple[str | Embedded, ...]:
+    return tuple(path if isinstance(path, Embedded) else str(path) for path in paths)
+
+
+@final
 class Files:
     """Image files decoded on demand; nothing is kept."""
 
-    def __init__(self, paths: Sequence[str | Path], image_size: int) -> None:
-        self.paths = tuple(str(path) for path in paths)
+    def __init__(self, paths: Sequence[ImageFile], image_size: int) -> None:
+        self.paths = _kept(paths)
         self.image_size = image_size
 
     def __len__(self) -> int:
@@ -89,7 +151,7 @@ class Photographs:
 
     def __init__(
         self,
-        paths: Sequence[str | Path],
+        paths: Sequence[ImageFile],
         image_size: int,
         *,
         scale: tuple[float, float] = (0.08, 1.0),
@@ -101,7 +163,7 @@ class Photographs:
             raise InputError(f"scale: {scale} is not 0 < low <= high <= 1")
         if not 0 < aspect[0] <= aspect[1]:
             raise InputError(f"aspect: {aspect} is not 0 < low <= high")
-        self.paths = tuple(str(path) for path in paths)
+        self.paths = _kept(paths)
         self.image_size = image_size
         self.scale, self.aspect = scale, aspect
 
@@ -199,7 +261,7 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     return values.to(device, non_blocking=device.type not in ("cpu", "mps"))
 
 
-def decode(path: str | Path, image_size: int) -> UInt8[Tensor, "3 size size"]:
+def decode(path: ImageFile, image_size: int) -> UInt8[Tensor, "3 size size"]:
     """Read one image file of any mode and size: RGB, its central square, resized with antialiasing.
 
     16-bit grey is scaled (not clipped) to 8, transparency is laid on white, EXIF orientation is applied.
@@ -209,15 +271,30 @@ def decode(path: str | Path, image_size: int) -> UInt8[Tensor, "3 size size"]:
     return chw(np.array(resized_square(opened(path, 2 * image_size), image_size)))
 
 
-def opened(path: str | Path, enough: int | None = None) -> Image.Image:
+def opened(path: ImageFile, enough: int | None = None) -> Image.Image:
     """The whole image in RGB and upright, as `decode` describes it, with its errors; a JPEG's sides perhaps divided by
     2, 4 or 8, if both keep `enough` pixels.
     """
+    with _opening(path) as image:
+        return upright(image, enough)
+
+
+def size_of(path: ImageFile) -> tuple[int, int]:
+    """Width and height of one image file, as it is stored. InputError as in `decode`."""
+    with _opening(path) as image:
+        return image.size
+
+
+@contextmanager
+def _opening(path: ImageFile) -> Iterator[Image.Image]:
+    content = path.content() if isinstance(path, Embedded) else path
     try:
-        with Image.open(path) as image:
-            return upright(image, enough)
+        with Image.open(BytesIO(content) if isinstance(content, bytes) else content) as image:
+            yield image
     except Exception as error:  # Pillow's readers raise nearly every type on damaged files
-        raise InputError(f"{path}: not a readable image ({one_line(error)})") from error
+        # What cannot be identified in memory is named by its address, which says nothing
+        reason = "cannot identify image file" if isinstance(error, UnidentifiedImageError) else one_line(error)
+        raise InputError(f"{path}: not a readable image ({reason})") from error
 
 
 def upright(image: Image.Image, enough: int | None = None) -> Image.Image:

@@ -44,7 +44,7 @@ class RunSettings:
     """Abstract: what every recipe has that trains on a split of a data set."""
 
     data: Annotated[str, Section("images and labels")] = "digits-m"
-    """Data set: digits-m, cifar10, svhn, ..., or the path of a folder, CSV or npz file."""
+    """Data set: digits-m, cifar10, ..., the path of a folder, CSV, Parquet or npz file, or hf:NAME (Hugging Face)."""
     labels: Count | Literal["auto"] | None = "auto"
     """Labelled images; none: all that are not set aside for validation; auto: 100, or four times the classes if that is
     more, but not more than there are."""
@@ -121,6 +121,8 @@ class Context:
             whole=settings.whole,
         )
         context = cls(settings, accelerator, dataset, split_of(settings, dataset))
+        for line in dataset.told:
+            context.tell(line)
         split, size = context.split, dataset.image_size
         if settings.image_size is None and dataset.train.files is not None:
             context.tell(f"images are brought to {size}×{size}; --image-size")

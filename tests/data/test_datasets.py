@@ -52,7 +52,8 @@ def test_every_set_has_a_reader(name):
     ("given", "whole", "files"),
     [("cifar10", "cifar10", False), ("a/b.npz", "npz:a/b.npz", False), ("a/B.NPZ", "npz:a/B.NPZ", False),
      ("a.csv", "csv:a.csv", True), ("pets", "folder:pets", True), ("nowhere", "nowhere", False), ("", "", False),
-     ("folder:pets", "folder:pets", True), ("mnist-m:pets", "mnist-m:pets", False)],
+     ("folder:pets", "folder:pets", True), ("a/b.parquet", "parquet:a/b.parquet", True), ("hf:a/b", "hf:a/b", True),
+     ("mnist-m:pets", "mnist-m:pets", False)],
 )  # fmt: skip
 def test_names_of_what_lies_on_disk(tmp_path, monkeypatch, given, whole, files):
     monkeypatch.chdir(tmp_path)

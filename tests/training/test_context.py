@@ -155,14 +155,16 @@ def test_networks_and_their_averages_are_on_the_device_of_their_process(monkeypa
             assert {parameter.device.type for parameter in part.parameters()} <= {"meta"}, name
 
 
-def test_data_and_split_are_what_the_settings_ask_for(monkeypatch, tmp_path):
+def test_data_and_split_are_what_the_settings_ask_for(monkeypatch, tmp_path, capsys):
     asked = []
-    load = lambda name, **how: asked.append((name, how)) or context_of(16).dataset
+    load = lambda name, **how: asked.append((name, how)) or replace(context_of(16).dataset, told=("what was drawn",))
     monkeypatch.setattr(module, "load_dataset", load)
     given = dict(data="svhn", image_size=16, data_root="elsewhere", download=True, whole=True, seed=9, threads=1)
     made = Context.of(RunSettings(**given, labels=12, split_seed=5, validation=3, precision="fp32"))
     assert asked == [("svhn", dict(image_size=16, data_root="elsewhere", download=True, whole=True))]
     assert made.split == make_split(made.dataset, labels=12, seed=5, validation=3) and made.split.seed == 5
+    made.say()
+    assert capsys.readouterr().out == "what was drawn\n"
     made.split.save(tmp_path / "split.json")
     of_file = Context.of(RunSettings(**given, labels=20, split=tmp_path / "split.json", precision="fp32"))
     assert of_file.split == made.split

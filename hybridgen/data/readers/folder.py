@@ -1,28 +1,35 @@
-"""One's own images as files: in a folder for each class, or listed in a CSV file."""
+"""One's own images as files, in a folder for each class; and what any images of unequal sizes are read by."""
 
-import csv
 import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from PIL import Image
 
 from hybridgen.assets import carried
-from hybridgen.data.datasets import Dataset, Part, Request, described
-from hybridgen.data.sources import IMAGE_SUFFIXES, Files, InMemory, Photographs, decode, one_line
+from hybridgen.data.datasets import Dataset, Part, Request, check_classes, described
+from hybridgen.data.sources import (
+    IMAGE_SUFFIXES,
+    Embedded,
+    Files,
+    ImageFile,
+    InMemory,
+    Photographs,
+    decode,
+    one_line,
+    size_of,
+)
 from hybridgen.types import InputError
 
 CONTENT_HASH_LIMIT = 256 << 20
 """Folders up to this many bytes are fingerprinted by their contents, larger ones by names and sizes alone."""
 
 
-Groups = Mapping[str, Sequence[Path]]
-"""Image files by the names of their classes, which are sorted."""
+Groups = Mapping[str, Sequence[ImageFile]]
+"""Image files by the names of their classes, in the order of these."""
 
 UNLABELED = "unlabeled"
 """The folder of images without classes."""
@@ -32,13 +39,6 @@ TEST_SHARE = 5
 
 SIDES, LOOKED_AT = (16, 32, 64), 512
 """Of images of unequal sizes, one of these by so many of them."""
-
-COLUMNS = {
-    "path": ("path", "file", "file_name", "filename", "image"),
-    "label": ("label", "class"),
-    "part": ("part", "split"),
-}
-"""Of a CSV file, by any of these names."""
 
 
 def folder(request: Request) -> Dataset:
@@ -80,41 +80,18 @@ def _of_folder(request: Request, root: Path, only: Sequence[str] | None = None) 
     if any((root / part).is_dir() for part in ("train", "test")):
         train, test = (_images_by_class(root / part, only=only) for part in ("train", "test"))
     else:
-        train, test = drawn_test(_images_by_class(root, but=UNLABELED, only=only), root)
+        train, test = drawn_test(_images_by_class(root, but=UNLABELED, only=only), root, request.name)
     every = [path for groups in (train, test) for group in groups.values() for path in group] + unlabeled
-    return _of_files(request, root, train, test, unlabeled, lambda: files_digest(root, every))
+    return of_groups(request, root, train, test, unlabeled, lambda: files_digest(root, every))
 
 
-def listed(request: Request) -> Dataset:
-    """The images of a CSV file, by its columns path, label and, if there is one, part (see `COLUMNS`): paths are
-    relative to the file's folder, an image without a label is unlabelled, and part is train or test. Without that
-    column a test part is drawn (`drawn_test`)."""
-    rows, root = _rows(request.path), request.path.parent
-    unlabeled = [row.path for row in rows if not row.label and row.part != "test"]
-    by_part: dict[str, dict[str, list[Path]]] = {"train": {}, "test": {}}
-    for row in sorted(rows, key=lambda row: (row.label, row.path.as_posix())):
-        if row.label:
-            by_part[row.part or "train"].setdefault(row.label, []).append(row.path)
-    train, test = by_part["train"], by_part["test"]
-    if not any(row.part for row in rows):
-        train, test = drawn_test(train, root)
-    elif not test:
-        raise InputError(f"{request.path}: no row has part 'test'; some are needed, or no column of that name")
-
-    def digest() -> str:
-        content = [files_digest(root, [row.path for row in rows]), [[row.label, row.part] for row in rows]]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-    return _of_files(request, root, train, test, unlabeled, digest)
-
-
-def drawn_test(groups: Groups, root: Path) -> tuple[Groups, Groups]:
+def drawn_test(groups: Groups, root: Path, data: str) -> tuple[Groups, Groups]:
     """The training and the test part of images that have none: of every class one in five, at least one, by the order
     of their names' SHA-256, which is the same on every machine. InputError for a class of a single image."""
     train, test = {}, {}
     for name, paths in groups.items():
         if len(paths) < 2:
-            raise InputError(f"{root}: class {name!r} has {len(paths)} image; two are needed, one of them for the test")
+            raise InputError(f"{data}: class {name!r} has {len(paths)} image; two are needed, one of them for the test")
         mixed = sorted(paths, key=lambda path: hashlib.sha256(name_below(root, path).encode()).digest())
         count = max(1, round(len(paths) / TEST_SHARE))
         chosen = set(mixed[:count])
@@ -123,20 +100,23 @@ def drawn_test(groups: Groups, root: Path) -> tuple[Groups, Groups]:
     return train, test
 
 
-def _of_files(
-    request: Request, root: Path, train: Groups, test: Groups, unlabeled: Sequence[Path], digest: Callable[[], str]
+def of_groups(
+    request: Request,
+    root: Path,
+    train: Groups,
+    test: Groups,
+    unlabeled: Sequence[ImageFile],
+    digest: Callable[[], str],
+    told: Sequence[str] = (),
 ) -> Dataset:
+    """A set of the classes that the training part has, in memory if it fits; the digest is of the files below the root,
+    told what the reader chose. InputError for one class, and for names of classes that are alike or in the test alone.
+    """
     classes = tuple(train)
     strangers = [name for name in test if name not in train]
     if strangers:
-        raise InputError(f"{root / 'test' / strangers[0]}: class {strangers[0]!r} is in test but not in train")
-    if len(classes) < 2:
-        raise InputError(f"{root}: {len(classes)} class ({', '.join(classes)}); two or more are needed")
-    alike = {}
-    for name in classes:
-        if (other := alike.setdefault(name.casefold(), name)) != name:
-            raise InputError(f"{root}: classes {other!r} and {name!r} differ by upper and lower case only")
-
+        raise InputError(f"{request.name}: class {strangers[0]!r} is in test but not in train")
+    check_classes(request.name, classes)
     paths = {
         "train": [path for group in train.values() for path in group] + list(unlabeled),
         "test": [path for group in test.values() for path in group],
@@ -156,49 +136,7 @@ def _of_files(
             images = _decoded(images)
         files = tuple(name_below(root, path) for path in paths[part])
         parts[part] = Part(images, torch.tensor(labels[part], dtype=torch.int64), files=files)
-    return described(request, classes, parts["train"], parts["test"], digest(), flip=True)
-
-
-class _Row(NamedTuple):
-    path: Path
-    label: str
-    part: str
-
-
-def _rows(file: Path) -> list[_Row]:
-    """Those of a CSV file, in its order. InputError, naming the row, for whatever is missing or not known in it."""
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as lines:
-            table = csv.DictReader(lines)
-            names = {name.strip().lower(): name for name in table.fieldnames or () if name}
-            found = {
-                column: next((names[name] for name in known if name in names), None)
-                for column, known in COLUMNS.items()
-            }
-            given = list(table)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({one_line(error)})") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not a CSV file ({one_line(error)})") from error
-    for column in ("path", "label"):
-        if found[column] is None:
-            raise InputError(f"{file}: no column {' or '.join(COLUMNS[column])}; it has {', '.join(names) or 'none'}")
-    rows: dict[Path, _Row] = {}
-    for number, fields in enumerate(given, start=2):
-        told = {column: (fields.get(name) or "").strip() if name else "" for column, name in found.items()}
-        path = file.parent / told["path"]
-        if not told["path"] or not path.is_file():
-            raise InputError(f"{file}: row {number}: {told['path'] or 'no path'}: no such file")
-        if path in rows:
-            raise InputError(f"{file}: row {number}: {told['path']} comes twice")
-        if found["part"] is not None and told["part"] not in ("train", "test"):
-            raise InputError(f"{file}: row {number}: part {told['part']!r}; train or test is needed")
-        if told["part"] == "test" and not told["label"]:
-            raise InputError(f"{file}: row {number}: {told['path']}, of the test, has no label")
-        rows[path] = _Row(path, told["label"], told["part"])
-    if not any(row.label for row in rows.values()):
-        raise InputError(f"{file}: no row has a label")
-    return list(rows.values())
+    return described(request, classes, parts["train"], parts["test"], digest(), flip=True, told=told)
 
 
 def _images_by_class(
@@ -275,22 +213,14 @@ def _entries(folder: Path) -> list[os.DirEntry]:
     return entries
 
 
-def _own_size(paths: Sequence[Path]) -> int:
+def _own_size(paths: Sequence[ImageFile]) -> int:
     """The side of squares of one size, or the largest of `SIDES` that is not above the middle one of the shorter sides,
     of `LOOKED_AT` images at most."""
-    width, height = _size(paths[0])
-    if width == height and all(_size(path) == (width, height) for path in paths[1:]):
+    width, height = size_of(paths[0])
+    if width == height and all(size_of(path) == (width, height) for path in paths[1:]):
         return width
-    sides = sorted(min(_size(path)) for path in paths[:: -(-len(paths) // LOOKED_AT)])
+    sides = sorted(min(size_of(path)) for path in paths[:: -(-len(paths) // LOOKED_AT)])
     return max((side for side in SIDES if side <= sides[len(sides) // 2]), default=SIDES[0])
-
-
-def _size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except Exception as error:
-        raise InputError(f"{path}: not a readable image ({one_line(error)})") from error
 
 
 def _decoded(files: Files) -> InMemory:
@@ -309,18 +239,20 @@ def _decoded(files: Files) -> InMemory:
     return InMemory(pixels)
 
 
-def name_below(root: Path, path: Path) -> str:
-    """The path from the root; the path itself where it leads elsewhere."""
+def name_below(root: Path, path: ImageFile) -> str:
+    """The path from the root; the path itself where it leads elsewhere; in a table part and row."""
+    if isinstance(path, Embedded):
+        return path.name
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
-def files_digest(root: Path, paths: Sequence[Path]) -> str:
+def files_digest(root: Path, paths: Sequence[ImageFile]) -> str:
     """SHA-256 of relative names and sizes in bytes, and of the contents unless they are very large."""
     try:
-        sizes = [path.stat().st_size for path in paths]
+        sizes = [path.size() if isinstance(path, Embedded) else path.stat().st_size for path in paths]
         with_contents = sum(sizes) <= CONTENT_HASH_LIMIT
         digest = hashlib.sha256(b"contents" if with_contents else b"sizes")
-        for path, size in sorted(zip(paths, sizes, strict=True), key=lambda item: item[0].as_posix()):
+        for path, size in sorted(zip(paths, sizes, strict=True), key=lambda item: name_below(root, item[0])):
             digest.update(json.dumps([name_below(root, path), size]).encode())
             if with_contents:
                 digest.update(path.read_bytes())

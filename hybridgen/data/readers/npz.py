@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hybridgen.data.datasets import Dataset, Request, from_arrays, nchw
+from hybridgen.data.datasets import Dataset, Request, check_classes, from_arrays, nchw
 from hybridgen.data.sources import one_line
 from hybridgen.types import InputError
 
@@ -33,6 +33,7 @@ def npz(request: Request) -> Dataset:
         for part in ("train", "test")
     }
     classes = _npz_classes(request.path, arrays.get("classes"), labels["train"])
+    check_classes(f"{request.path}", classes)
     for part, values in labels.items():
         outside = sorted(set(values[(values < 0) | (values >= len(classes))].tolist()))
         if outside:

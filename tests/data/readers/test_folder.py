@@ -52,7 +52,7 @@ def test_some_classes_of_a_folder_are_those_that_a_text_file_in_it_names(tmp_pat
         ("cow\ndog", "train: no images of class 'cow'; of the 2 classes that are asked for 1 are missing"),
         ("dog\ncat\ndog", "some.txt: class 'dog' comes twice"),
         ("dog\n../pets", "some.txt: '../pets' is no folder's name"),
-        ("", "pets: 0 class"),
+        ("", "some.txt: 0 class"),
     ):
         (root / "some.txt").write_text(names)
         with pytest.raises(InputError, match=words):

@@ -106,6 +106,8 @@ def test_npz_faults(tmp_path, fails):
     refused("y_train", "label 2", "0..1", classes=np.array(["a", "b"]))
     refused("'c'", "not in train", classes=np.array(list("abcd")), y_train=np.array([0, 1, 1, 0, 1, 3]))
     refused("twice", classes=np.array(["a", "b", "a"]))
+    refused("classes 'B' and 'b' differ by upper and lower case only", classes=np.array(["a", "B", "b"]))
+    refused("1 class (0); two or more are needed", y_train=np.zeros(6, int), y_test=np.zeros(3, int))
     refused("not a readable npz", classes=np.array(["a", 1, None], dtype=object))
     refused("x_train", "8x9", "squares", x_train=np.zeros((6, 8, 9), np.uint8))
     refused("x_train", "shape", x_train=np.zeros((6, 8, 8, 4), np.uint8))

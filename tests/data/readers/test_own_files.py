@@ -42,7 +42,7 @@ def test_a_test_part_is_drawn_of_a_folder_without_one(tmp_path, plain):
 @pytest.mark.parametrize(("images", "tested"), [(2, 1), (7, 1), (8, 2), (12, 2), (13, 3)])
 def test_a_fifth_is_rounded_and_one_at_least(images, tested):
     paths = [Path(f"{i}.png") for i in range(images)]
-    train, test = drawn_test({"cat": paths}, Path())
+    train, test = drawn_test({"cat": paths}, Path(), "pets")
     assert len(test["cat"]) == tested and sorted(train["cat"] + test["cat"]) == sorted(paths)
 
 
@@ -50,6 +50,16 @@ def test_it_is_the_same_elsewhere(tmp_path, plain):
     first, second = (load_dataset(f"folder:{plain(tmp_path / name)}") for name in ("a", "b"))
     assert first.fingerprint == second.fingerprint
     assert torch.equal(first.test.images.pixels, second.test.images.pixels)
+
+
+def test_a_class_may_have_its_images_at_any_depth(tmp_path, plain):
+    even = load_dataset(f"folder:{plain(tmp_path / 'even')}")
+    mixed = plain(tmp_path / "mixed")
+    (mixed / "cat" / "more" / "still").mkdir(parents=True)
+    (mixed / "cat" / "3.png").rename(mixed / "cat" / "more" / "still" / "3.png")
+    found = load_dataset(f"folder:{mixed}")
+    assert found.classes == even.classes and found.train.labels.tolist() == even.train.labels.tolist()
+    assert "cat/more/still/3.png" in found.train.files + found.test.files
 
 
 @pytest.mark.parametrize("part", [False, True])
@@ -124,6 +134,9 @@ def test_faults_of_folders_without_parts(tmp_path, plain, picture, write, fails)
     fails(f"folder:{alike}", "classes 'Cat' and 'cat' differ by upper and lower case only")
     (tmp_path / "empty").mkdir()
     fails(f"folder:{tmp_path / 'empty'}", "no images in <class> folders below it")
+    fails(f"folder:{tmp_path}", "class 'empty' has no images")
+    deep = plain(tmp_path / "deep" / "er")  # a folder too high
+    fails(f"folder:{deep.parent}", "1 class (er); two or more are needed")
     loose = plain(tmp_path / "loose")
     write(loose / "0.png", picture(0))
     fails(f"folder:{loose}", "lies outside a class folder")
@@ -138,8 +151,10 @@ def test_faults_of_folders_without_parts(tmp_path, plain, picture, write, fails)
         ("path,label\n,cat\n", "row 2: no path: no such file"),
         ("path,label\ncat/0.png,cat\ncat/0.png,dog\n", "row 3: cat/0.png comes twice"),
         ("path,label\ncat/0.png,\ncat/1.png,\n", "no row has a label"),
+        ("path,label\ncat/0.png,cat\ncat/1.png,cat\n", "1 class (cat); two or more are needed"),
+        ("path,label\ncat/0.png,a\ncat/1.png,a\ncat/2.png,A\ncat/3.png,A\n", "classes 'A' and 'a' differ by upper"),
         ("path,label,part\ncat/0.png,cat,training\n", "row 2: part 'training'; train or test is needed"),
-        ("path,label,part\ncat/0.png,,test\n", "row 2: cat/0.png, of the test, has no label"),
+        ("path,label,part\ncat/0.png,,test\n", "row 2: an image of the test has no label"),
         ("path,label,part\ncat/0.png,cat,train\ndog/0.png,dog,train\n", "no row has part 'test'"),
         ("path,label,part\ncat/0.png,cat,train\ndog/0.png,dog,test\n", "class 'dog' is in test but not in train"),
         ("path,label\ncat/0.png,cat\ndog/0.png,dog\ndog/1.png,dog\n", "class 'cat' has 1 image; two are needed"),
