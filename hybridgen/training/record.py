@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from math import isfinite, nan
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -309,7 +310,7 @@ class Run:
         if self.accelerator.is_main_process:
             if losses := [value for name, value in values.items() if name.endswith("/total")]:
                 self._shown["loss"] = f"{losses[0]:.3g}"
-            if "validation/accuracy" in values:
+            if isfinite(values.get("validation/accuracy", nan)):  # nan: of no image
                 self._shown["validation"] = f"{values['validation/accuracy']:.1%}"
             self._bar.set_postfix(self._shown, refresh=False)
             row = {"step": self.clock.step, "epoch": round(self.clock.epoch, 4)} | values

@@ -110,6 +110,7 @@ def test_one_bar_shows_all_runs_with_loss_and_accuracy(tmp_path, monkeypatch):
                 one.clock.step += 1
                 one.step({"it/total": torch.tensor(1 / 3), "it/weighted/a": torch.tensor(5.0)})
             one.log(**{"validation/accuracy": 0.875})
+            one.log(**{"validation/accuracy": float("nan")})  # where nothing is set aside
     assert one._shown == {"loss": "0.333", "validation": "87.5%"}
     (new, _), (resumed, _) = bars
     assert (new["desc"], new["total"], new["initial"], new["leave"]) == ("mixed (2 of 3)", 40, 20, False)
