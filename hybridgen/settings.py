@@ -236,8 +236,8 @@ class _Screen(io.StringIO):
 def _in_sections(said: str, kind: type) -> str:
     """tyro's help with a frame for each `Section` of the fields that are in no group; without frames, a title."""
     titles = {
-        flag: each.title
-        for field, flag in ((field, f"--{field.name.replace('_', '-')}") for field in fields(kind))
+        f"--{field.name.replace('_', '-')}": each.title
+        for field in fields(kind)
         for each in getattr(field.type, "__metadata__", ())
         if isinstance(each, Section)
     }
@@ -255,6 +255,7 @@ def _in_sections(said: str, kind: type) -> str:
 
 
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
+"""What switches a terminal's colours."""
 
 RULE = re.compile(r"^[ -]*---[ -]*$", flags=re.MULTILINE)
 """Of tyro's frames."""
