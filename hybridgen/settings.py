@@ -235,8 +235,9 @@ class _Screen(io.StringIO):
 
 def _in_sections(said: str, kind: type) -> str:
     """tyro's help with a frame for each `Section` of the fields that are in no group; without frames, a title."""
+    flag_of = flags(kind)
     titles = {
-        f"--{field.name.replace('_', '-')}": each.title
+        flag_of[field.name]: each.title
         for field in fields(kind)
         for each in getattr(field.type, "__metadata__", ())
         if isinstance(each, Section)
