@@ -144,6 +144,17 @@ def test_the_bar_is_of_all_that_is_expected(tmp_path, capsys):
     assert f"0/{1000 + noted.plan.clock.steps} " in said
 
 
+def test_trackers_are_those_of_the_settings_and_told_the_images_of_a_step(tmp_path, monkeypatch):
+    Noted(tmp_path / "none", log_with=()).train(tmp_path / "none")
+    assert not (tmp_path / "none" / "tensorboard").exists()
+    told = []
+    monkeypatch.setattr("hybridgen.training.record.Run.measured", lambda run: told.append(run.images_per_step) or {})
+    noted = Noted(tmp_path / "some")
+    noted.stream.images_per_step = 48
+    noted.train(tmp_path / "some")
+    assert (tmp_path / "some" / "tensorboard").exists() and set(told) == {48}
+
+
 def test_records_hold_scores_notes_and_losses(tmp_path):
     noted = Noted(tmp_path)
     noted.train(tmp_path)
