@@ -312,6 +312,7 @@ class Hybridize(nn.Module):
     which loses nothing, and is nobody's non-semantic parent with another label than the semantic one's. Draws come
     from `generator`, on a CPU or the images' device, or from torch's global one; after the first batch nothing waits
     for the device. The hybridizer, which follows the images' device, is no part of the module's parameters and state.
+    Within `torch.compile` there is no graph break, but at a generator.
 
     InputError for a probability outside [0, 1], for `classes`, if their names are given, other than the hybridizer's,
     for labels outside them (looked for on CPUs only), for floats outside [0, 1] (looked for in the first batch alone,

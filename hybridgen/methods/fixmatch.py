@@ -30,7 +30,7 @@ from hybridgen.networks.registry import SMALL
 from hybridgen.settings import NUMBER, Count, Decay, Epoch, Few, Flat, Positive, Share, Weight, merged, settings
 from hybridgen.training.context import Context
 from hybridgen.training.ema import EMA
-from hybridgen.training.objective import Outcome, Task, Taught, sgd
+from hybridgen.training.objective import Guessed, Outcome, Task, Taught, sgd
 from hybridgen.training.plan import Plan
 from hybridgen.training.schedules import Clock, cosine, fixmatch_cosine, window
 from hybridgen.types import Batch, InputError, single
@@ -154,7 +154,7 @@ class FixMatch(nn.Module):
             "pseudo_classes": effective_classes(labels, weights, targets.shape[1]),
         }
         taught = lambda: Taught(torch.cat([views[0], weak]), torch.cat([known, targets]), batch.labels)
-        return Outcome(losses, rates, taught=taught)
+        return Outcome(losses, rates, taught=taught, guessed=Guessed(labels, weights))
 
     def _predict(
         self,

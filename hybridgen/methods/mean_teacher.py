@@ -13,7 +13,7 @@ from hybridgen.methods.classifiers import USUAL, ClassifierSettings, classifier_
 from hybridgen.settings import Decay, Weight, merged, settings
 from hybridgen.training.context import Context
 from hybridgen.training.ema import EMA
-from hybridgen.training.objective import Outcome, Task, Taught, sgd
+from hybridgen.training.objective import Guessed, Outcome, Task, Taught, sgd
 from hybridgen.training.plan import Plan
 from hybridgen.training.schedules import Clock, cosine
 from hybridgen.types import Batch, Images, single
@@ -61,6 +61,7 @@ class MeanTeacher(nn.Module):
         return Outcome(
             mean_teacher(predictions, consistency, taught, batch.labels, reduction=self.reduction),
             taught=lambda: Taught(images, single(predictions.detach()).softmax(dim=1), batch.labels),
+            guessed=Guessed(taught[len(labelled) :].argmax(dim=1)),
         )
 
     def follow(self) -> None:

@@ -17,7 +17,7 @@ from hybridgen.mixing import masks
 from hybridgen.mixing.mixing import Mixing
 from hybridgen.settings import NUMBER, Count, Few, Flat, Positive, Weight, Whole, merged, settings
 from hybridgen.training.context import Context
-from hybridgen.training.objective import Outcome, Task, Taught, adam
+from hybridgen.training.objective import Guessed, Outcome, Task, Taught, adam
 from hybridgen.training.plan import Plan
 from hybridgen.training.schedules import Clock, cosine, step_ramp
 from hybridgen.types import Batch, Images, InputError, single
@@ -124,7 +124,8 @@ class MixMatch(nn.Module):
             "supervised": soft_cross_entropy(logits[:size], mixed_targets[:size]),
             "unsupervised": mean_squared(single(logits[size:]).softmax(dim=1), mixed_targets[size:]),
         }
-        return Outcome(losses, rates, taught=lambda: Taught(images[: 2 * size], targets[: 2 * size], batch.labels))
+        taught = lambda: Taught(images[: 2 * size], targets[: 2 * size], batch.labels)
+        return Outcome(losses, rates, taught=taught, guessed=Guessed(guess.argmax(dim=1)))
 
     @torch.no_grad()
     def _guess(self, views: tuple[Images, ...]) -> Float[Tensor, "batch classes"]:

@@ -25,7 +25,7 @@ from hybridgen.networks.wide_resnet import Normalize
 from hybridgen.settings import NUMBER, Count, Decay, Epoch, Few, Flat, Positive, Share, Weight, Whole, merged, settings
 from hybridgen.training.context import Context
 from hybridgen.training.ema import EMA
-from hybridgen.training.objective import Outcome, Task, adam, sgd, slowed
+from hybridgen.training.objective import Guessed, Outcome, Task, adam, sgd, slowed
 from hybridgen.training.plan import Plan, by_accuracy
 from hybridgen.training.schedules import Clock, cosine, window
 from hybridgen.training.schedules import Weight as LossWeight
@@ -256,6 +256,7 @@ class SciMixGenerator(nn.Module):
             losses,
             rates={"own_semantic_transfer": transferred.float().mean()},
             handed=(images, reconstructions.detach(), hybrids.detach()),
+            guessed=Guessed(codes.predictions[len(batch.labels) :].argmax(dim=1)),
         )
 
     def follow(self) -> None:

@@ -85,14 +85,14 @@ def change_sample(
     ][:1]
     if not places:
         raise InputError("images: none in the sample")
-    for place in places:
-        _check(entries[place], 5 if isinstance(entries[place], tv_tensors.Video) else 4, len(targets))
+    images = [_plain(entries[place]) for place in places]
+    for place, each in zip(places, images, strict=True):
+        _check(each, 5 if isinstance(entries[place], tv_tensors.Video) else 4, len(targets))
 
-    changed, entries[label] = change([_floats(entries[place]) for place in places], targets)
-    for place, new in zip(places, changed, strict=True):
-        old = entries[place]
-        new = _like(new, old)
-        entries[place] = tv_tensors.wrap(new, like=old) if isinstance(old, kinds) else new
+    changed, entries[label] = change([_floats(each) for each in images], targets)
+    for place, new, old in zip(places, changed, images, strict=True):
+        kind, new = type(entries[place]), _like(new, old)
+        entries[place] = new.as_subclass(kind) if kind in kinds else new
     return tree_unflatten(entries, structure)
 
 
@@ -119,9 +119,16 @@ def _check(images: Tensor, rank: int, count: int) -> None:
         raise InputError(f"labels: {count} for {len(images)} images")
 
 
+def _plain(images: Tensor) -> Tensor:
+    """Of no subclass, whose attributes compiled graphs cannot ask for."""
+    if type(images) is Tensor:
+        return images
+    with torch._C.DisableTorchFunctionSubclass():
+        return images.view_as(images)
+
+
 def _floats(images: Tensor) -> Tensor:
-    plain = images.as_subclass(Tensor) if type(images) is not Tensor else images
-    return plain.float() / 255 if plain.dtype == torch.uint8 else plain
+    return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
 def _like(images: Tensor, old: Tensor) -> Tensor:

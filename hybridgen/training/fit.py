@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from accelerate import Accelerator
+from jaxtyping import Int64
 from torch import Tensor
 
 from hybridgen.data.streams import derive_seed
-from hybridgen.training.objective import Task, weighted
+from hybridgen.training.objective import Task, right, weighted
 from hybridgen.training.schedules import Clock
 from hybridgen.types import Batch
 
@@ -28,6 +29,7 @@ def fit(
     *,
     seed: int,
     check_every: int = 50,
+    hidden: Int64[Tensor, " images"] | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """Train to the clock's last step and yield after every step its scalars, still on the device.
 
@@ -37,6 +39,9 @@ def fit(
 
     Raises Diverged, naming term and step, for a loss that is not finite: at once on a CPU; on an accelerator, where
     looking costs a synchronisation, within `check_every` steps. Raises InputError for a loss without a weight.
+
+    `hidden`: the classes of the training part's images, on the device, -1 where they are not known or not hidden; what
+    objectives guess is compared with them (`right`), and no objective sees them.
     """
     first_bad: Tensor | None = None
     check_every = 1 if accelerator.device.type == "cpu" else check_every
@@ -50,7 +55,7 @@ def fit(
 
         for name, task in tasks.items():
             # Losses
-            losses, rates, handed, _ = task.objective(batch, clock, *handed)
+            losses, rates, handed, _, guessed = task.objective(batch, clock, *handed)
             parts = weighted(losses, task.weights, clock)
             total = torch.stack(list(parts.values())).sum()
 
@@ -72,6 +77,9 @@ def fit(
             terms |= {f"{name}/{term}": loss.detach() for term, loss in losses.items()}
             scalars |= {f"{name}/weighted/{term}": part.detach() for term, part in parts.items()}
             scalars |= {f"{name}/{term}": rate for term, rate in rates.items()}
+            if guessed is not None and hidden is not None and batch.indices is not None:
+                compared = right(guessed, hidden[batch.indices])
+                scalars |= {f"{name}/{term}": count for term, count in compared.items()}
             scalars |= {f"{name}/total": total.detach(), f"{name}/gradient_norm": norm}
 
         clock.step += 1

@@ -23,6 +23,14 @@ class Taught(NamedTuple):
     """Of the first ones."""
 
 
+class Guessed(NamedTuple):
+    """What an objective takes the unlabelled images of a batch for."""
+
+    labels: Int64[Tensor, " unlabelled"]
+    weights: Float[Tensor, " unlabelled"] | None = None
+    """How much each of them counts in the losses, in [0, 1]; None: all alike."""
+
+
 class Outcome(NamedTuple):
     """What the forward of an objective returns.
 
@@ -38,6 +46,8 @@ class Outcome(NamedTuple):
     """What the next objective of the same step takes: a generator hands its images to the discriminator."""
     taught: Callable[[], Taught] | None = None
     """A classifier's images and their targets; nothing is computed for them unless someone asks."""
+    guessed: Guessed | None = None
+    """Without gradient, of objectives that guess labels."""
 
 
 @dataclass
@@ -68,6 +78,14 @@ def weighted(losses: Losses, weights: Mapping[str, Weight], clock: Clock) -> Los
             f"weights without a loss: {sorted(weights.keys() - losses.keys())}"
         )
     return {name: loss * value(weights[name], clock) for name, loss in losses.items()}
+
+
+def right(guessed: Guessed, hidden: Int64[Tensor, " unlabelled"]) -> dict[str, Tensor]:
+    """What the accuracy of guesses is made of: `pseudo_right`, how much right ones count, and `pseudo_counted`, how
+    much all do whose class is known (-1: not), summed over the batch. Nobody learns from it."""
+    weights = torch.ones_like(guessed.labels, dtype=torch.float32) if guessed.weights is None else guessed.weights
+    counted = weights.detach().float() * (hidden >= 0)
+    return {"pseudo_right": (counted * (guessed.labels == hidden)).sum(), "pseudo_counted": counted.sum()}
 
 
 def sgd(

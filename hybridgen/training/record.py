@@ -270,7 +270,7 @@ class Run:
         self._bar.update()
         self._steps += 1
         if self.clock.every(self.record_every):
-            self.log(**self._means.taken())
+            self.log(**with_accuracy(self._means.taken()))
             if self.accelerator.is_main_process:
                 self._trackers.log(self.measured(), self.clock.step)
             self._since, self._steps = now(self.accelerator.device), 0
@@ -336,6 +336,18 @@ class Run:
             return 0
         got = torch.tensor(self._signal, device=self.accelerator.device)
         return int(self.accelerator.gather(got).max())
+
+
+def with_accuracy(means: Mapping[str, float]) -> dict[str, float]:
+    """The means, in which each `pseudo_right` and `pseudo_counted` became the accuracy of pseudo-labels, in [0, 1],
+    where any of them counted."""
+    values = dict(means)
+    for name in [name for name in means if name.endswith("/pseudo_right")]:
+        task = name.removesuffix("/pseudo_right")
+        right, counted = values.pop(name), values.pop(f"{task}/pseudo_counted")
+        if counted:
+            values[f"{task}/pseudo_label_accuracy"] = right / counted
+    return values
 
 
 class Means(nn.Module):

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from jaxtyping import Int64
+from torch import Tensor, nn
 
 from hybridgen.data.datasets import Part
-from hybridgen.training.context import RunSettings
+from hybridgen.training.context import Context, RunSettings
 from hybridgen.training.engine import agree
 from hybridgen.training.fit import fit
 from hybridgen.training.plan import Plan
@@ -65,7 +66,8 @@ def train(
         among=context.expected,
     ) as run:
         context.say()
-        for scalars in fit(tasks, plan.stream.from_step(clock.step), clock, accelerator, seed=seed):
+        batches = plan.stream.from_step(clock.step)
+        for scalars in fit(tasks, batches, clock, accelerator, seed=seed, hidden=hidden_labels(context)):
             if plan.average:
                 plan.average.update(plan.network)
             if noted := plan.after_step(folder):
@@ -103,6 +105,13 @@ def train(
         )
     accelerator.wait_for_everyone()  # before another process looks for what the first one has written
     return result
+
+
+def hidden_labels(context: Context) -> Int64[Tensor, " images"]:
+    """The classes of the training part's images that the split hides, on the device; of the others -1."""
+    labels = context.dataset.train.labels.clone()
+    labels[list(context.split.labelled)] = -1
+    return labels.to(context.accelerator.device)
 
 
 def scored(plan: Plan, network: nn.Module, part: Part, indices: Sequence[int]) -> Scored:

@@ -75,8 +75,9 @@ def by_hand(classifier, batch):
     assert 0 < count < UNLABELLED
     unsupervised = torch.stack(terms).sum() / UNLABELLED
     return SimpleNamespace(
-        twin=twin, logits=logits, supervised=supervised, unsupervised=unsupervised, confident=count / UNLABELLED
-    )
+        twin=twin, logits=logits, supervised=supervised, unsupervised=unsupervised, confident=count / UNLABELLED,
+        guessed=(label, (confidence >= THRESHOLD).double()),
+    )  # fmt: skip
 
 
 def in_evaluation(classifier, batch):
@@ -95,7 +96,7 @@ def gradients(loss, network):
 
 def test_losses_and_their_gradients_equal_the_reference(classifier, batch):
     expected = by_hand(classifier, batch)
-    losses, rates, handed, _ = FixMatch(classifier, threshold=THRESHOLD)(batch, CLOCK)
+    losses, rates, handed, _, guessed = FixMatch(classifier, threshold=THRESHOLD)(batch, CLOCK)
     assert losses.keys() == {"supervised", "unsupervised"}
     for name in losses:
         torch.testing.assert_close(losses[name], getattr(expected, name), rtol=1e-12, atol=0)
@@ -105,6 +106,7 @@ def test_losses_and_their_gradients_equal_the_reference(classifier, batch):
             torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
     assert rates["confident"].item() == pytest.approx(expected.confident)
     assert not rates["confident"].requires_grad and handed == ()
+    torch.testing.assert_close(tuple(guessed), expected.guessed)
 
 
 def test_batch_norm_sees_all_images_at_once(classifier, batch):
@@ -168,7 +170,7 @@ def test_outside_the_window_hybrids_cost_nothing_and_the_hybridizer_rests(
     how = HybridUse(start=2.0, stop=4.0)
     objective = FixMatch(classifier, threshold=THRESHOLD, hybridizer=hybridizer, how=how)
     state = torch.get_rng_state()
-    losses, rates, _, _ = objective(batch, Clock(steps=100, steps_per_epoch=10, step=step))
+    losses, rates, *_ = objective(batch, Clock(steps=100, steps_per_epoch=10, step=step))
     assert losses.keys() == {"supervised", "unsupervised", "hybrids"}
     assert losses["hybrids"] == 0 and rates["hybrids_kept"] == 0
     assert torch.equal(torch.get_rng_state(), state)
@@ -204,7 +206,7 @@ def test_hybrids_in_their_window_equal_the_reference(classifier, batch, hybridiz
 
     torch.manual_seed(4)
     objective = FixMatch(classifier, threshold=THRESHOLD, hybridizer=hybridizer, how=how)
-    losses, rates, _, _ = objective(batch, CLOCK)
+    losses, rates, *_ = objective(batch, CLOCK)
     assert losses["hybrids"].item() == pytest.approx(hybrids.item(), rel=1e-10) and hybrids > 0
     assert rates["hybrids_kept"].item() == pytest.approx(kept.double().mean().item())
     assert not rates["hybrids_kept"].requires_grad

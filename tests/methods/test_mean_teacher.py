@@ -96,7 +96,7 @@ def by_hand(objective, batch, reduction="mean"):
             )
             distance = distance + (z1[i, c] - z2[i, c]) ** 2 / (COUNT * CLASSES)
     losses = {"supervised": supervised, "consistency": consistency, "logit_distance": distance}
-    return losses, student, z1
+    return losses, student, z1, target
 
 
 def gradients(loss, network):
@@ -115,9 +115,10 @@ def assert_same(loss, network, expected, twin):
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_losses_and_their_gradients_equal_the_reference(objective, batch, reduction):
     objective.reduction = reduction
-    expected, twin, _ = by_hand(objective, batch, reduction)
-    losses, rates, handed, _ = objective(batch, CLOCK)
+    expected, twin, _, target = by_hand(objective, batch, reduction)
+    losses, rates, handed, _, guessed = objective(batch, CLOCK)
     assert losses.keys() == expected.keys() and rates == {} and handed == ()
+    assert guessed.labels.tolist() == target[len(batch.labels) :].argmax(1).tolist() and guessed.weights is None
     for name, loss in losses.items():
         assert_same(loss, objective.classifier, expected[name], twin)
 
@@ -214,7 +215,7 @@ def test_a_decay_outside_its_range_is_an_input_error(classifier):
 def test_hybrids_in_their_window_equal_the_reference(objective, batch, hybridizer, keep_consistent):
     """Targets are the student's own predictions, of the forward that gives the other losses."""
     how = HybridUse(alpha=0.8, copies=2, start=2.0, stop=4.0, keep_consistent=keep_consistent)
-    expected, twin, z1 = by_hand(objective, batch)
+    expected, twin, z1, _ = by_hand(objective, batch)
     parents = torch.cat([batch.labelled[0], batch.unlabelled[0]])
     torch.manual_seed(4)
     partner = torch.cat([torch.randperm(COUNT) for _ in range(2)])
@@ -230,7 +231,7 @@ def test_hybrids_in_their_window_equal_the_reference(objective, batch, hybridize
     taught = MeanTeacher(objective.classifier, hybridizer=hybridizer, how=how)
     taught.base.teacher = objective.teacher
     torch.manual_seed(4)
-    losses, rates, _, _ = taught(batch, CLOCK)
+    losses, rates, *_ = taught(batch, CLOCK)
     assert losses.keys() == expected.keys()
     for name in ("supervised", "consistency", "logit_distance"):
         torch.testing.assert_close(losses[name], expected[name], rtol=1e-12, atol=0)
@@ -249,7 +250,7 @@ def test_outside_the_window_hybrids_cost_nothing(objective, batch, hybridizer):
     taught = MeanTeacher(objective.classifier, hybridizer=hybridizer, how=HybridUse(start=3.0))
     taught.base.teacher = objective.teacher
     state = torch.get_rng_state()
-    losses, rates, _, _ = taught(batch, CLOCK)
+    losses, rates, *_ = taught(batch, CLOCK)
     assert torch.equal(torch.get_rng_state(), state)
     assert losses == plain | {"hybrids": torch.zeros(())} and rates == {"hybrids_kept": 0}
 

@@ -38,7 +38,7 @@ def after_two_draws(seed: int = 7) -> None:
 
 @pytest.mark.parametrize("draw", [mixup, cutmix])
 def test_the_loss_is_that_of_both_labels_by_the_realised_share(draw):
-    losses, rates, _, _ = run(Mixed(network(), CLASSES, draw=draw))
+    losses, rates, *_ = run(Mixed(network(), CLASSES, draw=draw))
     after_two_draws()
     given = batch()
     mixing = draw(given.labelled[0])
@@ -54,7 +54,7 @@ def test_without_a_method_or_a_chance_images_stay_as_they_are():
     given, plain = batch(), network()
     expected = F.cross_entropy(plain(given.labelled[0]), given.labels)
     for options in ({}, {"draw": cutmix, "probability": 0.0}):
-        losses, rates, _, _ = run(Mixed(network(), CLASSES, **options))
+        losses, rates, *_ = run(Mixed(network(), CLASSES, **options))
         torch.testing.assert_close(losses["supervised"], expected)
         assert rates["ratio"] == 1
     smoothed, *_ = run(Mixed(network(), CLASSES, smoothing=0.2))

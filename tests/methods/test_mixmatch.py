@@ -143,8 +143,9 @@ def assert_equal(losses, classifier, expected):
 def test_losses_and_their_gradients_equal_the_reference(classifier, views, temperature, alpha):
     batch = draw_batch(views)
     expected = by_hand(classifier, batch, temperature, alpha)
-    losses, rates, handed, _ = run(MixMatch(classifier, temperature=temperature, alpha=alpha), batch)
+    losses, rates, handed, _, guessed = run(MixMatch(classifier, temperature=temperature, alpha=alpha), batch)
     assert losses.keys() == {"supervised", "unsupervised"} and rates == {} and handed == ()
+    assert guessed.labels.tolist() == expected.targets[SIZE : 2 * SIZE].argmax(1).tolist() and guessed.weights is None
     assert_equal(losses, classifier, expected)
 
 
@@ -262,7 +263,7 @@ def test_a_replaced_batch_equals_the_reference(classifier, views):
         return blend(semantic, nonsemantic)
 
     objective = MixMatch(classifier, replacement=replacing(hybridize, 1.0, 2.0, 3.0))
-    losses, rates, _, _ = run(objective, batch)
+    losses, rates, *_ = run(objective, batch)
     assert grads == [False] and rates == {"replaced": 1}
     assert_equal(losses, classifier, expected)
 
@@ -272,7 +273,7 @@ def test_a_batch_that_is_not_replaced_is_mixed_as_ever(classifier, probability, 
     batch = draw_batch()
     expected = by_hand(classifier, batch)
     replacement = replacing(forbidden, probability, start, stop)
-    losses, rates, _, _ = run(MixMatch(classifier, replacement=replacement), batch)
+    losses, rates, *_ = run(MixMatch(classifier, replacement=replacement), batch)
     assert rates == {"replaced": 0}
     assert_equal(losses, classifier, expected)
 
@@ -298,7 +299,7 @@ def test_hybrids_in_their_window_equal_the_reference(classifier, hybridizer):
     """Of the labelled images and the first view; targets are labels and guesses."""
     batch, how = draw_batch(2), HybridUse(alpha=0.8, copies=2, start=2.0, stop=4.0, keep_consistent=False)
     expected = by_hand(classifier, batch)
-    losses, rates, _, _ = run(MixMatch(classifier, hybridizer=hybridizer, how=how), batch)
+    losses, rates, *_ = run(MixMatch(classifier, hybridizer=hybridizer, how=how), batch)
 
     torch.manual_seed(SEED)
     torch.randperm(3 * SIZE), beta(3 * SIZE, 0.75, dtype=torch.float64)
@@ -320,7 +321,7 @@ def test_outside_the_window_hybrids_cost_nothing(classifier, hybridizer):
     batch, replacement = draw_batch(), replacing(forbidden, 0.2, 3.0, 4.0)
     plain, state = run(MixMatch(classifier, replacement=replacement), batch).losses, torch.get_rng_state()
     objective = MixMatch(classifier, hybridizer=hybridizer, how=HybridUse(start=3.0), replacement=replacement)
-    losses, rates, _, _ = run(objective, batch)
+    losses, rates, *_ = run(objective, batch)
     assert losses == plain | {"hybrids": 0} and rates == {"replaced": 0, "hybrids_kept": 0}
     assert torch.equal(torch.get_rng_state(), state)
 

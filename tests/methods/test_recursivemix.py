@@ -61,7 +61,7 @@ def test_equations_1_to_5_over_six_steps(interpolation, shared_head, divergence)
     network, history = made.classifier, None
     for number in range(6):
         given, box = batch(seed=number), box_of(number)
-        losses, rates, _, _ = step(made, number)
+        losses, rates, *_ = step(made, number)
 
         # A plain reference, image by image
         images, targets = given.labelled[0].clone(), F.one_hot(given.labels, CLASSES).double()
@@ -93,7 +93,7 @@ def test_equations_1_to_5_over_six_steps(interpolation, shared_head, divergence)
 
 def test_the_first_step_is_plain_training_and_reaches_every_parameter():
     made = objective()
-    losses, rates, _, _ = step(made, 0)
+    losses, rates, *_ = step(made, 0)
     given = batch(seed=0)
     logits = made.classifier.classify(made.classifier.features(given.labelled[0]))
     torch.testing.assert_close(losses["supervised"], F.cross_entropy(logits, given.labels))
@@ -198,7 +198,7 @@ def test_logits_that_are_not_finite_teach_nothing():
 
 def test_without_history_the_batch_is_mixed_with_itself():
     made = objective(history=False, consistent=False)
-    losses, rates, _, _ = step(made, 0)
+    losses, rates, *_ = step(made, 0)
     assert losses.keys() == {"supervised"} and rates["history_share"] == pytest.approx(box_of(0).share)
     assert made.history.images is None and made.region_head is None
 
@@ -225,7 +225,7 @@ def test_without_history_the_box_shows_another_image_and_the_target_both_labels(
 def test_history_alone_has_no_second_head():
     made = objective(consistent=False)
     step(made, 0)
-    losses, rates, _, _ = step(made, 1)
+    losses, rates, *_ = step(made, 1)
     assert losses.keys() == {"supervised"} and rates["history_share"] > 0
     assert not [name for name, _ in made.named_parameters() if name.startswith("region")]
 

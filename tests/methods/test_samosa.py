@@ -115,7 +115,7 @@ def test_losses_equal_the_reference(autoencoder, batch, reduction):
         "reconstruction": squared(twin.decoder(semantic.detach(), gates) - (images - mean) / std, reduction),
     }
 
-    losses, rates, handed, _ = objective(batch, CLOCK)
+    losses, rates, handed, *_ = objective(batch, CLOCK)
     assert torch.equal(handed[0], images) and not any(tensor.requires_grad for tensor in handed)
     torch.testing.assert_close(handed[1], semantic)
     assert torch.equal(rates["rate"], base_rates["rate"])
@@ -134,7 +134,7 @@ def test_losses_equal_the_reference(autoencoder, batch, reduction):
 
 def test_who_learns_from_which_loss(autoencoder, batch):
     objective, reconstruction = build(autoencoder)
-    losses, _, handed, _ = objective(batch, CLOCK)
+    losses, _, handed, *_ = objective(batch, CLOCK)
     losses = losses | reconstruction(batch, CLOCK, *handed).losses
     assert {name: receivers(loss, autoencoder) for name, loss in losses.items()} == {
         "supervised": {"E_c", "C", "C1"},
@@ -228,7 +228,7 @@ def fixmatch(watched):
 def test_fixmatchs_strong_views_are_not_reconstructed(autoencoder, batch):
     twin = copy.deepcopy(autoencoder)
     objective, _ = build(autoencoder, fixmatch, heads=1, clean_only=True)
-    losses, rates, (images, semantic), _ = objective(batch, CLOCK)
+    losses, rates, (images, semantic), *_ = objective(batch, CLOCK)
     features = twin.classifier(torch.cat([batch.labelled[0], *batch.unlabelled]))
     assert torch.equal(images, torch.cat([batch.labelled[0], batch.unlabelled[0]]))
     torch.testing.assert_close(semantic, features.semantic[:COUNT])

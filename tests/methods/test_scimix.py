@@ -340,6 +340,8 @@ def test_handed_images_are_real_reconstructed_and_hybrid_and_detached(batch):
     transferred = (hybrid.argmax(1) == parent.argmax(1)).double().mean()
     assert outcome.rates["own_semantic_transfer"].item() == pytest.approx(transferred.item())
     assert not outcome.rates["own_semantic_transfer"].requires_grad
+    assert outcome.guessed.labels.tolist() == parent.argmax(1)[len(batch.labels) :].tolist()
+    assert outcome.guessed.weights is None
 
 
 @pytest.mark.parametrize("guide", GUIDES)
@@ -559,7 +561,7 @@ def test_discriminators_losses_rates_and_gradients_equal_the_reference(batch):
     for parameter in discriminator.parameters():
         parameter.data *= 1.5
     handed = tuple(images.requires_grad_() for images in views(COUNT, 3, 5))
-    losses, rates, further, _ = critic(batch, CLOCK, *handed)
+    losses, rates, further, *_ = critic(batch, CLOCK, *handed)
     twin = copy.deepcopy(discriminator)
     real, same, hybrid = (twin(images.detach()) for images in handed)
     expected = {

@@ -89,7 +89,7 @@ def test_a_step_of_samosa_waits_for_nothing(name, context):
     plan = samosa.with_samosa(base, made, samosa.Settings(stop=6), 0, clean_only=name == "FixMatch")
     batch, handed = batch_of(plan, "meta"), ()
     for task in plan.tasks.values():
-        losses, _, handed, _ = task.objective(batch, plan.clock, *handed)
+        losses, _, handed, *_ = task.objective(batch, plan.clock, *handed)
         torch.stack(list(losses.values())).sum().backward()
 
 

@@ -61,7 +61,7 @@ def assert_same(loss, expected, network, twin):
 
 def test_without_hybrids_labelled_images_alone_are_seen(classifier, batch):
     twin = copy.deepcopy(classifier)
-    losses, rates, handed, _ = Supervised(classifier)(batch, CLOCK)
+    losses, rates, handed, *_ = Supervised(classifier)(batch, CLOCK)
     assert losses.keys() == {"supervised"} and rates == {} and handed == ()
     assert_same(losses["supervised"], cross_entropy(twin(batch.labelled[0]), batch.labels), classifier, twin)
     torch.testing.assert_close(classifier[1].running_mean, twin[1].running_mean)
@@ -85,7 +85,7 @@ def test_outside_the_window_training_is_that_without_hybrids(classifier, batch, 
         monkeypatch.setattr(hybridizer, method, called)
     plain = Supervised(copy.deepcopy(classifier))
     clock, state = Clock(steps=100, steps_per_epoch=10, step=step), torch.get_rng_state()
-    losses, rates, _, _ = Supervised(classifier, hybridizer=hybridizer, how=HybridUse(start=2, stop=4))(batch, clock)
+    losses, rates, *_ = Supervised(classifier, hybridizer=hybridizer, how=HybridUse(start=2, stop=4))(batch, clock)
     assert losses.keys() == {"supervised", "hybrids"}
     assert losses["hybrids"] == 0 and rates["hybrids_kept"] == 0
     assert torch.equal(torch.get_rng_state(), state)
@@ -125,7 +125,7 @@ def test_in_the_window_losses_equal_the_reference(classifier, batch, hybridizer,
 
     torch.manual_seed(4)
     how = HybridUse(use=use, alpha=0.8, copies=2, start=2, stop=4, keep_consistent=keep_consistent)
-    losses, rates, _, _ = Supervised(classifier, hybridizer=hybridizer, how=how)(batch, CLOCK)
+    losses, rates, *_ = Supervised(classifier, hybridizer=hybridizer, how=how)(batch, CLOCK)
     assert_same(losses["supervised"], cross_entropy(logits, batch.labels), classifier, twin)
     assert_same(losses["hybrids"], torch.stack(terms).sum(), classifier, twin)
     assert rates["hybrids_kept"].item() == pytest.approx(kept.double().mean().item())

@@ -216,12 +216,24 @@ def test_augmix_leaves_labels(images, labels):
 
 STEPS = """
 import torch, torch.nn.functional as F
+from torchvision import tv_tensors
+from hybridgen.hybridizer import Hybridize, Hybridizer, Origin
 from hybridgen.mixing.transform import Mix
+from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
 
 network, images, labels = torch.nn.Linear(3, 4), torch.rand(7, 3, 12, 9), torch.tensor([0, 3, 1, 1, 2, 0, 3])
-for name, probability in (("mixup", 1.0), ("recursivemix", 0.5)):
+architecture = Architecture(
+    image_size=16, classes=4, network='leaky-wrn-10-1', nonsemantic_channels=2, generator_channels=(4, 4)
+)
+hybridizer = Hybridizer(SemanticAutoencoder(architecture), Origin('none', 'f', '0', ('a', 'b', 'c', 'd')))
+square = torch.rand(7, 3, 16, 16)
+for make, images in (
+    (lambda: Mix('mixup', 4), tv_tensors.Image(images)),
+    (lambda: Mix('recursivemix', 4, probability=0.5), images),
+    (lambda: Hybridize(hybridizer, keep_consistent=True), tv_tensors.Image(square)),
+):
     for compiled in (True, False):
-        mix = Mix(name, 4, probability=probability)
+        mix = make()
 
         def step(images, labels):
             mixed, soft = mix(images, labels)
@@ -236,12 +248,12 @@ for name, probability in (("mixup", 1.0), ("recursivemix", 0.5)):
 
 
 def test_a_compiled_step_has_no_graph_break():
-    """Mixing, network and loss as one graph give the losses of the same draws without compilation. In a process of its
-    own, in which nothing is wrapped to check types."""
+    """Mixing or hybrids, network and loss as one graph give the losses of the same draws without compilation; of
+    tv_tensors, too. In a process of its own, in which nothing is wrapped to check types."""
     done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     losses = [[float(loss) for loss in line.split()] for line in done.stdout.splitlines()]
-    for got, want in (losses[:2], losses[2:]):
+    for got, want in (losses[:2], losses[2:4], losses[4:]):
         assert got == pytest.approx(want, rel=1e-5) and len(set(want)) > 2 and len(got) == 4
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
 from hybridgen.networks.discriminator import Discriminator
 from hybridgen.networks.wide_resnet import WideResNetClassifier
 from hybridgen.training.fit import Diverged, fit
-from hybridgen.training.objective import Outcome, Task, sgd, slowed
+from hybridgen.training.objective import Guessed, Outcome, Task, sgd, slowed
 from hybridgen.training.schedules import Clock, cosine, window
 from hybridgen.types import Batch, InputError
 
@@ -37,15 +38,16 @@ def batches(start: int = 0, size: int = 4, side: int = 2, views: int = 1):
 class Regression(nn.Module):
     """Two losses of a linear map of the images."""
 
-    def __init__(self) -> None:
+    def __init__(self, guessed: Guessed | None = None) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.linear = nn.Linear(12, 3)
+        self.linear, self.guessed = nn.Linear(12, 3), guessed
 
     def forward(self, batch: Batch, clock: Clock) -> Outcome:
         predictions = self.linear(batch.labelled[0].flatten(1))
         error = (predictions - nn.functional.one_hot(batch.labels, 3)).square().mean()
-        return Outcome({"error": error, "size": predictions.square().mean()}, {"largest": predictions.detach().max()})
+        losses = {"error": error, "size": predictions.square().mean()}
+        return Outcome(losses, {"largest": predictions.detach().max()}, guessed=self.guessed)
 
 
 WEIGHTS = {"error": 1.0, "size": window(0.5, 1.0, 2.0)}
@@ -53,6 +55,33 @@ WEIGHTS = {"error": 1.0, "size": window(0.5, 1.0, 2.0)}
 
 def task(objective: nn.Module, weights=WEIGHTS, clip: float | None = None) -> Task:
     return Task(objective, weights, sgd(objective, decay=0.01), cosine(0.5, 4.0), clip=clip)
+
+
+def guessing() -> Iterator[Batch]:
+    """Batches of four unlabelled images, which know their places among ten."""
+    for step, batch in enumerate(batches()):
+        yield batch._replace(indices=torch.tensor([step, 9 - step, 4, 5]))
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 1.0, 0.25, 0.0]])
+def test_guesses_are_compared_with_the_classes_of_their_images(weights):
+    labels, hidden = [0, 1, 2, 0], [0, -1, 2, 1, 2, 0, 0, 1, 2, 1]
+    guessed = Guessed(torch.tensor(labels), None if weights is None else torch.tensor(weights))
+    tasks = {"it": task(Regression(guessed)), "other": task(Regression())}
+    said = list(fit(tasks, guessing(), clock(), Accelerator(), seed=0, hidden=torch.tensor(hidden)))
+    for step, scalars in enumerate(said):
+        known = [(i, hidden[place]) for i, place in enumerate([step, 9 - step, 4, 5]) if hidden[place] >= 0]
+        counts = {i: 1.0 if weights is None else weights[i] for i, _ in known}
+        assert scalars["it/pseudo_counted"] == pytest.approx(sum(counts.values()))
+        assert scalars["it/pseudo_right"] == pytest.approx(sum(counts[i] for i, c in known if labels[i] == c))
+        assert "other/pseudo_right" not in scalars
+
+
+def test_nothing_is_compared_where_nobody_knows_classes_or_places():
+    guesses = {"it": task(Regression(Guessed(torch.tensor([0, 1, 2, 0]))))}
+    for each, hidden in ((guessing(), None), (batches(), torch.zeros(10, dtype=torch.int64))):
+        for scalars in fit(guesses, each, clock(), Accelerator(), seed=0, hidden=hidden):
+            assert not [name for name in scalars if "pseudo" in name]
 
 
 @pytest.mark.parametrize("clip", [None, 0.05])
@@ -64,7 +93,7 @@ def test_equals_a_loop_written_by_hand(clip):
     for step, batch, scalars in zip(range(6), batches(), said, strict=False):
         weight = 0.5 if 1 <= step / 2 < 2 else 0.0
         optimizer.param_groups[0]["lr"] = 0.5 * 0.5 * (1 + math.cos(math.pi * (step / 2) / 4))
-        losses, rates, _, _ = by_hand(batch, clock())
+        losses, rates, *_ = by_hand(batch, clock())
         total = losses["error"] + weight * losses["size"]
         optimizer.zero_grad()
         total.backward()
@@ -212,7 +241,7 @@ class Diverging(Regression):
         self.step, self.value = step, value
 
     def forward(self, batch: Batch, clock: Clock) -> Outcome:
-        losses, rates, _, _ = super().forward(batch, clock)
+        losses, rates, *_ = super().forward(batch, clock)
         if clock.step + 1 == self.step:
             losses["size"] = losses["size"].detach() * 0 + self.value
         return Outcome(losses, rates)

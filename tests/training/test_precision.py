@@ -256,7 +256,7 @@ def computed(plan: Plan, *, step: int = 1, times: int = 1) -> dict[str, torch.Te
         torch.manual_seed(5)
         handed = ()
         for name, task in plan.tasks.items():
-            losses, _, handed, _ = task.objective(batch, replace(plan.clock, step=step), *handed)
+            losses, _, handed, *_ = task.objective(batch, replace(plan.clock, step=step), *handed)
             handed = tuple(tensor.float() for tensor in handed)
             task.optimizer.zero_grad()
             with torch.autocast("cpu", enabled=False):

@@ -23,6 +23,7 @@ from accelerate.utils import LoggerType
 from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 from torch import nn
 from tqdm import tqdm
 
@@ -96,6 +97,19 @@ def test_metrics_are_means_over_the_steps_since_the_last_record(tmp_path):
         assert row["it/weighted/error"] == pytest.approx(row["it/error"] / 2, rel=1e-6)
 
 
+def test_the_accuracy_of_pseudo_labels_is_over_all_that_counted(tmp_path):
+    """And not a mean of steps' accuracies; none where nothing counted."""
+    counts = {1: (0.0, 0.0), 2: (1.0, 4.0), 3: (3.0, 3.0), 4: (0.5, 1.0), 9: (0.0, 2.0)}
+    with run(tmp_path) as made:
+        while not made.clock.done:
+            made.clock.step += 1
+            right, counted = counts.get(made.clock.step, (0.0, 0.0))
+            made.step({"it/pseudo_right": torch.tensor(right), "it/pseudo_counted": torch.tensor(counted)})
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row.get("it/pseudo_label_accuracy") for row in rows] == [pytest.approx(4.5 / 8), None, 0]
+    assert not any(name in row for row in rows for name in ("it/pseudo_right", "it/pseudo_counted"))
+
+
 def test_one_bar_shows_all_runs_with_loss_and_accuracy(tmp_path, monkeypatch):
     """Of 20, 12 and 8 steps, the first finished, the second resumed after 5."""
     bars = []
@@ -164,6 +178,8 @@ def test_tensorboard_has_the_configuration_once_and_what_the_process_does(tmp_pa
         return save(*given)
 
     monkeypatch.setattr(Checkpoints, "save", slow)
+    # Of files of one second the names count up, and TensorBoard reads them in the order of their letters
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))]} for _ in range(2)], lr=0.0)
     optimizer.param_groups[1]["factor"] = 1 / 3
     for resume in (False, True):  # once is once a run, however often it is begun

@@ -17,7 +17,7 @@ from hybridgen.data.splits import Split
 from hybridgen.evaluation.predictions import read_predictions
 from hybridgen.training.context import Context, RunSettings
 from hybridgen.training.ema import EMA
-from hybridgen.training.objective import Outcome, Task, sgd
+from hybridgen.training.objective import Guessed, Outcome, Task, sgd
 from hybridgen.training.plan import Plan, by_accuracy
 from hybridgen.training.schedules import Clock, cosine
 from hybridgen.training.scores import Scored
@@ -41,12 +41,13 @@ class Counter(nn.Module):
 class Counting(nn.Module):
     def __init__(self, network: Counter) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.guessed = network, None
 
     def forward(self, batch: Batch, clock: Clock) -> Outcome:
         with torch.no_grad():
             self.network.ten.fill_(10.0 * (clock.step + 1))
-        return Outcome({"count": -self.network.steps})  # whose gradient is -1: with a rate of 1 it counts
+        losses = {"count": -self.network.steps}  # whose gradient is -1: with a rate of 1 it counts
+        return Outcome(losses, guessed=self.guessed)
 
 
 class Batches:
@@ -153,6 +154,21 @@ def test_trackers_are_those_of_the_settings_and_told_the_images_of_a_step(tmp_pa
     noted.stream.images_per_step = 48
     noted.train(tmp_path / "some")
     assert (tmp_path / "some" / "tensorboard").exists() and set(told) == {48}
+
+
+def test_guesses_are_compared_with_hidden_labels_alone(tmp_path):
+    """Of 20 images 0 and 1 are labelled, of image 5 nobody knows the class."""
+    noted = Noted(tmp_path)
+    labels = noted.context.dataset.train.labels
+    labels[:6] = torch.tensor([1, 1, 0, 1, 1, -1])
+    batch = next(noted.stream.from_step(0))._replace(indices=torch.tensor([0, 1, 2, 3, 4, 5, 2]))
+    noted.stream.from_step = lambda step: iter([batch] * 10)
+    objective = noted.plan.tasks["counting"].objective
+    objective.guessed = Guessed(torch.tensor([1, 1, 0, 1, 0, 0, 1]))
+    noted.train(tmp_path)
+    assert {row.get("counting/pseudo_label_accuracy", 2 / 4) for row in rows(tmp_path)} == {2 / 4}
+    assert sum("counting/pseudo_label_accuracy" in row for row in rows(tmp_path)) == 10
+    assert labels[:6].tolist() == [1, 1, 0, 1, 1, -1]
 
 
 def test_records_hold_scores_notes_and_losses(tmp_path):
