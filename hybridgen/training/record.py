@@ -480,7 +480,7 @@ def draw_curves(folder: Path) -> None:
         axis = figure.add_subplot(lines, columns, place)
         points = [(row["step"], row[name]) for row in rows if name in row]
         axis.plot(*zip(*points, strict=True), linewidth=1.2, marker="." if len(points) < 30 else None)
-        axis.set_title(name.replace("_", " "), fontsize=9)
+        axis.set_title(name.replace("_", " "), fontsize=9, y=1.0)  # where it is put unless given, after a long look
         if place + columns > len(names):
             axis.set_xlabel("step", fontsize=8)
         axis.tick_params(labelsize=7)
