@@ -1,39 +1,43 @@
-"""Stage 2: train FixMatch with and without SciMix hybrids, from the same seed, split and steps (thesis 2.4.2, A.1.2.3).
+"""Train FixMatch with and without SciMix hybrids, from the same seed, split and steps (thesis 2.4.2, A.1.2.3); and
+before, where there is no hybridizer of these images, train one.
 
 accelerate launch recipes/scimix_fixmatch.py
+accelerate launch recipes/scimix_fixmatch.py --data flowers --labels 100
 accelerate launch recipes/scimix_fixmatch.py --preset paper-cifar10-100 --hybridizer runs/scimix/hybridizer
 """
 
 from pathlib import Path
 
 from hybridgen.configuration import launch
-from hybridgen.evaluation.oracle import OracleSettings, judge_of
-from hybridgen.methods import fixmatch
-from hybridgen.methods.hybrids import Settings as HybridSettings
-from hybridgen.methods.hybrids import load_hybridizer, presets, start_of, title_of, with_hybrids
-from hybridgen.settings import settings
-from hybridgen.tables.compare import CompareSettings, Comparison
+from hybridgen.evaluation.oracle import judge_of
+from hybridgen.methods import fixmatch, scimix
+from hybridgen.methods.hybrids import is_trained, load_hybridizer, presets, start_of, title_of, with_hybrids
+from hybridgen.settings import merged, settings
+from hybridgen.tables.compare import Comparison
+from hybridgen.tables.pipeline import PipelineSettings, train_in_turn
 from hybridgen.training.context import Context
 from hybridgen.training.plan import Plan
 from hybridgen.training.train import Result, train
 
 
 @settings
-class Config(CompareSettings):
-    """Train FixMatch with and without the hybrids of a frozen SciMix hybridizer, and compare."""
+class Config(PipelineSettings):
+    """Train FixMatch with and without the hybrids of a SciMix hybridizer, which is trained too if none is there."""
 
     out = Path("runs/scimix_fixmatch")
-    method: fixmatch.Settings = fixmatch.Settings()
-    hybrids: HybridSettings = HybridSettings()
-    oracle: OracleSettings = OracleSettings()
 
 
-PRESETS = presets(fixmatch.PRESETS, fixmatch.WINDOW)
+PRESETS = {
+    name: merged(preset, dict(generator=scimix.PRESETS[name]["method"]))
+    for name, preset in presets(fixmatch.PRESETS, fixmatch.WINDOW).items()
+}
 
 
 def main(config: Config) -> Result:
     # Data, hybrids and their judge
     context = Context.of(config)
+    if is_trained(config.hybrids, context, rounds=config.rounds):
+        return train_in_turn(config, context)
     hybridizer = load_hybridizer(config.hybrids, context, method="scimix")
     judge = judge_of(config.oracle, context.dataset)
 

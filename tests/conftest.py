@@ -1,10 +1,12 @@
-"""Shapes and types of every annotated function of the package are checked while the tests run; and recipes' server."""
+"""Shapes in the signatures of the package are checked while the tests run; and recipes' server."""
 
 import gc
 import importlib
 import os
 from collections.abc import Iterator
+from functools import partial
 from multiprocessing.connection import Connection
+from typing import Any, get_args
 
 import jaxtyping
 import pytest
@@ -12,6 +14,24 @@ from jaxtyping import install_import_hook
 
 gc.disable()  # until everything is imported: all of it stays
 
+
+def holds_arrays(annotation: Any) -> bool:
+    """Whether it is a shape, or is made of one."""
+    if isinstance(annotation, type) and issubclass(annotation, jaxtyping.AbstractArray):
+        return True
+    return any(map(holds_arrays, get_args(annotation)))
+
+
+def checked(function: Any = None, *, typechecker: Any, of=jaxtyping.jaxtyped) -> Any:
+    """jaxtyping's decorator, but for functions without a shape: their types are the type checker's business."""
+    if function is None:
+        return partial(checked, typechecker=typechecker)
+    if isinstance(function, type) or any(map(holds_arrays, getattr(function, "__annotations__", {}).values())):
+        return of(function, typechecker=typechecker)
+    return function
+
+
+jaxtyping.jaxtyped = checked
 # An int where a float is asked for is right in Python (PEP 484), but not with beartype unless told so
 install_import_hook("hybridgen", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 

@@ -33,14 +33,14 @@ def toy(tmp_path) -> str:
 
 def run(data: str, out: Path, *more: str) -> dict:
     """Eight steps of each part, and twelve of the oracle."""
-    of = recipe("scimix_pipeline")
+    of = recipe("scimix_fixmatch")
     small = (
         "--preset", "smoke", "--data", data, "--labels", "8", "--validation", "8", "--labelled-batch", "4",
         "--unlabelled-batch", "9", "--epochs", "1", "--hybrids.start", "0.2", "--hybrids.stop", "0.9",
         "--generator.labelled-batch", "4", "--generator.unlabelled-batch", "9", "--generator.epochs", "1",
         "--generator.generator-channels", "8", "8", "--generator.discriminator-width", "0.1", "--threads", "1",
         "--record-every", "1", "--evaluate-every", "4", "--save-every", "2", "--oracle.steps", "12",
-        "--oracle.network", "leaky-wrn-10-1", "--out", str(out),
+        "--oracle.network", "leaky-wrn-10-1", "--out", str(out),  # and whose hybridizer is trained: none is bundled
     )  # fmt: skip
     return of.main(parse(of.Config, of.PRESETS, [*small, *more]))
 

@@ -33,6 +33,7 @@ from hybridgen.methods import (
 )
 from hybridgen.methods.hybrids import HybridInputs, WithHybrids
 from hybridgen.networks.autoencoder import Architecture, SamosaArchitecture, SamosaAutoencoder, SemanticAutoencoder
+from hybridgen.tables import pipeline
 from hybridgen.tables.compare import OF_ENSEMBLES, Comparison
 from hybridgen.tables.cost import noise
 from hybridgen.training.context import Context
@@ -42,6 +43,7 @@ from hybridgen.types import InputError
 RECIPES = Path(__file__).parent.parent / "recipes"
 SMALL = ("--validation", "0", "--seed", "3", "--threads", "1", "--rate", "0.037", "--epochs", "6")
 BATCHES = ("--labelled-batch", "4", "--unlabelled-batch", "8")
+TRAINED = ("--hybridizer", "trained")
 
 
 def load(name: str):
@@ -91,8 +93,10 @@ class Ran:
             monkeypatch.setattr(Hybridizer, "from_pretrained", classmethod(lambda cls, source: hybridizer))
         given = {name: of(self) for name, of in others.items()}
         for replaced, by in {"train": self.train, "judge_of": lambda *_: None, **given}.items():
-            if replaced in given or hasattr(self.module, replaced):
-                monkeypatch.setattr(self.module, replaced, by)
+            places = [place for place in (self.module, pipeline) if hasattr(place, replaced)]
+            assert places or replaced not in given
+            for place in places:
+                monkeypatch.setattr(place, replaced, by)
         self.result = self.module.main(self.config)
 
     def train(self, plan, settings, folder, seed, **more):
@@ -166,7 +170,14 @@ def test_a_classifier_is_trained_alone_and_with_hybrids_from_every_seed_by_the_s
 
 @pytest.mark.parametrize(
     ("source", "trained_on", "fits"),
-    [("bundled", "noise", True), ("bundled", "other", False), ("any/one", "noise", True), ("any/one", "other", True)],
+    [
+        ("bundled", "noise", True),
+        ("bundled", "other", False),
+        (None, "noise", True),
+        (None, "other", False),
+        ("any/one", "noise", True),
+        ("any/one", "other", True),
+    ],
 )
 def test_the_bundled_hybridizer_alone_must_be_of_the_same_data(source, trained_on, fits, monkeypatch):
     made = of("scimix")
@@ -181,6 +192,44 @@ def test_the_bundled_hybridizer_alone_must_be_of_the_same_data(source, trained_o
     else:
         with pytest.raises(InputError, match=r"^hybridizer: the bundled one was trained on other, not on noise"):
             load()
+
+
+@pytest.mark.parametrize(
+    ("given", "data", "split", "trained"),
+    [
+        ({"hybridizer": "trained"}, "own", "own", True), ({"hybridizer": "bundled"}, "other", "other", False),
+        ({"hybridizer": "none"}, "other", "other", False), ({"hybridizer": "any/one"}, "other", "other", False),
+        ({}, "own", "own", False), ({}, "other", "own", True), ({}, "own", "other", True),
+        ({"allow_other_split": True}, "own", "other", False),
+    ],
+)  # fmt: skip
+def test_a_hybridizer_is_trained_where_one_is_asked_for_or_the_bundled_one_is_of_other_images(
+    given, data, split, trained, monkeypatch, capsys
+):
+    context = noise(3, 16, 40, Accelerator(cpu=True), labelled=12)
+    made = of("scimix", context.dataset.fingerprint if data == "own" else "f" * 64)
+    made.origin = replace(made.origin, split_hash=context.split.hash if split == "own" else "0")
+    monkeypatch.setattr(Hybridizer, "from_pretrained", classmethod(lambda cls, source: made))
+    assert hybrids.is_trained(hybrids.Settings(**given), context, rounds=1) is trained
+    said = capsys.readouterr().out
+    assert ("one is trained first" in said) is (trained and not given)
+    assert ("labels of these images" in said) is (data == "own" and trained and not given)
+    if trained:
+        assert hybrids.is_trained(hybrids.Settings(**given), context, rounds=2)
+        for more in ({"baseline": False}, {"from_hybridizer": True}):
+            with pytest.raises(InputError, match=r"^hybridizer: one that is trained first is guided by the classifier"):
+                hybrids.is_trained(hybrids.Settings(**given, **more), context, rounds=1)
+    else:
+        with pytest.raises(InputError, match=r"^rounds: 2, but the hybridizer is there"):
+            hybrids.is_trained(hybrids.Settings(**given), context, rounds=2)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"scimix_fixmatch"}))
+def test_other_recipes_train_no_hybridizer(name, tmp_path, monkeypatch):
+    more = ("--unlabelled-batch", "4") if "mixmatch" in name else ()
+    with pytest.raises(InputError, match=r"^hybridizer: 'trained' is for scimix_fixmatch.py"):
+        Ran(name, tmp_path, monkeypatch, *SMALL, *BATCHES, *more, *TRAINED)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -503,7 +552,8 @@ def test_the_pipeline_goes_from_classifier_to_hybridizer_to_classifier_round_by_
     made = of("scimix")
     monkeypatch.setattr(Comparison, "tell_time", lambda self, *about, like: told.append(about))
     ran = Ran(
-        "scimix_pipeline", tmp_path, monkeypatch, *SMALL, *BATCHES, *hybrid, *words, "--rounds", "2", "--seeds", "2",
+        "scimix_fixmatch", tmp_path, monkeypatch, *TRAINED, *SMALL, *BATCHES, *hybrid, *words,
+        "--rounds", "2", "--seeds", "2",
         hybridizer=made, finished_classifier=finished(guides),
         read_result=lambda ran: lambda folder: {} if folder.name in ran.runs else None,
     )  # fmt: skip
@@ -550,7 +600,7 @@ def test_a_pipeline_of_two_networks_is_refused_before_there_is_a_folder(tmp_path
         (("--network", "wrn-10-1"), "network: 'wrn-10-1'; encoders are made from"),
     ):
         with pytest.raises(InputError, match=said):
-            Ran("scimix_pipeline", tmp_path, monkeypatch, *SMALL, *BATCHES, *given, *networks)
+            Ran("scimix_fixmatch", tmp_path, monkeypatch, *TRAINED, *SMALL, *BATCHES, *given, *networks)
     assert not (tmp_path / "out").exists()
 
 
@@ -559,7 +609,7 @@ def test_the_pipelines_generator_takes_the_classifiers_network(tmp_path, monkeyp
     guides = []
     monkeypatch.setattr(Comparison, "tell_time", lambda *_, **__: None)
     ran = Ran(
-        "scimix_pipeline", tmp_path, monkeypatch, *SMALL, *BATCHES, *given, "--hybrids.start", "1",
+        "scimix_fixmatch", tmp_path, monkeypatch, *TRAINED, *SMALL, *BATCHES, *given, "--hybrids.start", "1",
         "--generator.generator-channels", "8", "8", hybridizer=of("scimix"), finished_classifier=finished(guides),
         read_result=lambda ran: lambda folder: {} if folder.name in ran.runs else None,
     )  # fmt: skip

@@ -65,10 +65,12 @@ class Teaching:
 class Settings(Teaching):
     """On whose hybrids a classifier trains, how and when."""
 
-    hybridizer: Flat[str] = "bundled"
-    """Folder or hub id of a hybridizer; bundled for the repository's own, none to train without hybrids. With mixup or
-    cutmix (table 2.6) the classifier learns in their place from images of the batch mixed with others, whose share of
-    the target, drawn for each, stands for --hybrids.alpha; no classifier says which to leave out."""
+    hybridizer: Flat[str | None] = None
+    """Folder or hub id of a hybridizer; bundled for the repository's own, none to train without hybrids; trained, in
+    scimix_fixmatch.py, for one that is trained first. Unless given bundled, or in scimix_fixmatch.py trained where that
+    one is of other images or of another split. With mixup or cutmix (table 2.6) the classifier learns in their place
+    from images of the batch mixed with others, whose share of the target, drawn for each, stands for --hybrids.alpha;
+    no classifier says which to leave out."""
     baseline: Flat[bool] = True
     """Train the classifier without hybrids too."""
     from_hybridizer: Flat[bool] = False
@@ -301,10 +303,31 @@ def _read(source: str, context: Context, *, allow_other_split: bool) -> Hybridiz
     if source == "bundled" and hybridizer.origin.dataset != dataset.name:
         raise InputError(
             f"hybridizer: the bundled one was trained on {hybridizer.origin.dataset}, not on {dataset.name}; "
-            "give one of these images (--hybridizer), or none"
+            "give one of these images (--hybridizer), which scimix.py trains, or none"
         )
     hybridizer.check_split(dataset, context.split, allow_other_split=allow_other_split)
     return hybridizer.to(context.accelerator.device)
+
+
+def is_trained(settings: Settings, context: Context, *, rounds: int) -> bool:
+    """Whether a hybridizer is to be trained first; says so where nobody asked for it. InputError for settings that only
+    another one has, and for several rounds of it."""
+    trained = settings.hybridizer == "trained"
+    if settings.hybridizer is None:
+        origin = Hybridizer.from_pretrained(bundled()).origin
+        of_these = (origin.fingerprint, origin.split_hash) == (context.dataset.fingerprint, context.split.hash)
+        trained = not (of_these or settings.allow_other_split)
+        if trained:
+            what = "images" if origin.fingerprint != context.dataset.fingerprint else "labels of these images"
+            context.accelerator.print(f"hybridizer: one is trained first, for the bundled one knows other {what}")
+    if trained and (settings.from_hybridizer or not settings.baseline):
+        raise InputError(
+            "hybridizer: one that is trained first is guided by the classifier without hybrids; leave out "
+            "--no-baseline and --from-hybridizer, or give a --hybridizer"
+        )
+    if rounds > 1 and not trained:
+        raise InputError(f"rounds: {rounds}, but the hybridizer is there; --hybridizer trained trains one a round")
+    return trained
 
 
 def load_hybridizer(settings: Settings, context: Context, *, method: str | None = None) -> HybridSource | None:
@@ -313,7 +336,9 @@ def load_hybridizer(settings: Settings, context: Context, *, method: str | None 
     InputError for a hybridizer of another method than `method`, if one is given, of another image size or split; for
     MixUp and CutMix in another use than that of both parents' targets; and where without hybrids nothing is left to do.
     """
-    source = settings.hybridizer
+    source = settings.hybridizer or "bundled"
+    if source == "trained":
+        raise InputError("hybridizer: 'trained' is for scimix_fixmatch.py; give one, or train one by scimix.py")
     if source == "none":
         if settings.from_hybridizer or not settings.baseline:
             raise InputError("hybridizer: none, but --no-baseline and --from-hybridizer need one")

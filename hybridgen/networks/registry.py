@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -84,10 +85,10 @@ def make_network(
     - a model of timm with a tag after a dot (resnet18.a1_in1k): the weights of that tag under a new head, fetched or
       read from where an earlier call left them. Without `pretrained` they are left out.
 
-    All others have fresh weights. Raises `InputError` for a name that nobody knows, weights that cannot be had, fewer
-    than one class, a width that is not a positive multiple of 1/8 (with fewer than 8 filters, oneDNN's strided 1×1
-    convolutions write past their memory: uxlfoundation/oneDNN#6035), a width beside a name that sets its own, and what
-    is beyond `LIMITS`.
+    All others have fresh weights. Raises `InputError` for a name that nobody knows, weights that cannot be had, a model
+    of timm that takes no images of `image_size`, if given, fewer than one class, a width that is no positive multiple
+    of 1/8 (with fewer than 8 filters, oneDNN's strided 1×1 convolutions write past their memory:
+    uxlfoundation/oneDNN#6035), a width beside a name that sets its own, and what is beyond `LIMITS`.
     """
     if classes < 1:
         raise InputError(f"classes: {classes} is below 1")
@@ -236,7 +237,7 @@ def _of_timm(name: str, pretrained: bool, image_size: int | None) -> partial[nn.
     import timm
 
     if name == "pvt_v2_b1_li":
-        return partial(_create, "pvt_v2_b1", linear=True)
+        return partial(_create, "pvt_v2_b1", image_size=image_size, linear=True)
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture) or (tag and name not in timm.list_pretrained(f"{architecture}.*")):
         return None
@@ -245,22 +246,34 @@ def _of_timm(name: str, pretrained: bool, image_size: int | None) -> partial[nn.
         if image_size is None or not timm.models.is_model_in_modules(architecture, SIZED_BY_IMAGE)
         else {"img_size": image_size}
     )
-    return partial(_create, name, pretrained=pretrained and bool(tag), **sized)
+    return partial(_create, name, image_size=image_size, pretrained=pretrained and bool(tag), **sized)
 
 
-def _create(name: str, classes: int, *, pretrained: bool = False, **options: Any) -> nn.Module:
+def _create(name: str, classes: int, *, image_size: int | None, pretrained: bool = False, **options: Any) -> nn.Module:
+    """Timm's, which has seen an image of this size if one is given."""
     import timm
 
-    if not pretrained:
-        return timm.create_model(name, pretrained=False, num_classes=classes, **options)
     try:
-        return timm.create_model(name, pretrained=True, num_classes=classes, **options)
+        network = timm.create_model(name, pretrained=pretrained, num_classes=classes, **options)
     except Exception as error:  # of every library that may fetch them
+        if not pretrained:
+            raise
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(
             f"network: the pretrained weights of {name} could not be had ({why}); without the tag, "
             f"{name.partition('.')[0]} has fresh ones"
         ) from error
+    if image_size is not None:
+        try:
+            with torch.no_grad():
+                network.eval()(torch.zeros(1, 3, image_size, image_size))
+        except Exception as error:  # of any layer that has nothing left to see, or wants another size
+            why = " ".join(str(error).split())[:120] or type(error).__name__
+            raise InputError(
+                f"network: {name} takes no images of {image_size}×{image_size} ({why}); give another --network, or "
+                "another --image-size"
+            ) from error
+    return network.train()
 
 
 def _unknown(name: str) -> str:

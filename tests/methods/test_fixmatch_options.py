@@ -329,7 +329,7 @@ def test_in_bfloat16_losses_are_float32_and_gradient_reaches_every_weight(classi
     average = average_of(classifier) if targets == "average" else None
     objective = FixMatch(classifier, threshold=0.3, targets=targets, average=average, interpolated=True)
     with torch.autocast("cpu", torch.bfloat16):
-        losses, rates, _, taught = objective(batch, CLOCK)
+        losses, rates, _, taught, _ = objective(batch, CLOCK)
     assert all(figure.dtype == torch.float32 for figure in (*losses.values(), *rates.values(), taught().targets))
     torch.stack(list(losses.values())).sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in (classifier[0].weight, classifier[-1].weight))

@@ -292,3 +292,21 @@ def test_momentum_of_batch_norms_is_torchs(name):
     for bad in (0.0, -0.1, 1.5, float("nan")):
         with pytest.raises(InputError, match=r"^momentum: .* is outside \(0, 1\]"):
             set_batch_norm_momentum(network, bad)
+
+
+@pytest.mark.parametrize("name", ["pvt_v2_b0", "swin_tiny_patch4_window7_224"])
+def test_timms_networks_that_take_no_images_of_a_size_are_refused(name):
+    with pytest.raises(InputError, match=rf"^network: {name} takes no images of 16×16 \(.*\); give another --network"):
+        make_network(name, 3, image_size=16)
+
+
+def test_timms_networks_have_seen_an_image_and_are_what_they_were():
+    """In training mode, and with statistics of none."""
+    torch.manual_seed(0)
+    seen = make_network("resnet10t", 3, image_size=16)
+    torch.manual_seed(0)
+    for (name, mine), theirs in zip(
+        seen.state_dict().items(), timm.create_model("resnet10t", num_classes=3).state_dict().values(), strict=True
+    ):
+        assert torch.equal(mine, theirs), name
+    assert all(part.training for part in seen.modules())

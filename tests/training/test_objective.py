@@ -31,7 +31,7 @@ def test_a_loss_without_a_weight_and_a_weight_without_a_loss_are_input_errors():
 
 
 def test_an_outcome_needs_losses_alone():
-    assert Outcome(losses(a=1.0))[1:] == ({}, (), None)
+    assert Outcome(losses(a=1.0))[1:] == ({}, (), None, None)
 
 
 class Network(nn.Module):

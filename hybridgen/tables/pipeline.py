@@ -1,20 +1,16 @@
-"""FixMatch, a SciMix hybridizer that it guides, and FixMatch with its hybrids, which may guide the next (thesis 2.6).
-
-accelerate launch recipes/scimix_pipeline.py --labels 40 --rounds 2 --generator.epochs 18
-"""
+"""FixMatch, a SciMix hybridizer guided by it, and FixMatch with its hybrids, which may guide the next (thesis 2.6)."""
 
 from dataclasses import replace
-from pathlib import Path
 
-from hybridgen.configuration import launch
 from hybridgen.evaluation.grid import sample_grid
 from hybridgen.evaluation.oracle import OracleSettings, judge_of
 from hybridgen.hybridizer import Hybridizer
 from hybridgen.methods import fixmatch, scimix
 from hybridgen.methods.classifiers import finished_classifier
-from hybridgen.methods.hybrids import Teaching, presets, with_hybrids
+from hybridgen.methods.hybrids import Settings as HybridSettings
+from hybridgen.methods.hybrids import with_hybrids
 from hybridgen.networks.classifiers import Classifier
-from hybridgen.settings import Few, merged, prefixed, settings
+from hybridgen.settings import Few, prefixed, settings
 from hybridgen.tables.compare import CompareSettings, Comparison, mean_rates
 from hybridgen.training.context import Context
 from hybridgen.training.plan import Plan
@@ -25,27 +21,26 @@ Generator = prefixed(scimix.Settings)
 
 
 @settings
-class Config(CompareSettings):
-    """Train FixMatch, a hybridizer guided by it, and FixMatch with its hybrids, and compare."""
+class PipelineSettings(CompareSettings):
+    """Abstract: how a classifier, its hybridizers, and classifiers with their hybrids train, and who judges."""
 
-    out = Path("runs/scimix_pipeline")
     rounds: Few = 1
-    """Of a hybridizer and a classifier with its hybrids, which guides the hybridizer of the next."""
+    """Of a hybridizer that is trained and a classifier with its hybrids, which guides the hybridizer of the next."""
     method: fixmatch.Settings = fixmatch.Settings()
     generator: Generator = Generator()
-    """Whose network is the classifier's, --network, unless --generator.network is given."""
-    hybrids: Teaching = Teaching()
+    """Of a hybridizer that is trained, whose network is the classifier's, --network, unless --generator.network is
+    given."""
+    hybrids: HybridSettings = HybridSettings()
     oracle: OracleSettings = OracleSettings()
 
 
-PRESETS = {
-    name: merged(preset, dict(generator=scimix.PRESETS[name]["method"]))
-    for name, preset in presets(fixmatch.PRESETS, fixmatch.WINDOW, source={}).items()
-}
+def train_in_turn(config: PipelineSettings, context: Context) -> Result:
+    """Train all parts of all rounds from every seed, in one folder, each unless it is finished, and compare.
 
-
-def main(config: Config) -> Result:
-    context, seeds = Context.of(config), range(config.seed, config.seed + config.seeds)
+    The hybridizer's network is the classifier's, unless it has one of its config. InputError, before there is a folder,
+    for anything that cannot be made.
+    """
+    seeds = range(config.seed, config.seed + config.seeds)
     judge, network = judge_of(config.oracle, context.dataset), config.generator.network or config.method.network
 
     # What the parts train
@@ -56,7 +51,7 @@ def main(config: Config) -> Result:
         plan, hybridizer = scimix.plan(replace(config.generator, network=network), context, seed, classifier=guide)
         return replace(plan, pictures=lambda: {"grid": sample_grid(hybridizer, context.dataset.test, seed)}), hybridizer
 
-    # All of them once, which refuses what cannot be made before there is a folder; and how long they take
+    # All of them once, which refuses what cannot be made; and how long they take
     rounds = ["", *(f", round {number}" for number in range(2, config.rounds + 1))]
     makers, variants = [f"Hybridizer{each}" for each in rounds], [f"FixMatch + SciMix{each}" for each in rounds]
     first = alone(config.seed)
@@ -84,7 +79,3 @@ def main(config: Config) -> Result:
     judged = lambda number: mean_rates([comparison.judged(hybridizer_of(number, seed), judge) for seed in seeds])
     *earlier, rates = [judged(number) for number in range(config.rounds)]
     return comparison.conclude(transfer=rates, earlier=dict(zip(variants, earlier, strict=False)))
-
-
-if __name__ == "__main__":
-    launch(main, Config, PRESETS)
