@@ -32,7 +32,7 @@ class Config(CompareSettings):
     rounds: Few = 1
     """Of a hybridizer and a classifier with its hybrids, which guides the hybridizer of the next."""
     method: fixmatch.Settings = fixmatch.Settings()
-    generator: Generator = Generator()
+    generator: Generator = Generator()  # pyrefly: ignore[invalid-annotation]
     """Whose network is the classifier's, --network, unless --generator.network is given."""
     hybrids: Teaching = Teaching()
     oracle: OracleSettings = OracleSettings()
@@ -60,6 +60,7 @@ def main(config: Config) -> Result:
     rounds = ["", *(f", round {number}" for number in range(2, config.rounds + 1))]
     makers, variants = [f"Hybridizer{each}" for each in rounds], [f"FixMatch + SciMix{each}" for each in rounds]
     first = alone(config.seed)
+    assert isinstance(first.judged, Classifier)
     generator, untrained = generating(config.seed, first.judged)
     generator.pictures()
     parts = {"FixMatch": first} | dict.fromkeys(variants, together(config.seed, untrained))
@@ -70,8 +71,7 @@ def main(config: Config) -> Result:
     def hybridizer_of(number: int, seed: int) -> Hybridizer:
         place = comparison.folder(makers[number], seed)
         if read_result(place) is None:
-            before = comparison.folder(list(parts)[number], seed)
-            guide = finished_classifier(before, context.network(network), context)
+            guide = finished_classifier(comparison.folder(list(parts)[number], seed), context.network(network), context)
             train(generating(seed, guide)[0], config, place, seed)
         return Hybridizer.from_pretrained(place / "hybridizer").to(context.accelerator.device)
 
