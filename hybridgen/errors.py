@@ -45,9 +45,10 @@ class exit_codes:
             return False
         if isinstance(error, KeyboardInterrupt):
             sys.exit(130)
+        told = str(error)
         if _lacks_memory(error):
-            said = " ".join(str(error).split())
-            error = f"not enough memory: {(said.partition(CPU)[2] or said)[:200] or 'no more is to be had'}"
+            said = " ".join(told.split())
+            told = f"not enough memory: {(said.partition(CPU)[2] or said)[:200] or 'no more is to be had'}"
         elif not isinstance(error, InputError | FloatingPointError):
             return False
         alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
@@ -55,7 +56,7 @@ class exit_codes:
         if not first:
             time.sleep(PATIENCE)
         process = "" if first else f" (process {os.environ.get('RANK', '?')})"
-        print(f"error: {error}{process}", file=sys.stderr, flush=True)
+        print(f"error: {told}{process}", file=sys.stderr, flush=True)
         sys.exit(2 if isinstance(error, InputError) else 1)
 
 

@@ -104,26 +104,26 @@ def card(
     from huggingface_hub import EvalResult, ModelCardData
 
     name, dataset = repo_id.rpartition("/")[2], without_places(dataset).rpartition(":")[2]
-    told = [figure for figure in figures if figure.metric]
+    told = [(figure.metric, figure) for figure in figures if figure.metric]
     header = ModelCardData(
         license=license,
         library_name="hybridgen",
         tags=["hybridgen", *tags],
         pipeline_tag="image-classification" if "image-classification" in tags else "image-to-image",
         datasets=[dataset],
-        metrics=sorted({figure.metric for figure in told}),
+        metrics=sorted({metric for metric, _ in told}),
         model_name=name,
         eval_results=[
             EvalResult(
                 task_type="image-classification",
                 dataset_type=dataset,
                 dataset_name=dataset,
-                metric_type=figure.metric,
+                metric_type=metric,
                 metric_name=figure.name,
                 metric_value=figure.value,
                 metric_args=None if figure.interval is None else {"interval_95": list(figure.interval)},
             )
-            for figure in told
+            for metric, figure in told
         ]
         or None,
     ).to_yaml()

@@ -263,7 +263,7 @@ class Hybridizer(nn.Module):
             if unknown := config["architecture"].keys() - {f.name for f in fields(shape)}:
                 raise InputError(f"architecture: a {origin.method} hybridizer has no {', '.join(sorted(unknown))}")
             check_described(config["architecture"], shape)
-            architecture = shape(**{k: _tupled(v) for k, v in config["architecture"].items()})
+            architecture: Any = shape(**{k: _tupled(v) for k, v in config["architecture"].items()})
             digest = config["weights_sha256"]
             if len(origin.classes) != architecture.classes or not all(isinstance(n, str) for n in origin.classes):
                 raise InputError(f"classes: {architecture.classes} names are needed")

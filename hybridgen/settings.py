@@ -20,7 +20,8 @@ from tyro.conf import arg
 
 from hybridgen.errors import InputError
 
-C, T = TypeVar("C"), TypeVar("T")
+C = TypeVar("C")
+T = TypeVar("T")
 
 
 def _no_truth(value: Any) -> Any:
@@ -77,7 +78,7 @@ def settings(cls: type[C]) -> type[C]:
         if not (name.startswith("_") or name in own | inherited or callable(value) or hasattr(value, "__get__")):
             raise TypeError(f"{cls.__name__}.{name}: no field of this name to give another default")
     cls.__annotations__ = own | {n: kind for n, kind in inherited.items() if n in cls.__dict__ and n not in own}
-    made = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))(cls)
+    made: Any = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))(cls)
     checked = made.__init__
 
     @wraps(checked)
@@ -181,7 +182,7 @@ def flags(kind: type, prefix: str = "", path: str = "") -> dict[str, str]:
         bare = any(getattr(each, "prefix_name", None) is False for each in getattr(field.type, "__metadata__", ()))
         called = [name for each in getattr(field.type, "__metadata__", ()) if (name := getattr(each, "name", None))]
         flag = f"{'' if bare else prefix}{(called or [field.name])[0]}".replace("_", "-")
-        if is_dataclass(field.type):
+        if isinstance(field.type, type) and is_dataclass(field.type):
             found |= flags(field.type, f"{flag}.", f"{place}.")
         else:
             found[place] = f"--{flag}"
@@ -192,14 +193,14 @@ def prefixed(kind: type[C]) -> type[C]:
     """The same settings, whose every flag bears the name of its group: --generator.rate beside another group's
     --rate."""
     own: dict[str, Any] = {}
-    for field in fields(kind):
+    for field in _fields_of(kind).values():
         metadata = getattr(field.type, "__metadata__", ())
         kept = tuple(each for each in metadata if getattr(each, "prefix_name", None) is not False)
         if len(kept) < len(metadata):
             bare = get_args(field.type)[0]
             own[field.name] = Annotated[(bare, *kept)] if kept else bare
     names = {"__module__": kind.__module__, "__doc__": kind.__doc__, "__annotations__": own}
-    defaults = {field.name: field.default for field in fields(kind) if field.name in own}
+    defaults = {name: field.default for name, field in _fields_of(kind).items() if name in own}
     return settings(type(kind.__name__, (kind,), names | defaults))
 
 
@@ -227,7 +228,9 @@ def from_arguments(kind: type[C], arguments: Sequence[str], *, prog: str | None 
 class _Screen(io.StringIO):
     """Keeps what is printed, with the colours and frames that it would have on the screen."""
 
-    encoding = property(lambda self: getattr(sys.__stdout__, "encoding", None))
+    @property
+    def encoding(self) -> str | None:  # pyrefly: ignore[bad-override]
+        return getattr(sys.__stdout__, "encoding", None)
 
     def isatty(self) -> bool:
         return sys.__stdout__ is not None and sys.__stdout__.isatty()

@@ -1,10 +1,10 @@
 """The words that every room of the house uses."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int64, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from hybridgen.errors import InputError as InputError
 
@@ -16,6 +16,9 @@ RawImages = UInt8[Tensor, "batch 3 height width"]
 
 Labels = Int64[Tensor, " batch"]
 """Class indices; -1 where the class is not known."""
+
+Network = TypeVar("Network", bound=nn.Module)
+"""Of a function that gives back the kind of network that it takes."""
 
 Losses = dict[str, Float[Tensor, ""]]
 """Named, unweighted scalar losses, as an objective returns them."""

@@ -5,6 +5,7 @@ drawn value, and no value is read back.
 """
 
 import math
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -214,7 +215,7 @@ def color_jitter(
     for kind in draws[3:].argsort(dim=0):
         factor = factors.gather(0, kind[None])[0].to(images.dtype).view(-1, 1, 1, 1)
         kind = kind.view(-1, 1, 1, 1)
-        grey = sum(share * images[:, channel, None] for channel, share in enumerate(LUMINANCE))
+        grey = reduce(torch.add, (share * images[:, channel, None] for channel, share in enumerate(LUMINANCE)))
         degenerate = torch.where(kind == 1, grey.mean((2, 3), keepdim=True), grey)
         degenerate = torch.where(kind == 0, torch.zeros_like(grey), degenerate)
         images = degenerate + factor * (images - degenerate)
@@ -235,6 +236,7 @@ def lighting(images: Images, generator: torch.Generator, *, std: float = 0.1, cl
         raise InputError(f"std: {std} is not a number of 0 or more")
     alpha = std * torch.randn(3, len(images), generator=generator, device=images.device)
     along = [deviation * own for deviation, own in zip(COLOUR_DEVIATIONS, alpha, strict=True)]
-    shift = torch.stack([sum(share * own for share, own in zip(row, along, strict=True)) for row in COLOUR_AXES], dim=1)
+    shares = ((share * own for share, own in zip(row, along, strict=True)) for row in COLOUR_AXES)
+    shift = torch.stack([reduce(torch.add, each) for each in shares], dim=1)
     shifted = images + shift.to(images.dtype)[:, :, None, None]
     return shifted.clamp_(0, 1) if clip else shifted

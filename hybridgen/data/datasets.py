@@ -25,6 +25,10 @@ STATISTICS_SAMPLE = 2000
 """Images from which the channel statistics of a set that is decoded on demand are computed."""
 
 
+Channels = tuple[float, float, float]
+"""A figure of each channel."""
+
+
 @dataclass(frozen=True)
 class Part:
     """The training or the test part of a data set."""
@@ -76,8 +80,8 @@ class Dataset:
     """SHA-256 of the data at their source: equal on every machine and for every image_size."""
     flip: bool
     """Whether an image keeps its class in the mirror."""
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Channels
+    std: Channels
     """Channel statistics of the training images in [0, 1]."""
     told: tuple[str, ...] = ()
     """What the reader chose that is not plain from the name, to be said when training begins."""
@@ -191,15 +195,11 @@ def check_classes(data: str, classes: Sequence[str]) -> None:
             raise InputError(f"{data}: classes {other!r} and {name!r} differ by upper and lower case only")
 
 
-def composited(objects: np.ndarray, backgrounds: np.ndarray, labels: np.ndarray) -> Part:
+def composited(objects: np.ndarray, backgrounds: np.ndarray, labels: np.ndarray, image_size: int | None = None) -> Part:
     """|background − object| in each channel, as in MNIST-M; objects [n,h,w], backgrounds [n,h,w,3]."""
     pixels = np.maximum(backgrounds, objects[..., None]) - np.minimum(backgrounds, objects[..., None])
-    return Part(
-        images=InMemory(nchw(pixels)),
-        labels=torch.from_numpy(labels),
-        masks=torch.from_numpy(objects >= 128),
-        backgrounds=nchw(backgrounds),
-    )
+    masks = torch.from_numpy(objects >= 128)
+    return in_memory(nchw(pixels), torch.from_numpy(labels), image_size, masks=masks, backgrounds=nchw(backgrounds))
 
 
 def nchw(array: np.ndarray) -> Tensor:
@@ -226,13 +226,20 @@ def _resized_masks(masks: Tensor | None, image_size: int | None) -> Tensor | Non
     return masks[:, at][:, :, at]
 
 
-def resized_part(part: Part, image_size: int | None) -> Part:
-    """A part that is in memory, at another size with its masks and backgrounds; None leaves it as it is."""
+def in_memory(
+    pixels: Tensor,
+    labels: Tensor,
+    image_size: int | None,
+    *,
+    masks: Tensor | None = None,
+    backgrounds: Tensor | None = None,
+) -> Part:
+    """A part of these pixels, uint8 [n,3,h,h], at another size with its masks and backgrounds; None leaves them so."""
     return Part(
-        InMemory(_resized(part.images.pixels, image_size)),
-        part.labels,
-        _resized_masks(part.masks, image_size),
-        None if part.backgrounds is None else _resized(part.backgrounds, image_size),
+        InMemory(_resized(pixels, image_size)),
+        labels,
+        _resized_masks(masks, image_size),
+        None if backgrounds is None else _resized(backgrounds, image_size),
     )
 
 
@@ -243,7 +250,7 @@ def from_arrays(
     test: tuple[Tensor, Sequence[int] | np.ndarray | Tensor],
     *,
     flip: bool,
-    statistics: tuple | None = None,
+    statistics: tuple[Channels, Channels] | None = None,
     masks: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> Dataset:
     """A set of pixels, uint8 [n,3,h,h], and labels [n] of both parts, brought to the size that is asked for; the
@@ -255,9 +262,10 @@ def from_arrays(
         labels = torch.as_tensor(np.asarray(targets).astype(np.int64))
         digest.update(json.dumps(list(pixels.shape)).encode())
         digest.update(labels.numpy().astype("<i8").tobytes())
-        digest.update(pixels.numpy())
-        parts.append(resized_part(Part(InMemory(pixels), labels, mask), request.image_size))
-    return described(request, classes, *parts, digest.hexdigest(), flip=flip, statistics=statistics)
+        digest.update(pixels.numpy().data)
+        parts.append(in_memory(pixels, labels, request.image_size, masks=mask))
+    first, second = parts
+    return described(request, classes, first, second, digest.hexdigest(), flip=flip, statistics=statistics)
 
 
 def described(
@@ -268,7 +276,7 @@ def described(
     fingerprint: str,
     *,
     flip: bool,
-    statistics: tuple | None = None,
+    statistics: tuple[Channels, Channels] | None = None,
     told: Sequence[str] = (),
 ) -> Dataset:
     """A set of two parts with their channel statistics, computed unless they are given as (mean, std)."""
@@ -277,7 +285,7 @@ def described(
     return Dataset(request.name, classes, size, train, test, fingerprint, flip, mean, std, tuple(told))
 
 
-def _channel_statistics(images: ImageSource) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _channel_statistics(images: ImageSource) -> tuple[Channels, Channels]:
     """Mean and standard deviation of each channel in [0, 1], summed in integers and hence exact."""
     indices = torch.arange(len(images))
     if isinstance(images, Files | Photographs) and len(images) > STATISTICS_SAMPLE:
@@ -289,9 +297,14 @@ def _channel_statistics(images: ImageSource) -> tuple[tuple[float, ...], tuple[f
         counts += torch.stack([torch.bincount(channel, minlength=256) for channel in channels])
     count = int(counts[0].sum())
     sums, squares = (counts * values).sum(1).tolist(), (counts * values**2).sum(1).tolist()
-    mean = tuple(round(total / count / 255, 6) for total in sums)
+    mean = [round(total / count / 255, 6) for total in sums]
     deviation = [
         math.sqrt(count * square - total**2) / count / 255 for total, square in zip(sums, squares, strict=True)
     ]
     # Images of one colour would otherwise be divided by zero.
-    return mean, tuple(round(max(value, 1 / 255), 6) for value in deviation)
+    return _of_channels(mean), _of_channels([round(max(value, 1 / 255), 6) for value in deviation])
+
+
+def _of_channels(values: Sequence[float]) -> Channels:
+    red, green, blue = values
+    return red, green, blue

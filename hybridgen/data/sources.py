@@ -60,6 +60,17 @@ class InMemory:
         return self.pixels[to_device(indices, self.pixels.device)]
 
 
+Cell = Mapping[str, bytes | str | Path | None]
+"""The `bytes` of an image file, or its `path`."""
+
+
+@runtime_checkable
+class Cells(Protocol):
+    """A column of a table, in memory or not."""
+
+    def __getitem__(self, row: int, /) -> Cell | None: ...
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class ImageColumn:
@@ -69,7 +80,7 @@ class ImageColumn:
     """The table's name, for errors."""
     part: str
     """Which part of it this is, if it has several."""
-    cells: Sequence[Mapping[str, bytes | str | None] | None]
+    cells: Cells
     sizes: Sequence[int | None]
     """Numbers of bytes; None where there are none."""
 
@@ -96,26 +107,28 @@ class Embedded:
     def content(self) -> bytes | Path:
         """The file's bytes, or where it lies. InputError where there is neither."""
         cell = self.column.cells[self.row] or {}
-        if cell.get("bytes") is not None:
-            return cell["bytes"]
-        if cell.get("path"):
-            return Path(cell["path"])
+        if isinstance(content := cell.get("bytes"), bytes):
+            return content
+        if isinstance(path := cell.get("path"), str | Path) and path:
+            return Path(path)
         raise InputError(f"{self}: no image")
 
     def size(self) -> int:
         """Bytes of the file."""
-        size = self.column.sizes[self.row]
-        return self.content().stat().st_size if size is None else size
+        if (size := self.column.sizes[self.row]) is not None:
+            return size
+        content = self.content()
+        return len(content) if isinstance(content, bytes) else content.stat().st_size
 
     def read_bytes(self) -> bytes:
         content = self.content()
         return content if isinstance(content, bytes) else content.read_bytes()
 
 
-ImageFile = str | Path | Embedded
+ImageFile = Path | Embedded
 
 
-def _kept(paths: Sequence[ImageFile]) -> tuple[str | Embedded, ...]:
+def _kept(paths: Sequence[str | ImageFile]) -> tuple[str | Embedded, ...]:
     return tuple(path if isinstance(path, Embedded) else str(path) for path in paths)
 
 
@@ -123,7 +136,7 @@ def _kept(paths: Sequence[ImageFile]) -> tuple[str | Embedded, ...]:
 class Files:
     """Image files decoded on demand; nothing is kept."""
 
-    def __init__(self, paths: Sequence[ImageFile], image_size: int) -> None:
+    def __init__(self, paths: Sequence[str | ImageFile], image_size: int) -> None:
         self.paths = _kept(paths)
         self.image_size = image_size
 
@@ -151,7 +164,7 @@ class Photographs:
 
     def __init__(
         self,
-        paths: Sequence[ImageFile],
+        paths: Sequence[str | ImageFile],
         image_size: int,
         *,
         scale: tuple[float, float] = (0.08, 1.0),
@@ -261,7 +274,7 @@ def to_device(values: Tensor, device: torch.device) -> Tensor:
     return values.to(device, non_blocking=device.type not in ("cpu", "mps"))
 
 
-def decode(path: ImageFile, image_size: int) -> UInt8[Tensor, "3 size size"]:
+def decode(path: str | ImageFile, image_size: int) -> UInt8[Tensor, "3 size size"]:
     """Read one image file of any mode and size: RGB, its central square, resized with antialiasing.
 
     16-bit grey is scaled (not clipped) to 8, transparency is laid on white, EXIF orientation is applied.
@@ -271,7 +284,7 @@ def decode(path: ImageFile, image_size: int) -> UInt8[Tensor, "3 size size"]:
     return chw(np.array(resized_square(opened(path, 2 * image_size), image_size)))
 
 
-def opened(path: ImageFile, enough: int | None = None) -> Image.Image:
+def opened(path: str | ImageFile, enough: int | None = None) -> Image.Image:
     """The whole image in RGB and upright, as `decode` describes it, with its errors; a JPEG's sides perhaps divided by
     2, 4 or 8, if both keep `enough` pixels.
     """
@@ -279,14 +292,14 @@ def opened(path: ImageFile, enough: int | None = None) -> Image.Image:
         return upright(image, enough)
 
 
-def size_of(path: ImageFile) -> tuple[int, int]:
+def size_of(path: str | ImageFile) -> tuple[int, int]:
     """Width and height of one image file, as it is stored. InputError as in `decode`."""
     with _opening(path) as image:
         return image.size
 
 
 @contextmanager
-def _opening(path: ImageFile) -> Iterator[Image.Image]:
+def _opening(path: str | ImageFile) -> Iterator[Image.Image]:
     content = path.content() if isinstance(path, Embedded) else path
     try:
         with Image.open(BytesIO(content) if isinstance(content, bytes) else content) as image:

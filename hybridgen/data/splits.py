@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -103,8 +104,9 @@ class Split:
             if not _has_type(key, value):
                 needed = "text" if key in ("dataset", "fingerprint") else "an integer"
                 raise InputError(f"{path}: {key} must be {'a list of integers' if key in ROLES else needed}")
+        values: dict[str, Any] = content | {role: tuple(content[role]) for role in ROLES}
         try:
-            return cls(**{key: tuple(value) if key in ROLES else value for key, value in content.items()})
+            return cls(**values)
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 

@@ -247,8 +247,8 @@ class _Decoding(Dataset):
     def __init__(self, images: ImageSource) -> None:
         self.images = images
 
-    def __getitem__(self, key: _Key) -> tuple[int, Tensor, Tensor | InputError]:
-        number, indices, seed = key
+    def __getitem__(self, index: _Key) -> tuple[int, Tensor, Tensor | InputError]:
+        number, indices, seed = index
         try:
             if seed is None:
                 return number, indices, self.images.gather(indices)

@@ -1,7 +1,9 @@
 """The perceptual losses of AdaIN (Huang and Belongie 2017, equations 12 and 13)."""
 
 from collections.abc import Sequence
+from functools import reduce
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -27,4 +29,5 @@ def style(
     `_moments` are the means of a layer's channels, then their deviations; the mean is taken over batch and channels
     (as with `content`).
     """
-    return sum(2 * F.mse_loss(single(o), single(w.detach())) for o, w in zip(output, wanted, strict=True))
+    layers = (2 * F.mse_loss(single(o), single(w.detach())) for o, w in zip(output, wanted, strict=True))
+    return reduce(torch.add, layers)

@@ -198,8 +198,9 @@ def mix_inputs(
     for place in order[1:]:
         ratio = (before - logarithms[place]).sigmoid()
         before = torch.logaddexp(before, logarithms[place])
-        over = patches is not None and place == patched
-        mask = patch_masks(patches, ratio, *size, generator) if over else ratio.view(-1, 1, 1, 1)
+        mask = ratio.view(-1, 1, 1, 1)
+        if patches is not None and place == patched:
+            mask = patch_masks(patches, ratio, *size, generator)
         mixings.append(Mixing(mask, torch.arange(count, device=device)))
     return InputMixing(partners, order, tuple(mixings))
 
@@ -278,7 +279,8 @@ def cut_others_in(
     boxes = masks.cutmix_boxes(masks.beta(count, 1.0, generator, device=visible.device), *size, generator)
     drawn = torch.rand(count, 1, 1, 1, **draw) < chance
     own = torch.where(drawn, masks.inside(boxes, *size), 1.0)
-    seen = F.adaptive_avg_pool2d(own, visible.shape[2:])
+    rows, columns = visible.shape[2:]
+    seen = F.adaptive_avg_pool2d(own, (rows, columns))
     whole, mean = visible.sum(dim=(1, 2, 3)), own.mean(dim=(1, 2, 3))
     part = torch.where(whole > 0, (seen * visible).sum(dim=(1, 2, 3)) / whole.clamp(min=1e-12), mean)
     fewer = part < 0.5

@@ -45,7 +45,7 @@ def cutmix(
     With `resize` the whole partner is brought into the box (RecursiveMix, table 2: "resize strategy").
     """
     ratio, partner = _draw(images, alpha, per_sample, generator)
-    boxes = masks.cutmix_boxes(ratio, *images.shape[2:], generator)
+    boxes = masks.cutmix_boxes(ratio, *images.shape[2:], generator=generator)
     return _boxed(images, boxes, partner, resize, interpolation)
 
 

@@ -230,8 +230,8 @@ def _interpolated(images: Tensor, place: Tensor, length: Tensor) -> Tensor:
     source = ((place + 0.5) * (side / length) - 0.5).clamp(0, side - 1)
     low = source.long()
     low, high, weight = (each[:, None, :, None] for each in (low, (low + 1).clamp(max=side - 1), source - low))
-    taken = [images.gather(2, at.expand(*images.shape[:2], -1, images.shape[3])) for at in (low, high)]
-    return torch.lerp(*taken, weight.to(images.dtype))
+    above, below = (images.gather(2, at.expand(*images.shape[:2], -1, images.shape[3])) for at in (low, high))
+    return torch.lerp(above, below, weight.to(images.dtype))
 
 
 def _check_floats(name: str, values: Tensor) -> None:

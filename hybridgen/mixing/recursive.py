@@ -47,7 +47,8 @@ def recursivemix(
     """`recursive` with a box of its own, as `draw_box` draws it but on the images' device without a generator; nothing
     is read back."""
     device = images.device if generator is None else generator.device
-    boxes = _draw_boxes(*images.shape[2:], alpha, generator, device).to(images.device, non_blocking=True)
+    height, width = images.shape[2:]
+    boxes = _draw_boxes(height, width, alpha, generator, device).to(images.device, non_blocking=True)
     return _laid_over(images, boxes, history, resize, interpolation)
 
 

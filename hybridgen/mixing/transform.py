@@ -103,27 +103,12 @@ class Mix(nn.Module):
         if self.method == "recursivemix":
             if self._past is None:
                 return images, targets
-            others, their_targets = self._remembered(maps, targets, cut=mixing.boxes is None)
-        if coin is not True:
+            others, their_targets = _remembered(*self._past, maps, targets, cut=mixing.boxes is None)
+        if isinstance(coin, Tensor):
             mixing = replace(mixing, mask=torch.where(coin, mixing.mask, 1.0))
         self.mixing = mixing
         mixed = [mixing.mix(*pair).view_as(each) for each, *pair in zip(images, maps, others, strict=True)]
         return mixed, mixing.mix_targets(targets, their_targets)
-
-    def _remembered(self, maps: list[Tensor], targets: Targets, cut: bool) -> tuple[list[Tensor], Others]:
-        """Images and targets of the last call, of the size of these where they are `cut` at the same places."""
-        past, their_targets = self._past
-        others = [each.flatten(1, -3) for each in past]
-        channels, before = ([each.shape[1] for each in (*rows, labels)]
-                            for rows, labels in ((maps, targets), (others, their_targets)))  # fmt: skip
-        if channels != before:
-            raise InputError(
-                f"recursivemix: {channels} channels and classes after {before} in the last call; `forget` begins anew"
-            )
-        others = [each.to(own) for each, own in zip(others, maps, strict=True)]
-        if cut:
-            others = [F.interpolate(each, own.shape[2:]) for each, own in zip(others, maps, strict=True)]
-        return others, their_targets.to(targets)
 
     def _draw(self, images: Tensor, generator: Generator) -> Any:
         """A mixing of these images; of AugMix, the images."""
@@ -137,3 +122,20 @@ class Mix(nn.Module):
     def extra_repr(self) -> str:
         options = "".join(f", {name}={value}" for name, value in self.options.items())
         return f"{self.method!r}, num_classes={self.num_classes}, probability={self.probability}{options}"
+
+
+def _remembered(
+    images: list[Tensor], their_targets: Others, maps: list[Tensor], targets: Targets, *, cut: bool
+) -> tuple[list[Tensor], Others]:
+    """Images and targets of the last call, of the size of these where they are `cut` at the same places."""
+    others = [each.flatten(1, -3) for each in images]
+    channels, before = ([each.shape[1] for each in (*rows, labels)]
+                        for rows, labels in ((maps, targets), (others, their_targets)))  # fmt: skip
+    if channels != before:
+        raise InputError(
+            f"recursivemix: {channels} channels and classes after {before} in the last call; `forget` begins anew"
+        )
+    others = [each.to(own) for each, own in zip(others, maps, strict=True)]
+    if cut:
+        others = [F.interpolate(each, own.shape[2:]) for each, own in zip(others, maps, strict=True)]
+    return others, their_targets.to(targets)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from typing import Any, Literal, NamedTuple, cast, get_args, get_origin
 
 import torch
 from jaxtyping import Float
@@ -225,7 +225,8 @@ class SamosaClassifier(nn.Module):
 
     def forward(self, images: Images) -> SamosaFeatures:
         before, semantic = self.encoder.trunk.last_two(images)
-        return SamosaFeatures(semantic, *self.heads(self.encoder.pooled(semantic)), before)
+        predictions, consistency = self.heads(self.encoder.pooled(semantic))
+        return SamosaFeatures(semantic, predictions, consistency, before)
 
 
 class SamosaAutoencoder(nn.Module):
@@ -249,7 +250,7 @@ class SamosaAutoencoder(nn.Module):
     @property
     def normalize(self) -> Normalize:
         """The standardisation: `decoder` makes standardised images."""
-        return self.classifier.encoder.trunk.normalize
+        return cast(Normalize, self.classifier.encoder.trunk.normalize)
 
     def forward(self, images: Images) -> Codes:
         """Encode."""
@@ -345,7 +346,7 @@ def size_of(architecture: Any, network: type[nn.Module]) -> int:
 class _Undrawn(TorchFunctionMode):
     """Leaves out the draws of first values, which would import a second's worth of modules on tensors without data."""
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function in (Tensor.normal_, Tensor.uniform_):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_):
             return args[0]
-        return function(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))

@@ -4,14 +4,14 @@ Source: RecursiveMix (Yang et al. 2022), supplement C.1.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
 from hybridgen.networks.resnet import resnet
 
 
-def _keep_size(network: nn.Module) -> None:
+def _keep_size(network: Any) -> None:
     """Tell `feature_info` that the stem no longer divides the map's sides by 4."""
     for stage in network.feature_info:
         stage["reduction"] = max(1, stage["reduction"] // 4)
@@ -40,8 +40,9 @@ def cifar_densenet(growth: int, layers: Sequence[int], classes: int, *, width: f
 
     growth = round(growth * width)
     network = DenseNet(growth, tuple(layers), num_classes=classes)
-    network.features.conv0 = nn.Conv2d(3, 2 * growth, 3, padding=1, bias=False)
-    nn.init.kaiming_normal_(network.features.conv0.weight)
+    stem = nn.Conv2d(3, 2 * growth, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(stem.weight)
+    network.features.conv0 = stem
     network.features.pool0 = nn.Identity()
     _keep_size(network)
     return network

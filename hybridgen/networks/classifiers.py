@@ -19,7 +19,7 @@ from hybridgen.hub import fetched, is_id
 from hybridgen.networks.members import MemberLogits
 from hybridgen.networks.registry import make_network
 from hybridgen.networks.wide_resnet import Normalize, linear
-from hybridgen.types import Images, InputError
+from hybridgen.types import Images, InputError, Network
 
 Logits = Float[Tensor, "batch classes"]
 
@@ -52,10 +52,8 @@ class Classifier(nn.Module):
                 f"network: {type(network).__name__} has no {', '.join(missing)}; timm's convention is needed"
             )
         self.normalize = Normalize(mean, std)
-        self.network = network
-        # timm's heads with a hidden layer (MobileNetV3's) widen the features
-        pooled = getattr(network, "head_hidden_size", None) or network.num_features
-        self.consistency = linear(pooled, network.num_classes) if heads == 2 else None
+        self.network: Any = network
+        self.consistency = _consistency(network) if heads == 2 else None
         self._compiled: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
 
     @property
@@ -136,13 +134,19 @@ class Classifier(nn.Module):
             )
 
 
+def _consistency(network: Any) -> nn.Linear:
+    # timm's heads with a hidden layer (MobileNetV3's) widen the features
+    pooled = getattr(network, "head_hidden_size", None) or network.num_features
+    return linear(pooled, network.num_classes)
+
+
 def stages_of(network: nn.Module) -> tuple[nn.Module, ...]:
     """`Classifier.stages` of a network in timm's convention."""
     listed = [network.get_submodule(stage["module"]) for stage in getattr(network, "feature_info", ())]
     return tuple(stage for stage in listed if any(weight.ndim > 1 for weight in stage.parameters()))
 
 
-def on_meta(network: nn.Module) -> nn.Module:
+def on_meta(network: Network) -> Network:
     """A copy without values, for which none are copied."""
     tensors = (*network.parameters(), *network.buffers())
     return copy.deepcopy(network, {id(tensor): torch.empty_like(tensor, device="meta") for tensor in tensors})
@@ -333,5 +337,5 @@ def _digest(weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for key in sorted(weights):
         digest.update(f"{key} {weights[key].dtype} {tuple(weights[key].shape)}".encode())
-        digest.update(weights[key].reshape(-1).view(torch.uint8).numpy())
+        digest.update(weights[key].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -65,7 +65,7 @@ class SamosaDecoder(nn.Module):
         self.post = nn.Sequential(*blocks[len(pre) :], nn.ConvTranspose2d(narrow, 3, 3, padding=1))
 
     @property
-    def first(self) -> DeconvBlock:
+    def first(self) -> nn.Module:
         """D^(0), the first block."""
         return self.pre[0]
 

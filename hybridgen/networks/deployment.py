@@ -53,6 +53,7 @@ def write_onnx(classifier: Classifier, about: About, path: Path) -> float:
     names = dict(input_names=["images"], output_names=["logits"], dynamic_shapes=({0: "n"},))
     with _quiet():
         made = torch.onnx.export(_program(classifier, about), dynamo=True, verbose=False, **names)
+    assert made is not None
     made.model.metadata_props.update(metadata(about))
     with written_aside(path) as aside:
         made.save(aside)

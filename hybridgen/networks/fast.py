@@ -8,6 +8,7 @@ and batch-norms that scale too, so that every method's rates suit it.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from jaxtyping import Float, Shaped
@@ -100,13 +101,14 @@ class FastBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, convolutions: int) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(
+        convs = [
             nn.Conv2d(before, out_channels, 3, padding=1, bias=False)
             for before in (in_channels, *[out_channels] * (convolutions - 1))
-        )
+        ]
+        self.convs = nn.ModuleList(convs)
         self.norms = nn.ModuleList(nn.BatchNorm2d(out_channels) for _ in range(convolutions))
         with torch.no_grad():
-            for conv in self.convs:
+            for conv in convs:
                 same = min(conv.weight.shape[:2])
                 conv.weight[:same] = 0
                 conv.weight[:same, :same, 1, 1] = torch.eye(same)
@@ -160,7 +162,7 @@ class FastTrunk(nn.Module):
         if (mean is None) != (std is None):
             raise InputError(f"{'mean' if mean is None else 'std'}: None beside the other; both are needed or neither")
         self.channels, self.convolutions = widths[-1], convolutions
-        self.normalize = nn.Identity() if mean is None else Normalize(mean, std)
+        self.normalize = nn.Identity() if mean is None or std is None else Normalize(mean, std)
         self.stem = Whitening()
         self.blocks = nn.Sequential(
             *(FastBlock(before, after, convolutions) for before, after in pairwise((self.stem.channels, *widths)))
@@ -173,11 +175,15 @@ class FastTrunk(nn.Module):
         self, images: Images
     ) -> tuple[Float[Tensor, "batch quarter rows columns"], Float[Tensor, "batch quarter rows columns"]]:
         """The outputs of the last two convolutions of the second block, whose maps have a quarter of the sides."""
-        return self.blocks[1].last_two(self.blocks[0](self.stem(self.normalize(images))))
+        second = cast(FastBlock, self.blocks[1])
+        before, last = second.last_two(self.blocks[0](self.stem(self.normalize(images))))
+        assert before is not None
+        return before, last
 
     def rest(self, x: Float[Tensor, "batch quarter rows columns"]) -> Float[Tensor, "batch channels _rows _columns"]:
         """What is left of `forward` after `last_two`."""
-        return self.blocks[2:](self.blocks[1].finish(x))
+        second = cast(FastBlock, self.blocks[1])
+        return self.blocks[2:](second.finish(x))
 
 
 class FastEncoder(nn.Module):

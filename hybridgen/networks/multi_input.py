@@ -3,7 +3,7 @@ MixShare's (thesis 3.4), told apart at their first layer or, by source attributi
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from functools import cache, partial
+from functools import cache, partial, reduce
 from typing import Any, Literal
 
 import torch
@@ -54,7 +54,8 @@ def _at_size_of(
     features: Float[Tensor, "batch channels rows columns"], masks: Shown
 ) -> Float[Tensor, "members batch 1 rows columns"]:
     """Masks brought to the size and precision of a map, by the mean over the area of each place."""
-    pooled = F.adaptive_avg_pool2d(masks.flatten(0, 1), features.shape[2:]).unflatten(0, masks.shape[:2])
+    rows, columns = features.shape[2:]
+    pooled = F.adaptive_avg_pool2d(masks.flatten(0, 1), (rows, columns)).unflatten(0, masks.shape[:2])
     return pooled.to(features.dtype)
 
 
@@ -93,8 +94,8 @@ class SourceAttribution(nn.Module):
 
     def folded(self, heads: nn.ModuleList) -> tuple[Tensor, Tensor]:
         """Weight and bias of the linear layer that gives the mean of each head's logits on its own whole map."""
-        weight = torch.stack([head.weight for head in heads])
-        bias = torch.stack([head.bias for head in heads]) + (weight @ self.bias.unsqueeze(2)).squeeze(2)
+        weight, bias = (torch.stack([head.get_parameter(name) for head in heads]) for name in ("weight", "bias"))
+        bias = bias + (weight @ self.bias.unsqueeze(2)).squeeze(2)
         return (weight if self.weight is None else weight + weight @ self.weight).mean(dim=0), bias.mean(dim=0)
 
 
@@ -134,29 +135,31 @@ class MultiInputClassifier(nn.Module):
         if len({type(network) for network in networks}) > 1:
             raise InputError("inputs: networks of several kinds; as many of one kind are needed")
         core = networks[0]
-        self.places = _first_convolution(core), _last_layer(core)
+        encoders = [_first_convolution(core if one_encoder else each) for each in networks]
+        heads = [_last_layer(network) for network in networks[: 1 if one_head else None]]
+        self.places = encoders[0][0], heads[0][0]
         """Names of the core's first and last layer, which are not in it."""
-        first, last = self.places
         self.normalize = Normalize(mean, std)
         self.before = nn.Identity()
-        self.encoders = nn.ModuleList((core if one_encoder else each).get_submodule(first) for each in networks)
+        self.encoders = nn.ModuleList(encoder for _, encoder in encoders)
         """Of every input, all the same one if there is but one."""
-        self.heads = nn.ModuleList(network.get_submodule(last) for network in networks[: 1 if one_head else None])
+        self.heads = nn.ModuleList(head for _, head in heads)
         self.whitened = next((name for name, part in core.named_modules() if isinstance(part, Whitening)), None)
         """Name of the core's whitening, before its first convolution, which is not in it either."""
         if self.whitened is not None:
             self.before = core.get_submodule(self.whitened)
             core.set_submodule(self.whitened, nn.Identity())
-            for encoder in self.encoders if len(networks) > 1 else ():
+            for _, encoder in encoders if len(networks) > 1 else ():
                 encoder.reset_parameters()
         for place in self.places:
             core.set_submodule(place, nn.Identity())
-        self.core, self.ensemble = core, ensemble
+        self.core: Any = core
+        self.ensemble = ensemble
         self.attribution: SourceAttribution | None = None
         if attribution != "none":
             if one_head:
                 raise InputError(f"attribution: {attribution}, but one last layer answers for all; each needs its own")
-            channels = self.heads[0].in_features
+            channels = heads[0][1].in_features
             _check_average(core, channels)
             self.attribution = SourceAttribution(len(networks), channels, encoding=attribution == "encoding")
         self._compiled: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
@@ -170,7 +173,7 @@ class MultiInputClassifier(nn.Module):
     def align(self, kernels: Kernels) -> None:
         """Give every input's first convolution the first one's kernels, or, for `collinear`, their directions: each
         kernel keeps the length that was drawn for it."""
-        first, *others = (encoder.weight for encoder in self.encoders)
+        first, *others = (encoder.get_parameter("weight") for encoder in self.encoders)
         lengths = lambda weight: weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
         for weight in others if kernels != "apart" else ():
             scale = lengths(weight) / lengths(first).clamp(min=1e-12) if kernels == "collinear" else 1
@@ -178,7 +181,7 @@ class MultiInputClassifier(nn.Module):
 
     def encoded_size(self, images: Images) -> tuple[int, int]:
         """Height and width of their encodings."""
-        first = self.encoders[0]
+        first: Any = self.encoders[0]
         sides = zip(images.shape[2:], first.kernel_size, first.stride, first.padding, first.dilation, strict=True)
         height, width = (
             (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
@@ -188,7 +191,7 @@ class MultiInputClassifier(nn.Module):
 
     def map_size(self, images: Images) -> tuple[int, int]:
         """Height and width of the last map of these images, which are not looked at. InputError where it is none."""
-        channels = self.encoders[0].out_channels
+        channels = len(self.encoders[0].get_parameter("weight"))
         with torch.no_grad():
             encodings = torch.empty(1, channels, *self.encoded_size(images), device="meta")
             features = on_meta(self.core).eval().forward_features(encodings)
@@ -219,9 +222,9 @@ class MultiInputClassifier(nn.Module):
 
     def members(self, images: Images) -> MemberLogits:
         """Of the same images at every input: the sum of the encodings is one convolution, by the kernels' sum."""
-        first, *others = self.encoders
-        kernel = sum((encoder.weight for encoder in others), start=first.weight)
-        return self.decode(functional_call(first, {"weight": kernel}, self.before(self.normalize(images))))
+        kernels: list[Tensor] = [encoder.get_parameter("weight") for encoder in self.encoders]
+        kernel = reduce(torch.add, kernels)
+        return self.decode(functional_call(self.encoders[0], {"weight": kernel}, self.before(self.normalize(images))))
 
     def forward(self, images: Images) -> Float[Tensor, "batch classes"]:
         return ensembled(self.members(images), self.ensemble)
@@ -235,12 +238,13 @@ class MultiInputClassifier(nn.Module):
             raise InputError("ensemble: of probabilities; only one of logits is a plain network too")
         core = deepcopy(self.core)
         first, last = deepcopy(self.encoders[0]), deepcopy(self.heads[0])
-        first.weight.copy_(torch.stack([encoder.weight for encoder in self.encoders]).sum(dim=0))
+        kernels = torch.stack([encoder.get_parameter("weight") for encoder in self.encoders])
+        first.get_parameter("weight").copy_(kernels.sum(dim=0))
         for name, parameter in last.named_parameters():
             parameter.copy_(torch.stack([head.get_parameter(name) for head in self.heads]).mean(dim=0))
         if self.attribution is not None:
-            for parameter, folded in zip((last.weight, last.bias), self.attribution.folded(self.heads), strict=True):
-                parameter.copy_(folded)
+            for name, folded in zip(("weight", "bias"), self.attribution.folded(self.heads), strict=True):
+                last.get_parameter(name).copy_(folded)
         for place, layer in zip(self.places, (first, last), strict=True):
             core.set_submodule(place, layer)
         if self.whitened is not None:
@@ -276,7 +280,7 @@ def _decoded(
 
 
 @torch.no_grad()
-def _check_average(core: nn.Module, channels: int) -> None:
+def _check_average(core: Any, channels: int) -> None:
     features = torch.arange(channels * 6.0).view(1, channels, 2, 3).sin()
     pooled = core.forward_head(features)
     if pooled.shape != (1, channels) or not torch.allclose(pooled, features.mean((2, 3)), atol=1e-6):
@@ -285,8 +289,8 @@ def _check_average(core: nn.Module, channels: int) -> None:
         )
 
 
-def _first_convolution(network: nn.Module) -> str:
-    """Its name: of the first layer that has parameters, a convolution without bias."""
+def _first_convolution(network: nn.Module) -> tuple[str, nn.Conv2d]:
+    """Its name, and it: the first layer that has parameters, a convolution without bias."""
     missing = [word for word in ("forward_features", "forward_head") if not hasattr(network, word)]
     if missing:
         raise InputError(f"network: {type(network).__name__} has no {', '.join(missing)}; timm's convention is needed")
@@ -299,14 +303,14 @@ def _first_convolution(network: nn.Module) -> str:
             f"network: the first layer of {type(network).__name__} is {what}; several inputs need a convolution "
             "without bias there, as in a ResNet, wide ResNet, DenseNet, PyramidNet or fast network"
         )
-    return name
+    return name, layer
 
 
-def _last_layer(network: nn.Module) -> str:
-    """Its name: of the last layer that has parameters, a linear one that gives the logits."""
+def _last_layer(network: nn.Module) -> tuple[str, nn.Linear]:
+    """Its name, and it: the last layer that has parameters, a linear one that gives the logits."""
     *_, (parameter, _) = network.named_parameters()
     name = parameter.rpartition(".")[0]
     layer = network.get_submodule(name)
     if not isinstance(layer, nn.Linear) or layer.out_features != getattr(network, "num_classes", None):
         raise InputError(f"network: the last layer of {type(network).__name__}, {name!r}, is no linear one of logits")
-    return name
+    return name, layer

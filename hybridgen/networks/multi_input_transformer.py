@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -59,8 +59,9 @@ class MultiInputTransformer(nn.Module):
         self.heads = nn.ModuleList(deepcopy(network.head) if other else network.head for other in range(inputs))
         network.patch_embed, network.head = nn.Identity(), nn.Identity()
         self.core = network
-        for encoder in self.encoders[1:] if encoders == "each" else ():
-            encoder.proj.reset_parameters()
+        for part in self.encoders[1:].modules() if encoders == "each" else ():
+            if isinstance(part, nn.Conv2d):
+                part.reset_parameters()
         for head in self.heads[1:]:
             draw_linear(head, dim)
         self.sources: nn.Module | None = None
@@ -68,7 +69,7 @@ class MultiInputTransformer(nn.Module):
             self.sources = SourceEmbedding(inputs, dim)
         elif source == "encoding":
             self.sources = SourceEncoding(inputs, dim)
-        self.num_classes = self.heads[0].out_features
+        self.num_classes = network.num_classes
         self.register_buffer("versions", self._versions(network.pos_embed.shape[1]), persistent=False)
 
     @property
@@ -89,13 +90,12 @@ class MultiInputTransformer(nn.Module):
     @property
     def patch(self) -> int:
         """Side of the patches in pixels."""
-        return self.encoders[0].patch_size[0]
+        return self.core.patch
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches."""
-        rows, columns = self.encoders[0].grid_size
-        return rows, columns
+        return self.core.grid
 
     def inferring(self, how: Inference) -> "MultiInputTransformer":
         """This network, of the same parameters, by another inference."""
@@ -237,4 +237,4 @@ class SourceEncoding(nn.Module):
         self, tokens: Float[Tensor, "#shown batch tokens dim"], shown: Shown
     ) -> Float[Tensor, "versions batch tokens dim"]:
         parts = shown.unsqueeze(4).unbind(1)
-        return sum(part * layer(tokens) for part, layer in zip(parts, self.layers, strict=True))
+        return reduce(torch.add, (part * layer(tokens) for part, layer in zip(parts, self.layers, strict=True)))

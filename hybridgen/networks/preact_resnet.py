@@ -47,6 +47,11 @@ class PreActResNet18(nn.Module):
     first. Raises `InputError` for a number of classes, a width or a stride that leaves nothing.
     """
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(self, classes: int, *, width: float = 1, stem_stride: int = 2, final_norm: bool = False):
         super().__init__()
         for field, value in (("classes", classes), ("stem_stride", stem_stride)):

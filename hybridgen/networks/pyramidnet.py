@@ -50,6 +50,10 @@ class PyramidNet(nn.Module):
     or a number of classes that is not above 0.
     """
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+
     def __init__(self, depth: int, alpha: float, classes: int):
         super().__init__()
         if depth < 11 or depth % 9 != 2:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -20,7 +20,7 @@ from hybridgen.networks.preact_resnet import PreActResNet18
 from hybridgen.networks.pyramidnet import PyramidNet
 from hybridgen.networks.resnet import resnet
 from hybridgen.networks.wide_resnet import SemanticEncoder, WideResNet, WideResNetClassifier
-from hybridgen.types import InputError
+from hybridgen.types import InputError, Network
 
 NETWORKS = {
     "cifar-resnet18": partial(cifar_resnet, "basic", (2, 2, 2, 2)),
@@ -248,7 +248,7 @@ def _of_timm(name: str, pretrained: bool, image_size: int | None) -> partial[nn.
     return partial(_create, name, pretrained=pretrained and bool(tag), **sized)
 
 
-def _create(name: str, classes: int, *, pretrained: bool = False, **options: bool | int) -> nn.Module:
+def _create(name: str, classes: int, *, pretrained: bool = False, **options: Any) -> nn.Module:
     import timm
 
     if not pretrained:
@@ -276,7 +276,7 @@ def _unknown(name: str) -> str:
     )
 
 
-def set_batch_norm_momentum(network: nn.Module, momentum: float) -> nn.Module:
+def set_batch_norm_momentum(network: Network, momentum: float) -> Network:
     """The same network, its batch-norms' momentum set, in torch's sense: the part of the new statistics in the running
     ones (FixMatch: 0.001). A network without batch-norm stays as it is. InputError outside (0, 1]."""
     if not 0 < momentum <= 1:

@@ -1,7 +1,7 @@
 """timm's ResNets in any width (He et al. 2016)."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -25,8 +25,9 @@ def resnet(
 
     filters = round(64 * width)
     # timm fixes its plain stem at 64 filters, but takes twice stem_width for a deep one
+    kinds: dict[str, Any] = {"basic": BasicBlock, "bottleneck": Bottleneck}
     network = ResNet(
-        {"basic": BasicBlock, "bottleneck": Bottleneck}[block],
+        kinds[block],
         tuple(layers),
         num_classes=classes,
         channels=tuple(filters * 2**stage for stage in range(4)),

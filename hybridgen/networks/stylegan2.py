@@ -43,11 +43,12 @@ class ModulatedConv2d(nn.Module):
         # Mixed precision stops at the convolution: the sum of squares below wants the weight's precision.
         with full_precision(x.device):
             scale = style.to(self.weight.dtype) + 1
+            demodulation = None
             if self.demodulate:
                 power = scale.square() @ self.weight.square().sum((2, 3)).T
                 demodulation = torch.rsqrt(power + EPSILON)
         y = F.conv2d(x * scale.to(x.dtype)[:, :, None, None], self.weight, padding=self.weight.shape[-1] // 2)
-        return y * demodulation.to(y.dtype)[:, :, None, None] if self.demodulate else y
+        return y if demodulation is None else y * demodulation.to(y.dtype)[:, :, None, None]
 
 
 def grouped_modulated_conv2d(

@@ -4,6 +4,7 @@ blocks in which a class token attends to the patches (thesis 4.2, 4.3.2). Blocks
 from collections.abc import Callable, Iterable
 from functools import partial
 from math import isqrt, sqrt
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ CLASS_BLOCKS = 2
 PLAIN_SCALE = 1.0
 """First value of LayerScale where a paper has none."""
 
-Norm = partial(nn.LayerNorm, eps=1e-6)
+Norm: Any = partial(nn.LayerNorm, eps=1e-6)
 
 
 def default_patch(image_size: int) -> int:
@@ -47,6 +48,9 @@ class ClassAttentionTransformer(nn.Module):
     images of another size.
     """
 
+    patch_embed: nn.Module
+    head: nn.Module
+
     def __init__(
         self,
         classes: int,
@@ -61,12 +65,13 @@ class ClassAttentionTransformer(nn.Module):
         drawn: bool = False,
     ) -> None:
         super().__init__()
-        grid_side(image_size, patch)
+        side = grid_side(image_size, patch)
         check_heads(dim, heads)
+        self.patch, self.grid = patch, (side, side)
+        """Side of the patches in pixels, and their rows and columns."""
         self.patch_embed = PatchEmbed(image_size, patch, 3, dim)
-        tokens = self.patch_embed.num_patches
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, tokens, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, side**2, dim))
         self.norm_pre: nn.Module = nn.Identity()
         self.blocks = nn.Sequential(*blocks)
         self.blocks_token_only = nn.ModuleList(
@@ -83,17 +88,6 @@ class ClassAttentionTransformer(nn.Module):
         for part in () if drawn else self.blocks.modules():
             if isinstance(part, GatedAttention):
                 part.local_init()
-
-    @property
-    def patch(self) -> int:
-        """Side of the patches in pixels."""
-        return self.patch_embed.patch_size[0]
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        rows, columns = self.patch_embed.grid_size
-        return rows, columns
 
     def no_weight_decay(self) -> set[str]:
         """Parameters that do not decay, timm's convention."""
@@ -288,6 +282,11 @@ def with_class_attention(network: nn.Module) -> ClassAttentionTransformer:
             "convit-DIM-HEADS-BLOCKS, cait-DIM-HEADS-BLOCKS, vit-DIM-HEADS-BLOCKS and timm's vit_…, deit_…, convit_… "
             "and cait_… are"
         )
+    return _cut(network)
+
+
+def _cut(network: Any) -> ClassAttentionTransformer:
+    """Of one of `CUT`."""
     if isinstance(network.patch_embed, convit.HybridEmbed) or not hasattr(network.patch_embed, "patch_size"):
         raise InputError("network: patches made by a convolutional network cannot be mixed one by one")
     attention = network.blocks[0].attn

@@ -4,8 +4,8 @@ Source: thesis, tables A.1, A.2, A.4, A.5 and A.7 to A.9. All networks take imag
 themselves, unless they are told to leave it to others.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -147,7 +147,7 @@ class WideResNet(nn.Module):
                 channels = filters
 
         self.channels = channels
-        self.normalize = nn.Identity() if mean is None else Normalize(mean, std)
+        self.normalize = nn.Identity() if mean is None or std is None else Normalize(mean, std)
         self.stem = nn.Conv2d(3, stem, 3, padding=1, bias=False)
         self.blocks = nn.Sequential(*blocks)
         for module in self.modules():
@@ -161,7 +161,7 @@ class WideResNet(nn.Module):
         self, images: Images
     ) -> tuple[Float[Tensor, "batch channels rows columns"], Float[Tensor, "batch channels rows columns"]]:
         """The output of the last convolution but one, E_c^(0..(d_c-2)) of thesis 2.3.3, and the map of `forward`."""
-        *body, last = self.blocks
+        *body, last = cast(Iterable[WideResBlock], self.blocks)
         x = self.stem(self.normalize(images))
         for block in body:
             x = block(x)
@@ -219,6 +219,15 @@ class SemanticEncoder(nn.Module):
         return self.activated(semantic).mean((2, 3))
 
 
+@runtime_checkable
+class Trunk(Protocol):
+    """Makes of images maps of so many channels."""
+
+    channels: int
+
+    def __call__(self, images: Images, /) -> Tensor: ...
+
+
 class NonSemanticEncoder(nn.Module):
     """E_r, table A.9: trunk and 1×1 convolution: images to z_r `[b, channels, h/4, w/4]`.
 
@@ -226,7 +235,7 @@ class NonSemanticEncoder(nn.Module):
     for images whose height or width is not a multiple of 4: the generator could not make them.
     """
 
-    def __init__(self, trunk: nn.Module, channels: int = 8):
+    def __init__(self, trunk: Trunk, channels: int = 8):
         super().__init__()
         self.trunk, self.channels = trunk, channels
         self.projection = nn.Conv2d(trunk.channels, channels, 1)
@@ -248,7 +257,7 @@ class GatingEncoder(nn.Module):
     `InputError` for another. It has torch's initialisation.
     """
 
-    def __init__(self, trunk: nn.Module, image_size: int):
+    def __init__(self, trunk: Trunk, image_size: int):
         super().__init__()
         self.trunk, self.image_size, self.gates = trunk, image_size, trunk.channels // 2
         self.linear = nn.Linear(trunk.channels * (-(-image_size // 4)) ** 2, self.gates)

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from hybridgen.training.processes import number_of_processes, sum_over_processes
-from hybridgen.types import single
+from hybridgen.types import Network, single
 
 
-def synchronize_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
+def synchronize_batch_norm(network: Network, device: torch.device) -> Network:
     """The network with torch's `SyncBatchNorm` as every batch-norm; on CPUs, which it refuses, `CPUSyncBatchNorm`."""
     if device.type != "cpu":
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
@@ -24,16 +24,16 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
     of the mean would lose the digits of a small one.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if not self.training or number_of_processes() == 1:
-            return super().forward(x)
-        wide = single(x)
-        count = wide.new_tensor([x.numel() / x.shape[1]])
+            return super().forward(input)
+        wide = single(input)
+        count = wide.new_tensor([input.numel() / input.shape[1]])
         total = sum_over_processes(torch.cat([wide.sum((0, 2, 3)), count]))
         mean, count = total[:-1] / total[-1], total[-1].detach()
         centred = wide - mean[:, None, None]
         variance = sum_over_processes(centred.square().sum((0, 2, 3))) / count
-        if self.track_running_stats:
+        if self.num_batches_tracked is not None and self.running_mean is not None and self.running_var is not None:
             self.num_batches_tracked.add_(1)
             share = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
             self.running_mean.lerp_(mean.detach(), share)
@@ -41,4 +41,4 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
         y = centred * torch.rsqrt(variance + self.eps)[:, None, None]
         if self.affine:
             y = y * self.weight[:, None, None] + self.bias[:, None, None]
-        return y.to(x.dtype)
+        return y.to(input.dtype)

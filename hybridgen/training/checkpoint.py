@@ -7,7 +7,7 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hybridgen.files import writing, written_aside
 from hybridgen.training.schedules import Clock
@@ -52,7 +52,7 @@ class Checkpoints:
         Raises InputError where it cannot be written, FloatingPointError for parameters that are not finite: the
         checkpoints that are there stay good.
         """
-        tensors = [p for module in self.modules.values() for p in module.parameters()]
+        tensors: list[Tensor] = [p for module in self.modules.values() for p in module.parameters()]
         if not all(torch.isfinite(norm) for norm in torch._foreach_norm(tensors)):
             raise FloatingPointError(f"parameters are not finite at step {clock.step}")
         path = self.folder / f"step-{clock.step:08d}.pt"

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from hybridgen.data.augment import weak
 from hybridgen.data.datasets import Dataset, load_dataset
@@ -23,7 +23,7 @@ from hybridgen.settings import NUMBER, Count, Few, Section, Seed, Whole, setting
 from hybridgen.training.engine import Precision, laid_out, make_accelerator
 from hybridgen.training.schedules import Clock
 from hybridgen.training.trackers import check_trackers
-from hybridgen.types import InputError
+from hybridgen.types import InputError, Network
 
 WHITENED = 2**20
 """Pixels of the training images whose patches the stems of fast networks whiten: 1,024 images of 32×32."""
@@ -244,7 +244,7 @@ class Context:
         scale = deviation.repeat_interleave(len(covariance) // len(deviation))
         return covariance / scale.outer(scale)
 
-    def laid_out(self, network: nn.Module, *, compiled: bool | None = None) -> nn.Module:
+    def laid_out(self, network: Network, *, compiled: bool | None = None) -> Network:
         """A new network as these images and the settings want it: whitening, memory layout, synchronised batch-norm,
         compiled."""
         for part in network.modules():

@@ -13,13 +13,13 @@ from accelerate.utils import broadcast, is_bf16_available
 from torch import nn
 
 from hybridgen.training.batch_norm import synchronize_batch_norm
-from hybridgen.types import InputError
+from hybridgen.types import InputError, Network
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 """Of convolutions and matrix products while an objective computes. Parameters, optimizers and averages are float32, and
 so are softmax, norms, losses and what differentiates twice; networks are evaluated in float32."""
 
-ACCELERATES = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+ACCELERATES: dict[Precision, str] = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 """What accelerate calls them."""
 
 
@@ -99,13 +99,13 @@ def make_accelerator(
 
 
 def laid_out(
-    network: nn.Module,
+    network: Network,
     accelerator: Accelerator,
     *,
     channels_last: bool = False,
     compiled: bool = False,
     synchronized: bool = False,
-) -> nn.Module:
+) -> Network:
     """The network on this process's device, with batch-norm over all processes, in another memory layout, or compiled
     at its first call."""
     network = network.to(accelerator.device)

@@ -38,5 +38,5 @@ class SumOverProcesses(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        return SumOverProcesses.apply(gradient)
+    def backward(ctx, *gradients: Tensor) -> Tensor:
+        return SumOverProcesses.apply(*gradients)

@@ -42,10 +42,10 @@ class Trackers:
     def __init__(self, names: Sequence[str], folder: Path, config: Any, *, step: int) -> None:
         check_trackers(names)
         self.folder = folder
-        self._trackers: list[GeneralTracker] = []
+        self._trackers: dict[str, GeneralTracker] = {}
         told = (folder / "tensorboard").exists()
         for name in dict.fromkeys(names):
-            kind = LOGGER_TYPE_TO_CLASS[name]
+            kind: Any = LOGGER_TYPE_TO_CLASS[name]
             given = (folder,) if kind.requires_logging_directory else ()
             with self._telling(name):
                 if name == "tensorboard":
@@ -58,28 +58,30 @@ class Trackers:
                 elif not told:
                     text = yaml.safe_dump(plain(config), sort_keys=False)
                     tracker.log({"configuration": "".join(f"    {line}\n" for line in text.splitlines())}, step=0)
-            self._trackers.append(tracker)
+            self._trackers[name] = tracker
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Numbers of a step."""
-        for tracker in self._trackers:
-            with self._telling(tracker.name):
+        for name, tracker in self._trackers.items():
+            with self._telling(name):
                 tracker.log(dict(values), step=step)
 
     def show(self, name: str, grid: Float[Tensor, "3 height width"], step: int) -> None:
         """A picture in [0, 1], to those who take pictures."""
         image = grid.detach().clamp(0, 1).mul(255).add(0.5).byte().permute(1, 2, 0).cpu().numpy()
-        for tracker in self._trackers:
-            with self._telling(tracker.name):
-                if tracker.name == "tensorboard":
+        for kind, tracker in self._trackers.items():
+            with self._telling(kind):
+                if not hasattr(tracker, "log_images"):
+                    continue
+                if kind == "tensorboard":
                     tracker.log_images({name: image[None]}, step=step, dataformats="NHWC")
-                elif hasattr(tracker, "log_images"):
-                    tracker.log_images({name: image if tracker.name == "aim" else [image]}, step=step)
+                else:
+                    tracker.log_images({name: image if kind == "aim" else [image]}, step=step)
 
     def finish(self) -> None:
         """Nothing more follows."""
-        for tracker in self._trackers:
-            with self._telling(tracker.name):
+        for name, tracker in self._trackers.items():
+            with self._telling(name):
                 tracker.finish()
 
     @contextmanager

@@ -74,7 +74,7 @@ def train(
                 with run.aside():
                     agree(judged, accelerator)
                     reached = scored(plan, judged, dataset.train, context.split.validation).figures
-                    if selected:
+                    if selected and plan.select:
                         selected.offer(judged, reached[plan.select], clock.step)
                     run.log(**{f"validation/{name}": value for name, value in reached.items()})
                     for name, picture in plan.pictures().items():
@@ -84,7 +84,7 @@ def train(
         # The artefact and the result
         agree(judged, accelerator)
         chosen = {"last": judged} | ({"selected": selected.network} if selected else {})
-        figures = {}
+        figures, logits = {}, None
         for which, network in chosen.items():  # the last of them is the one that is deployed
             found, logits = scored(plan, network, dataset.test, range(len(dataset.test)))
             figures |= {f"test_{name}_{which}": value for name, value in found.items()}

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from hybridgen.data.datasets import Dataset, Request
 from hybridgen.data.readers.folder import drawn_test, files_digest, of_groups
-from hybridgen.data.sources import Embedded, ImageColumn, ImageFile, one_line
+from hybridgen.data.sources import Cell, Embedded, ImageColumn, ImageFile, one_line
 from hybridgen.types import InputError
 
 COLUMNS = {
@@ -48,8 +48,8 @@ def csv_file(request: Request) -> Dataset:
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{file}: not a CSV file ({one_line(error)})") from error
     columns = _named_columns(f"{file}", names, needed=("path", "label"))
-    values = {kind: [row.get(name) or "" for row in given] if name else None for kind, name in columns.items()}
-    return _of_file(request, values["path"], values["label"], values["part"], first=2)
+    values = {kind: [row.get(name) or "" for row in given] for kind, name in columns.items() if name}
+    return _of_file(request, values["path"], values["label"], values.get("part"), first=2)
 
 
 def parquet(request: Request) -> Dataset:
@@ -66,7 +66,7 @@ def parquet(request: Request) -> Dataset:
             columns = _named_columns(f"{file}", schema.names, needed=("label",) if image else ("path", "label"))
             columns |= {"path": image or columns["path"], "label": label}
             table = opened.read(columns=[name for name in columns.values() if name])
-            values = {kind: table[name].to_pylist() if name else None for kind, name in columns.items()}
+            values = {kind: table[name].to_pylist() for kind, name in columns.items() if name}
     except InputError:
         raise
     except Exception as error:  # of pyarrow, and of what reads the metadata
@@ -75,7 +75,7 @@ def parquet(request: Request) -> Dataset:
         cells = [cell and cell | {"path": cell.get("path") and file.parent / cell["path"]} for cell in values["path"]]
         sizes = [len(cell["bytes"]) if cell and cell["bytes"] is not None else None for cell in cells]
         values["path"] = _embedded(ImageColumn(f"{file}", "", cells, sizes))
-    return _of_file(request, values["path"], values["label"], values["part"], classes)
+    return _of_file(request, values["path"], values["label"], values.get("part"), classes)
 
 
 def hugging_face(request: Request) -> Dataset:
@@ -115,11 +115,12 @@ def hugging_face(request: Request) -> Dataset:
     used = ["train", *([test] if test else []), *(part for part in UNSUPERVISED if part in tables)]
     rows = []
     for part in used:
-        if columns[part].image is None:
+        column = columns[part].image
+        if column is None:
             found = ", ".join(tables[part].column_names)
             raise InputError(f"{request.name}: {part}: no column of images (type Image); it has {found}")
         role = "" if test is None else "test" if part == test else "train"
-        images = _embedded(_image_column(request, part, tables[part], columns[part].image))
+        images = _embedded(_image_column(request, part, tables[part], column))
         for image, label in zip(images, labels.get(part, [""] * len(images)), strict=True):
             if part == test and not label:
                 raise InputError(f"{image}: an image of the test has no label")
@@ -154,7 +155,7 @@ def _of_file(
     """A set of the columns of one file; its first row has the number `first`."""
     file = request.path
     texts, names = _texts(labels, classes, f"{file}", first)
-    rows: dict[Path | Embedded, _Row] = {}
+    rows: dict[ImageFile, _Row] = {}
     for number, (image, label) in enumerate(zip(images, texts, strict=True)):
         row, part = f"{file}: row {number + first}", str((parts and parts[number]) or "").strip()
         if not isinstance(image, Embedded):
@@ -289,7 +290,7 @@ def _name_and_options(request: Request) -> tuple[str, dict[str, str]]:
     if Path(whole).expanduser().is_dir():
         return whole, {}
     name, *given = whole.split(",")
-    picked = dict(option.partition("=")[::2] for option in given)
+    picked = {option: value for option, _, value in (each.partition("=") for each in given)}
     for option, value in picked.items():
         if option not in OPTIONS or not value:
             raise InputError(f"{request.name}: {option!r} after the name; it may be {', '.join(OPTIONS)}, as in "
@@ -339,14 +340,13 @@ def _arrow(table: Any, column: str) -> Any:
 
 
 def _image_column(request: Request, part: str, table: Any, column: str) -> ImageColumn:
-    from pyarrow import compute
-
+    compute = import_module("pyarrow.compute")
     cells = _Cells(table, column)
     sizes = compute.binary_length(compute.struct_field(cells.stored, "bytes")).to_pylist()
     return ImageColumn(request.name, part, cells, sizes)
 
 
-class _Cells(Sequence):
+class _Cells:
     """One column of a table of `datasets`, on disk; processes that decode it are sent no more than where it lies."""
 
     def __init__(self, table: Any, column: str) -> None:
@@ -359,8 +359,5 @@ class _Cells(Sequence):
     def __getstate__(self) -> dict[str, Any]:
         return {"table": self.table, "column": self.column}
 
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, row: int) -> Mapping[str, bytes | str | None] | None:
+    def __getitem__(self, row: int) -> Cell | None:
         return self.stored[row].as_py()

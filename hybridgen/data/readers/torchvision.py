@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hybridgen.data.datasets import Dataset, Request, composited, described, from_arrays, nchw, resized_part
+from hybridgen.data.datasets import Dataset, Request, composited, described, from_arrays, nchw
 from hybridgen.data.readers.folder import files_digest, images_below
 from hybridgen.data.sources import one_line, opened
 from hybridgen.types import InputError
@@ -93,7 +93,7 @@ def mnist_m(request: Request) -> Dataset:
                 backgrounds[member] = photograph[y : y + objects.shape[-1], x : x + objects.shape[-1]]
         digest.update(labels.tobytes() + objects.tobytes())
         digest.update(files_digest(request.path, paths).encode())
-        parts[part] = resized_part(composited(objects, backgrounds, labels), request.image_size)
+        parts[part] = composited(objects, backgrounds, labels, request.image_size)
     return described(request, tuple("0123456789"), parts["train"], parts["test"], digest.hexdigest(), flip=False)
 
 
