@@ -88,8 +88,6 @@ class RecursiveMix(nn.Module):
     alone). `smoothing` is label smoothing's. `reset_each_epoch` starts every epoch without a history, as the authors'
     code does; the paper does not.
 
-    The classifier is as `hybridgen.networks.classifiers.Classifier`: `features`, `classify`, `channels`.
-
     The first step has no history: its images stay as they are, and its consistency is zero. Batches and images may
     change their size from one step to the next. Historical logits that are not finite, as a skipped step of mixed
     precision may leave them, teach nothing.
