@@ -39,14 +39,14 @@ def main(config: Config) -> Result:
 
     # What is trained, from any seed
     alone = lambda seed: mean_teacher.plan(config.method, context, seed)
-
-    def together(seed: int) -> Plan:
-        start = start_of(config.hybrids, hybridizer, config.method, context, heads=2)
-        base = mean_teacher.plan(config.method, context, seed, classifier=start)
-        return with_hybrids(base, hybridizer, config.hybrids)
-
     variants = {"Mean Teacher": alone} if config.hybrids.baseline else {}
     if hybridizer is not None:
+
+        def together(seed: int) -> Plan:
+            start = start_of(config.hybrids, hybridizer, config.method, context, heads=2)
+            base = mean_teacher.plan(config.method, context, seed, classifier=start)
+            return with_hybrids(base, hybridizer, config.hybrids)
+
         variants[f"Mean Teacher + {title_of(hybridizer)}"] = together
 
     # Every variant from every seed

@@ -23,7 +23,7 @@ class Config(CompareSettings):
     out = Path("runs/mixing_baselines")
     labels = None
     evaluate_every = 200
-    methods: some_of(mixing.TITLES) = tuple(mixing.TITLES)
+    methods: some_of(mixing.TITLES) = tuple(mixing.TITLES)  # pyrefly: ignore[invalid-annotation]
     """Which ones; all unless given."""
     alphas: mixing.Alphas = "own"
     """How they mix: as each method's own paper, or as AutoMix's authors compare them on CIFAR (AutoMix, A.1)."""

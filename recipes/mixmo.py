@@ -29,7 +29,7 @@ class Config(CompareSettings):
     out = Path("runs/mixmo")
     labels = None
     evaluate_every = 200
-    methods: some_of(mixmo.TITLES) = tuple(mixmo.TITLES)
+    methods: some_of(mixmo.TITLES) = tuple(mixmo.TITLES)  # pyrefly: ignore[invalid-annotation]
     """Which ones; all unless given."""
     training: TrainingSettings = TrainingSettings(network="wrn-10-2", epochs=6)
     method: mixmo.Settings = mixmo.Settings()

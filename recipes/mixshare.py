@@ -18,6 +18,8 @@ from hybridgen.tables.compare import OF_ENSEMBLES, CompareSettings, Comparison, 
 from hybridgen.training.context import Context
 from hybridgen.training.train import Result, train
 
+METHODS = ("plain", "cut-mixmo", "mixshare-partial", "mixshare")
+
 
 @settings
 class Config(CompareSettings):
@@ -26,7 +28,7 @@ class Config(CompareSettings):
     out = Path("runs/mixshare")
     labels = None
     evaluate_every = 200
-    methods: some_of(mixshare.TITLES) = ("plain", "cut-mixmo", "mixshare-partial", "mixshare")
+    methods: some_of(mixshare.TITLES) = METHODS  # pyrefly: ignore[invalid-annotation]
     """Which ones: the plain network, and rows of table 3.6."""
     training: TrainingSettings = TrainingSettings(network="wrn-10-2", epochs=6)
     method: mixshare.Settings = mixshare.Settings(fade=2.0)

@@ -32,9 +32,9 @@ class Config(CompareSettings):
     out = Path("runs/mixvit")
     labels = None
     evaluate_every = 400
-    methods: some_of(mixvit.TITLES) = METHODS
+    methods: some_of(mixvit.TITLES) = METHODS  # pyrefly: ignore[invalid-annotation]
     """Which ones: rows of the thesis's tables 4.2, 4.6, 4.1 and A.18."""
-    table: Literal[tuple(mixvit.TABLES)] | None = None
+    table: Literal[tuple(mixvit.TABLES)] | None = None  # pyrefly: ignore[invalid-literal]
     """Instead, all rows of a table of the thesis, or of its figure 4.4, whose picture `hybridgen study runs --over
     training.views` draws."""
     training: TrainingSettings = TrainingSettings(

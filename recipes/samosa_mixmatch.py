@@ -42,7 +42,7 @@ CIFAR10: dict[str, Any] = dict(
     samosa=PAPER | dict(cycles=1, rate_epochs=950.0, start=100.0, stop=800.0),
 )  # fmt: skip
 
-PRESETS: dict[str, Mapping[str, Any]] = {"smoke": SMOKE} | {
+PRESETS: Mapping[str, Mapping[str, Any]] = {"smoke": SMOKE} | {
     name: merged(preset, CIFAR10) for name, preset in mixmatch.PRESETS.items()
 }
 """Thesis A.1.1."""

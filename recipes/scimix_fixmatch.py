@@ -43,13 +43,14 @@ def main(config: Config) -> Result:
 
     # What is trained, from any seed
     alone = lambda seed: fixmatch.plan(config.method, context, seed)
-
-    def together(seed: int) -> Plan:
-        start = start_of(config.hybrids, hybridizer, config.method, context)
-        return with_hybrids(fixmatch.plan(config.method, context, seed, classifier=start), hybridizer, config.hybrids)
-
     variants = {"FixMatch": alone} if config.hybrids.baseline else {}
     if hybridizer is not None:
+
+        def together(seed: int) -> Plan:
+            start = start_of(config.hybrids, hybridizer, config.method, context)
+            base = fixmatch.plan(config.method, context, seed, classifier=start)
+            return with_hybrids(base, hybridizer, config.hybrids)
+
         variants[f"FixMatch + {title_of(hybridizer)}"] = together
 
     # Every variant from every seed

@@ -46,13 +46,14 @@ def main(config: Config) -> Result:
 
     # What is trained, from any seed
     alone = lambda seed: supervised.plan(config.method, context, seed)
-
-    def together(seed: int) -> Plan:
-        start = start_of(config.hybrids, hybridizer, config.method, context)
-        return with_hybrids(supervised.plan(config.method, context, seed, classifier=start), hybridizer, config.hybrids)
-
     variants = {"Supervised": alone} if config.hybrids.baseline else {}
     if hybridizer is not None:
+
+        def together(seed: int) -> Plan:
+            start = start_of(config.hybrids, hybridizer, config.method, context)
+            base = supervised.plan(config.method, context, seed, classifier=start)
+            return with_hybrids(base, hybridizer, config.hybrids)
+
         variants[f"Supervised + {title_of(hybridizer)}"] = together
 
     # Every variant from every seed

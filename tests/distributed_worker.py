@@ -275,13 +275,13 @@ def accuracies(accelerator: Accelerator) -> dict[str, torch.Tensor]:
     return {"accuracy": torch.tensor(counts, dtype=torch.float64), **predicted}
 
 
-class Spatial(nn.Module):
+class Spatial(Classifier):
     """A convolution, a mean and a linear layer, without batch-norm."""
 
     channels = 6
 
     def __init__(self) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         torch.manual_seed(0)
         self.body = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.Tanh())
         self.head = nn.Linear(6, 3)

@@ -46,6 +46,7 @@ from hybridgen.mixing.inputs import Patches, mix_inputs
 from hybridgen.mixing.methods import METHODS
 from hybridgen.mixing.transform import Mix
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
+from hybridgen.networks.discriminator import Discriminator
 from hybridgen.networks.stylegan2 import ModulatedConv2d, grouped_modulated_conv2d
 from hybridgen.settings import changed
 from hybridgen.tables.cost import noise
@@ -144,6 +145,7 @@ def stage_1(sizes: Sizes, accelerator: Accelerator) -> Case:
     )
     plan, _ = scimix.plan(settings, _context(sizes.stage1, accelerator), 0)
     autoencoder, discriminator = plan.network, plan.tasks["discriminator"].objective.discriminator
+    assert isinstance(autoencoder, SemanticAutoencoder) and isinstance(discriminator, Discriminator)
     step = _training(plan)
     batch = next(plan.stream.from_step(0))
 
@@ -174,6 +176,7 @@ def stage_1(sizes: Sizes, accelerator: Accelerator) -> Case:
 def hybridization(sizes: Sizes, accelerator: Accelerator) -> Case:
     hybridizer = _hybridizer(sizes, accelerator)
     autoencoder = hybridizer.autoencoder
+    assert isinstance(autoencoder, SemanticAutoencoder)
     encode_semantic, encode_nonsemantic = autoencoder.classifier.encoder, autoencoder.nonsemantic_encoder
     semantic, nonsemantic = (
         images.float() / 255 for images in _pixels(2 * sizes.hybridization).to(accelerator.device).chunk(2)
@@ -217,7 +220,8 @@ def fixmatch_hybrids(sizes: Sizes, accelerator: Accelerator) -> Case:
     hybridizer = _hybridizer(sizes, accelerator)
     how = HybridSettings(start=0, stop=inf)
     autoencoder, copies = hybridizer.autoencoder, how.copies
-    step, batch, classifier = _fixmatch_step(sizes, sizes.fixmatch_hybrids, accelerator, hybridizer, how)
+    assert isinstance(autoencoder, SemanticAutoencoder)
+    step, batch, classifier = _fixmatch_step(sizes, sizes.fixmatch_hybrids, accelerator, (hybridizer, how))
     parents = batch[: sum(sizes.fixmatch_hybrids)]
 
     def floor() -> None:
@@ -248,11 +252,11 @@ class PillowViews(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __getitem__(self, place: int) -> tuple[torch.Tensor, ...]:
-        picture, rng = self.pictures[place], np.random.default_rng()
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+        picture, rng = self.pictures[index], np.random.default_rng()
         weak = self.normalized(pillow_weak(picture, rng, flip=True, shift=SIZE // 8))
         if not self.strong:
-            return weak, torch.tensor(place % CLASSES)
+            return weak, torch.tensor(index % CLASSES)
         return weak, self.normalized(pillow_strong(picture, rng, flip=True, shift=SIZE // 8))
 
 
@@ -813,8 +817,7 @@ def _fixmatch_step(
     sizes: Sizes,
     batch: tuple[int, int],
     accelerator: Accelerator,
-    hybridizer: Hybridizer | None = None,
-    how: HybridSettings | None = None,
+    hybrids: tuple[Hybridizer, HybridSettings] | None = None,
 ) -> tuple[Callable[[], None], torch.Tensor, nn.Module]:
     """The step, images like those that its classifier sees in it, and the classifier."""
     labelled, unlabelled = batch
@@ -822,8 +825,8 @@ def _fixmatch_step(
         network=_leaky(sizes), momentum=0.001, labelled_batch=labelled, unlabelled_batch=unlabelled, epochs=FOREVER
     )
     plan = fixmatch_method.plan(settings, _context(batch, accelerator), 0)
-    if hybridizer is not None:
-        plan = with_hybrids(plan, hybridizer, how)
+    if hybrids is not None:
+        plan = with_hybrids(plan, *hybrids)
     first = next(plan.stream.from_step(0))
     return _training(plan), torch.cat([*first.labelled, *first.unlabelled]), plan.network
 

@@ -39,16 +39,14 @@ class Explore:
     def run(self) -> None:
         self.oracle.check()
         from hybridgen.evaluation.explore import Explorer, Server
+        from hybridgen.evaluation.oracle import judge_of, oracle_of
         from hybridgen.training.engine import make_accelerator
 
         accelerator = make_accelerator(threads=self.threads)
         hybridizer = load(self.hybridizer, accelerator)
         dataset = load_data(self.data, hybridizer, self.data_root, self.download)
-        oracle = None
-        if self.oracle.oracle != NONE:
-            from hybridgen.evaluation.oracle import judge_of, oracle_of
-
-            oracle = oracle_of(judge_of(self.oracle, dataset), dataset, accelerator)
+        judge = judge_of(self.oracle, dataset)
+        oracle = None if judge is None else oracle_of(judge, dataset, accelerator)
         if not accelerator.is_main_process:
             return
         explorer = Explorer(hybridizer, dataset, self.part, oracle=oracle, seed=self.seed)

@@ -60,7 +60,7 @@ class Hybridize:
         accelerator = make_accelerator(threads=self.threads)
         hybridizer = load(self.hybridizer, accelerator)
         if self.count is not None:
-            self._folder(hybridizer, accelerator)
+            self._folder(hybridizer, accelerator, self.count)
         elif accelerator.is_main_process:
             self._grid(hybridizer, accelerator)
 
@@ -92,30 +92,32 @@ class Hybridize:
         from hybridgen.evaluation.grid import choose_parents, hybrid_grid
         from hybridgen.files import save_picture
 
-        if self.semantic:
+        dataset = None if self.semantic else self._dataset(hybridizer)
+        if dataset is None:
             size = hybridizer.image_size
             parents = [Files(paths, size) for paths in (self.semantic, self.nonsemantic)]
             parents = [files.gather(torch.arange(len(files))) for files in parents]
         else:
-            dataset = self._dataset(hybridizer)
             part = dataset.train if self.part == "train" else dataset.test
             side = min(10, len(part) // 2)
             chosen = choose_parents(part, self.rows or side, self.columns or side, self.seed)
             parents = [part.images.gather(indices) for indices in chosen]
         grid = hybrid_grid(hybridizer, *(images.to(accelerator.device).float() / 255 for images in parents))
         save_picture(self.out, grid)
-        if not self.semantic:
+        if dataset is not None:
             tell_of_others(hybridizer, dataset)
         print(f"{self.out}: {len(parents[0])} semantic parents (left) by {len(parents[1])} non-semantic (top)")
 
-    def _folder(self, hybridizer: "hybridgen.hybridizer.Hybridizer", accelerator: "accelerate.Accelerator") -> None:
+    def _folder(
+        self, hybridizer: "hybridgen.hybridizer.Hybridizer", accelerator: "accelerate.Accelerator", count: int
+    ) -> None:
         from hybridgen.data.splits import Split
         from hybridgen.evaluation.export import Parents, write_hybrids
 
-        if self.semantic:
+        dataset, name = None if self.semantic else self._dataset(hybridizer), self.part or "train"
+        if dataset is None:
             parents = Parents.of_files(self.semantic, self.nonsemantic, hybridizer)
         else:
-            dataset, name = self._dataset(hybridizer), self.part or "train"
             part = dataset.test if name == "test" else dataset.train
             parents = Parents(part, part, dataset.classes, f"{dataset.fingerprint} {name}")
             if self.split is not None:
@@ -123,11 +125,11 @@ class Hybridize:
                 split.check(dataset)
                 hybridizer.check_split(dataset, split)
                 parents = Parents.of_split(dataset, split)
-        done = write_hybrids(hybridizer, parents, self.out, accelerator, count=self.count, seed=self.seed)
+        done = write_hybrids(hybridizer, parents, self.out, accelerator, count=count, seed=self.seed)
         if not accelerator.is_main_process:
             return
         print(f"{self.out}: {done}")
-        if self.semantic:
+        if dataset is None:
             return
         tell_of_others(hybridizer, dataset)
         if self.split is None and name == "train" and dataset.fingerprint == hybridizer.origin.fingerprint:

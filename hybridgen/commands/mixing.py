@@ -408,17 +408,16 @@ class StudyInference(OfRuns):
     def _find(self, accelerator: "accelerate.Accelerator") -> "hybridgen.evaluation.studies.Finding":
         from hybridgen.evaluation.inference import answers_of, costs, inferences, study
         from hybridgen.methods.labelled import central
+        from hybridgen.methods.mixvit import transformer_of
 
         if accelerator.num_processes > 1:
             raise InputError("study inference: measures one process; start it without accelerate launch")
-        if (self.of is None) == (self.network is None):
-            raise InputError("--of, --network: give one of them, a run or the name of a new network")
         answers, circumstances = {}, {"study": "inference", "batch": self.batch, "rounds": self.rounds}
-        if self.of is None:
-            classifier, images = self._new()
+        if self.of is None and self.network is not None:
+            classifier, images = self._new(self.network)
             every = inferences(classifier.to(accelerator.device))
             circumstances |= {"network": self.network, "image_size": images.shape[2]}
-        else:
+        elif self.of is not None and self.network is None:
             if given := [name for name in OF_NEW if getattr(self, name) is not None]:
                 raise InputError(f"--{given[0].replace('_', '-')}: is of --network; the network of --of has its own")
             dataset, loaded = self._loaded([self.of], accelerator)
@@ -427,11 +426,13 @@ class StudyInference(OfRuns):
             images = central(self._drawn(dataset, self.batch), crop)
             answers = answers_of(every, dataset.test, known, accelerator, crop=crop)
             circumstances |= {"network": name, "data": dataset.name, "images": len(known), "batch": len(images)}
+        else:
+            raise InputError("--of, --network: give one of them, a run or the name of a new network")
         found = costs(every, images.to(accelerator.device), rounds=self.rounds)
-        finding = study(found, answers, classifier.network.inference if answers else None)
+        finding = study(found, answers, transformer_of(classifier).inference if answers else None)
         return replace(finding, values=circumstances | finding.values)
 
-    def _new(self) -> "tuple[hybridgen.networks.classifiers.Classifier, hybridgen.types.Images]":
+    def _new(self, name: str) -> "tuple[hybridgen.networks.classifiers.Classifier, hybridgen.types.Images]":
         """A new network, and noise."""
         import torch
 
@@ -440,7 +441,7 @@ class StudyInference(OfRuns):
 
         torch.manual_seed(self.seed)
         side = self.image_size or 32
-        plain = make_network(self.network, self.classes or 100, image_size=side, pretrained=False)
+        plain = make_network(name, self.classes or 100, image_size=side, pretrained=False)
         how = dict(source=self.source or "embedding", place=self.place or "late", encoders="one")
         how |= dict(inference="separate", ensemble="logits")
         network = several_inputs_of(plain, dict(inputs=self.inputs or 2) | how)

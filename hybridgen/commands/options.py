@@ -73,7 +73,9 @@ class Judged(ABC):
     ) -> "hybridgen.networks.classifiers.Classifier":
         from hybridgen.evaluation.oracle import judge_of, oracle_of
 
-        return oracle_of(judge_of(self.oracle, dataset), dataset, accelerator)
+        judge = judge_of(self.oracle, dataset)
+        assert judge is not None  # `_check_oracle` refuses none
+        return oracle_of(judge, dataset, accelerator)
 
 
 def load(source: str | None, accelerator: "accelerate.Accelerator") -> "hybridgen.hybridizer.Hybridizer":

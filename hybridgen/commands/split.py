@@ -1,5 +1,6 @@
 """The command `split`: which images are labelled."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -36,8 +37,8 @@ class SplitImages:
         from hybridgen.data.splits import make_split
 
         # Of files only the labels are needed, whatever their size: they stay where they are
-        files = dict(image_size=SIDE, memory_limit=0) if of_files(self.data) else {}
-        dataset = load_dataset(self.data, data_root=self.data_root, download=self.download, **files)
+        read = partial(load_dataset, image_size=SIDE, memory_limit=0) if of_files(self.data) else load_dataset
+        dataset = read(self.data, data_root=self.data_root, download=self.download)
         split = make_split(dataset, labels=self.labels, seed=self.seed, validation=self.validation)
         split.save(self.out)
         counts = {role: len(getattr(split, role)) for role in ("labelled", "unlabelled", "validation")}

@@ -9,12 +9,16 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from timm.models.cait import ClassAttn
 from torch import Tensor
 
 from hybridgen.evaluation.studies import Finding
 from hybridgen.evaluation.transfer import aligned
+from hybridgen.methods.mixvit import transformer_of
 from hybridgen.mixing.inputs import mix_patches
 from hybridgen.networks.classifiers import Classifier
+from hybridgen.networks.multi_input import MultiInputClassifier
+from hybridgen.networks.vision_transformers import ClassAttentionTransformer
 from hybridgen.types import Images, InputError
 
 SHOWN = 4
@@ -42,27 +46,31 @@ class Attention(NamedTuple):
 
 
 @torch.no_grad()
-def class_attention(core: torch.nn.Module, tokens: Float[Tensor, "batch tokens dim"]) -> Looks:
+def class_attention(core: ClassAttentionTransformer, tokens: Float[Tensor, "batch tokens dim"]) -> Looks:
     """Of a transformer's class-attention blocks on attended tokens, the class token's attention to itself left out."""
     token = core.cls_token.expand(tokens.shape[0], -1, -1)
     looks = []
     for block in core.blocks_token_only:
-        seen, heads = block.norm1(torch.cat([token, tokens], dim=1)), block.attn.num_heads
+        seen, attention = block.get_submodule("norm1")(torch.cat([token, tokens], dim=1)), block.get_submodule("attn")
+        assert isinstance(attention, ClassAttn)
         query, keys = (
-            part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (block.attn.q(seen[:, :1]), block.attn.k(seen))
+            part.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
+            for part in (attention.q(seen[:, :1]), attention.k(seen))
         )
-        looks.append((block.attn.scale * query @ keys.mT).softmax(dim=3)[:, :, 0, 1:])
+        looks.append((attention.scale * query @ keys.mT).softmax(dim=3)[:, :, 0, 1:])
         token = block(tokens, token)
     return torch.stack(looks)
 
 
 @torch.no_grad()
-def attention_of(classifier: Classifier, images: Images, generator: torch.Generator) -> Attention:
+def attention_of(
+    classifier: Classifier | MultiInputClassifier, images: Images, generator: torch.Generator
+) -> Attention:
     """Of a transformer of several inputs in evaluation mode; images are mixed as in training, shares of all sizes alike
     often. InputError for another network, one whose inputs have their own patch embeddings, and fewer images than
     inputs."""
-    network = classifier.network
-    if not hasattr(network, "sourced") or len(network.encoders) > 1:
+    network = transformer_of(classifier)
+    if len(network.encoders) > 1:
         raise InputError(
             "network: no transformer of inputs that share their patch embedding; runs of recipes/mixvit.py have one"
         )
@@ -70,12 +78,15 @@ def attention_of(classifier: Classifier, images: Images, generator: torch.Genera
     mixing = mix_patches(len(images), size, patch=network.patch, inputs=inputs, alpha=1.0, generator=generator)
     mixed = mixing.mix([images[each] for each in mixing.partners])
     shares = mixing.masks.flatten(2).to(images.dtype)
-    looks = class_attention(network.core, *_sourced(classifier, mixed, shares.unsqueeze(0)))
+    sourced = lambda images, shown: network.sourced(
+        network.encode_mixed(classifier.normalize(images)).unsqueeze(0), shown
+    )
+    looks = class_attention(network.core, *sourced(mixed, shares.unsqueeze(0)))
     paid = looks / looks.sum(dim=3, keepdim=True)
     own = torch.einsum("kbhn,ibn->ib", paid, shares) / (paid.shape[0] * paid.shape[2])
 
     alone = torch.eye(inputs).to(images)[:, :, None, None].expand(-1, -1, 1, shares.shape[2])
-    each = torch.stack([class_attention(network.core, tokens) for tokens in _sourced(classifier, images, alone)])
+    each = torch.stack([class_attention(network.core, tokens) for tokens in sourced(images, alone)])
     pairs = [(i, j) for i in range(len(each)) for j in range(i)]
     parts = each / each.sum(dim=4, keepdim=True)
     overlaps = [torch.minimum(parts[i], parts[j]).sum(dim=3).mean().item() for i, j in pairs]
@@ -94,7 +105,7 @@ def attention_of(classifier: Classifier, images: Images, generator: torch.Genera
 def study(found: Mapping[str, Attention]) -> Finding:
     """Of several networks, by their names: a table, JSON, and a picture of a few images."""
     shown = lambda value: f"{value:.3f}" if abs(value) < inf else "–"
-    rows = [("network", "tokens of inputs", "attention to inputs", "slope", "overlap")]
+    rows: list[tuple[str, ...]] = [("network", "tokens of inputs", "attention to inputs", "slope", "overlap")]
     for name, of in found.items():
         parts = (" ".join(f"{100 * share:.1f} %" for share in each) for each in (of.share, of.mixed))
         rows.append((name, *parts, shown(of.slope), shown(of.overlap)))
@@ -111,11 +122,6 @@ def study(found: Mapping[str, Attention]) -> Finding:
         "much it grows with an input's tokens (1: all tokens alike); overlap: of that to an image as different inputs"
     )
     return Finding({"networks": values}, f"{aligned(rows)}\n\n{said}\n", _figure(found))
-
-
-def _sourced(classifier: Classifier, images: Images, shown: Tensor) -> Float[Tensor, "versions batch tokens dim"]:
-    network = classifier.network
-    return network.sourced(network.encode_mixed(classifier.normalize(images)).unsqueeze(0), shown)
 
 
 def _slope(shares: Float[Tensor, "inputs batch"], own: Float[Tensor, "inputs batch"]) -> float:

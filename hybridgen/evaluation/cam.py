@@ -7,7 +7,7 @@ from textwrap import fill
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from hybridgen.evaluation.figures import Cell, image_table
 from hybridgen.evaluation.mixing_studies import Inputs
@@ -21,7 +21,7 @@ ROWS = 6
 
 
 def class_activation(
-    classifier: nn.Module, images: Images, classes: Int64[Tensor, "batch chosen"]
+    classifier: Classifier, images: Images, classes: Int64[Tensor, "batch chosen"]
 ) -> tuple[Float[Tensor, "batch chosen rows columns"], Float[Tensor, "batch chosen"]]:
     """Maps of some classes of each image, and their probabilities, without gradient, by a `Classifier` in evaluation
     mode.
@@ -34,6 +34,7 @@ def class_activation(
         features = classifier.features(images)
     with torch.enable_grad():
         logits = classifier.classify(features.requires_grad_())
+        assert isinstance(logits, Tensor)  # of one head
         maps = []
         for chosen in classes.unbind(1):
             (gradient,) = torch.autograd.grad(logits.gather(1, chosen[:, None]).sum(), features, retain_graph=True)
@@ -59,7 +60,7 @@ def present_classes(inputs: Inputs, most: int = 3) -> Int64[Tensor, "batch chose
 
 
 def cam(
-    networks: Mapping[str, nn.Module],
+    networks: Mapping[str, Classifier],
     inputs: Inputs,
     chosen: Int64[Tensor, "batch chosen"],
     classes: Sequence[str],

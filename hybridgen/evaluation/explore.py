@@ -158,8 +158,10 @@ class Explorer:
         """Both codes are interpolated linearly, each for itself."""
         with self.lock:
             images = self._images((asked.a, asked.b))
-            semantic = torch.lerp(*self.hybridizer.encode_semantic(images).split(1), asked.semantic)
-            nonsemantic = torch.lerp(*self.hybridizer.encode_nonsemantic(images).split(1), asked.nonsemantic)
+            a, b = self.hybridizer.encode_semantic(images).split(1)
+            semantic = torch.lerp(a, b, asked.semantic)
+            a, b = self.hybridizer.encode_nonsemantic(images).split(1)
+            nonsemantic = torch.lerp(a, b, asked.nonsemantic)
             return self._judged(self.hybridizer.decode(semantic, nonsemantic))[0]
 
     def _both(self, asked: Cross) -> tuple[Float[Tensor, "rows 3 size size"], Float[Tensor, "columns 3 size size"]]:
@@ -255,7 +257,7 @@ class Handler(BaseHTTPRequestHandler):
     """Of one connection. Requests of other machines' pages, which a browser here may be made to send, are refused: by
     the name that they call this machine (an attacker's own may be made to lead here), and by their origin."""
 
-    server: Server
+    server: Server  # pyrefly: ignore[bad-override-mutable-attribute]
     protocol_version = "HTTP/1.1"
     timeout = 60
 

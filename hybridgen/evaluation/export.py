@@ -86,7 +86,7 @@ class Parents:
             pixels = Files(paths, hybridizer.image_size).gather(torch.arange(len(paths)))
             digest.update(str(len(paths)).encode() + pixels.numpy().tobytes())
             parts.append(Part(InMemory(pixels), torch.full((len(paths),), -1), files=tuple(map(str, paths))))
-        return cls(*parts, hybridizer.origin.classes, f"files {digest.hexdigest()}")
+        return cls(parts[0], parts[1], hybridizer.origin.classes, f"files {digest.hexdigest()}")
 
     def pair(self, seed: int, index: int) -> tuple[int, int]:
         """Which images hybrid `index` comes from, uniform and independent of all other hybrids."""

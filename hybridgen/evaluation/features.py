@@ -43,5 +43,5 @@ def linear_probe(
         raise InputError("probe: a classifier needs training images of two classes at least")
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     classifier.fit(train.flatten(1).double().numpy(), train_labels.numpy())
-    right = classifier.predict(test.flatten(1).double().numpy()) == test_labels.numpy()
-    return wilson(float(right.mean()), len(test_labels))
+    accuracy = classifier.score(test.flatten(1).double().numpy(), test_labels.numpy())
+    return wilson(float(accuracy), len(test_labels))

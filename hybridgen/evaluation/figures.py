@@ -30,8 +30,12 @@ def draw_series(
     """Curves over the steps of training, or bars for each name; rates with their intervals, ratios on a log axis."""
     rates = all(isinstance(value, Rate) for values in series.values() for value in values if value is not None)
     for i, (label, values) in enumerate(series.items()):
-        there = [j for j, value in enumerate(values) if value is not None and (rates or 0 < value < math.inf)]
-        numbers = [Rate(*(values[j] if rates else (values[j],) * 3)) for j in there]
+        there = {
+            j: value if isinstance(value, Rate) else Rate(value, value, value)
+            for j, value in enumerate(values)
+            if value is not None and (isinstance(value, Rate) or 0 < value < math.inf)
+        }
+        numbers = there.values()
         heights = [number.value for number in numbers]
         errors = [[max(0.0, n.value - n.low) for n in numbers], [max(0.0, n.high - n.value) for n in numbers]]
         if steps is not None:
@@ -108,6 +112,7 @@ def image_columns(columns: Mapping[str, Float[Tensor, "rows ..."]]) -> Figure:
     figure = Figure(figsize=(1.7 * len(columns), 1.45 * rows + 0.6), layout="constrained")
     axes = figure.subplots(rows, len(columns), squeeze=False)
     maps = [column for column in columns.values() if column.ndim == 3]
+    drawn = None
     highest = max((float(column.nan_to_num().max()) for column in maps), default=1.0)
     for j, (title, column) in enumerate(columns.items()):
         axes[0, j].set_title(title, fontsize=9)
@@ -118,7 +123,7 @@ def image_columns(columns: Mapping[str, Float[Tensor, "rows ..."]]) -> Figure:
                 axes[i, j].imshow(image.clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
             else:
                 drawn = axes[i, j].imshow(image.numpy(), vmin=0, vmax=highest, cmap="magma", interpolation="nearest")
-    if maps:
+    if drawn is not None:
         figure.colorbar(drawn, ax=axes[:, -1].tolist(), shrink=0.6).set_label("sum over colours", fontsize=8)
     return figure
 
@@ -144,8 +149,8 @@ def image_table(
     above = max((len(title.splitlines()) for title in columns), default=0)
     beside = 0.075 * max(map(len, rows))
     size = side * count + beside + 0.2, (side + 0.13 * below + 0.05) * len(rows) + 0.15 * above + 0.1
-    figure = Figure(figsize=size, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
+    figure = Figure(figsize=size)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02)
     axes = figure.subplots(len(rows), count, squeeze=False)
     for i, (title, row) in enumerate(rows.items()):
         for axis, cell in zip_longest(axes[i], row):

@@ -222,7 +222,7 @@ def dataset_of(
     about = next((one.about for one in left if one.about is not None), None)
     return load_dataset(
         data or runs[0].data,
-        image_size=image_size or (runs[0].image_size if runs else about and about.image_size),
+        image_size=image_size or (runs[0].image_size if runs else None if about is None else about.image_size),
         data_root=data_root or (runs[0].data_root if runs else "data"),
         download=download,
         whole=bool(runs) and runs[0].whole and of_files(data or runs[0].data),

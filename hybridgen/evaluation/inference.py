@@ -15,9 +15,11 @@ from hybridgen.evaluation.figures import draw_bars
 from hybridgen.evaluation.studies import Finding
 from hybridgen.evaluation.transfer import Rate, aligned, shown, wilson
 from hybridgen.methods.labelled import central
+from hybridgen.methods.mixvit import transformer_of
 from hybridgen.networks.classifiers import Classifier
 from hybridgen.networks.flops import flops
 from hybridgen.networks.members import Inference, ensembled
+from hybridgen.networks.multi_input import MultiInputClassifier
 from hybridgen.networks.multi_input_transformer import MultiInputTransformer
 from hybridgen.networks.vision_transformers import CLASS_BLOCKS
 from hybridgen.training.engine import now
@@ -70,12 +72,10 @@ def estimated_ratio(network: MultiInputTransformer) -> float:
     return tokens * (blocks * (passes if early else 1) + classing * passes) / (blocks + classing)
 
 
-def inferences(classifier: Classifier) -> dict[str, Classifier]:
+def inferences(classifier: Classifier | MultiInputClassifier) -> dict[str, Classifier]:
     """The plain network of one input, and the same network by each of its inferences, of the same parameters and in
     evaluation mode. InputError for another network, and for one of a single input."""
-    network = classifier.network
-    if not isinstance(network, MultiInputTransformer):
-        raise InputError("network: no transformer of several inputs; runs of recipes/mixvit.py have one")
+    network = transformer_of(classifier)
     if network.inputs < 2:
         raise InputError("network: of one input, which has one inference; two inputs or more are needed")
     mean, std = (values.flatten().tolist() for values in (classifier.normalize.mean, classifier.normalize.std))
@@ -100,7 +100,7 @@ def answers_of(
             members, labels = logits_of(
                 lambda images, of=classifier: of.members(central(images, crop)), part, indices, accelerator
             )
-            right = top_accuracy(ensembled(members, classifier.network.ensemble), labels)
+            right = top_accuracy(ensembled(members, transformer_of(classifier).ensemble), labels)
             found[how] = Answers(wilson(right, len(labels)), tuple(top_accuracy(one, labels) for one in members))
     return found
 
@@ -118,7 +118,7 @@ def costs(every: Mapping[str, Classifier], images: Images, *, rounds: int) -> di
     return {
         how: Cost(
             flops(classifier, images.shape[2]),
-            1.0 if how == ONE else estimated_ratio(classifier.network),
+            1.0 if how == ONE else estimated_ratio(transformer_of(classifier)),
             median(seconds[how]),
         )
         for how, classifier in every.items()

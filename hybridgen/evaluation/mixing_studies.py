@@ -132,7 +132,11 @@ def sequence(dataset: Dataset, *, steps: int = 8, places: int = 4, alpha: float 
     cells: dict[str, list[Cell | None]] = {}
     for i in range(len(made[0].images)):
         cells[f"place {i + 1}"] = [
-            Cell(inputs.images[i], _target(inputs.targets[i], dataset.classes), box=inputs.box and inputs.box[:4])
+            Cell(
+                inputs.images[i],
+                _target(inputs.targets[i], dataset.classes),
+                box=None if inputs.box is None else inputs.box[:4],
+            )
             for inputs in made
         ]
     columns = [f"step {step}\nλ = {share:.2f}" for step, share in enumerate(shares, 1)]

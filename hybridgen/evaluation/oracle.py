@@ -125,9 +125,11 @@ def training_for(settings: OracleSettings, dataset: Dataset) -> Training:
             shrinks=settings.steps is None,
         )
         steps = min(max(least * known, PIXELS // pixels), most * known) // batch
-    given = {"steps": settings.steps, "network": settings.network}
-    given = {name: value for name, value in given.items() if value is not None}
-    return replace(training, **{"steps": max(10, steps)} | given)
+    return replace(
+        training,
+        steps=max(10, steps) if settings.steps is None else settings.steps,
+        network=training.network if settings.network is None else settings.network,
+    )
 
 
 def judge_of(settings: OracleSettings, dataset: Dataset) -> Judge:
@@ -234,6 +236,7 @@ def train_oracle(dataset: Dataset, accelerator: Accelerator, training: Training,
         train(made, settings, folder, training.seed)
     oracle = made.judged.requires_grad_(False).eval()
     agree(oracle, accelerator)
+    assert isinstance(oracle, Classifier)
     return oracle
 
 

@@ -115,7 +115,7 @@ def _check_pair(first: Predictions, other: Predictions) -> None:
         refuse("of another data set")
     if both("part") and first.part != other.part:
         refuse(f"of another part ({other.part}, {first.part} in the other)")
-    if both("indices") and not torch.equal(first.indices, other.indices):
+    if not (first.indices is None or other.indices is None or torch.equal(first.indices, other.indices)):
         refuse("other images, or another order of them,")
     if not torch.equal(first.labels, other.labels):
         refuse("other labels: other images, or another order of them,")
@@ -175,7 +175,7 @@ def read_predictions(path: Path, *, name: str, ensemble: Ensemble = "logits") ->
     if kinds[0] == "probabilities":
         members = _logarithms(path, members)
     of = _text(path, arrays, "ensemble") or ensemble
-    if of not in get_args(Ensemble):
+    if of not in ("logits", "probabilities"):
         raise InputError(f"{path}: ensemble is {of!r}, none of {', '.join(get_args(Ensemble))}")
     try:
         read = Predictions(

@@ -291,8 +291,8 @@ def picture(each: Sequence[Predictions], scores: Mapping[str, Scores]) -> Figure
     side = max(5.2, 0.15 * min(len(classes), WITH_NAMES))
     widths = 5.75 if many else 11.5, side + 1.2
     figure = Figure(figsize=(sum(widths), side + many), layout="constrained")
-    diagrams, matrix = figure.subfigures(1, 2, width_ratios=widths)
-    left, right = diagrams.subfigures(*((2, 1) if many else (1, 2)))
+    diagrams, matrix = figure.subfigures(1, 2, squeeze=False, width_ratios=widths).flat
+    left, right = diagrams.subfigures(*((2, 1) if many else (1, 2)), squeeze=False).flat
     reliability, confidences = left.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     curves = right.subplots()
     draw_confusion(
@@ -330,7 +330,7 @@ def picture(each: Sequence[Predictions], scores: Mapping[str, Scores]) -> Figure
     return figure
 
 
-def draw_reliability(axis: Axes, predictions: Predictions, label: str, **style: float) -> None:
+def draw_reliability(axis: Axes, predictions: Predictions, label: str, **style: Any) -> None:
     """Accuracy over mean confidence, a point for each of the bins that holds an image."""
     place, confidence, right = binned(predictions.logits, predictions.labels)
     images, sure, correct = (
@@ -342,7 +342,7 @@ def draw_reliability(axis: Axes, predictions: Predictions, label: str, **style: 
     axis.plot(at, heights, marker="o", markersize=3, label=label, **style)
 
 
-def draw_risk_coverage(axis: Axes, predictions: Predictions, label: str, **style: float) -> None:
+def draw_risk_coverage(axis: Axes, predictions: Predictions, label: str, **style: Any) -> None:
     coverage, risk = risk_coverage(predictions.logits, predictions.labels)
     axis.plot(coverage.tolist(), risk.tolist(), label=label, **style)
 

@@ -37,12 +37,14 @@ class Sharing(NamedTuple):
 
 def encoder_norms(network: MultiInputClassifier) -> Uses:
     """L1 norms of the encoders' kernels, one for each map behind them (3.4.1)."""
-    return torch.stack([encoder.weight.detach().double().abs().flatten(1).sum(dim=1) for encoder in network.encoders])
+    weights = (encoder.get_parameter("weight") for encoder in network.encoders)
+    return torch.stack([weight.detach().double().abs().flatten(1).sum(dim=1) for weight in weights])
 
 
 def head_norms(network: MultiInputClassifier) -> Uses:
     """L1 norms of the columns of the classifiers' matrices, one for each feature (3.4.1)."""
-    return torch.stack([head.weight.detach().double().abs().sum(dim=0) for head in network.heads])
+    weights = (head.get_parameter("weight") for head in network.heads)
+    return torch.stack([weight.detach().double().abs().sum(dim=0) for weight in weights])
 
 
 def sharing_rate(uses: Uses) -> float:
@@ -155,7 +157,7 @@ def study(found: Mapping[str, Sharing]) -> Finding:
 def _figure(found: Mapping[str, Sharing], rates: Mapping[str, Sequence[float]], places: Sequence[str]) -> Figure:
     several = {name: own for name, own in found.items() if len(own.uses[ENCODERS]) > 1}
     figure = Figure(figsize=(2.6 * len(places) + 0.8, 2.1 * len(several) + 3), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(2.1 * len(several) + 1e-3, 3))
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(2.1 * len(several) + 1e-3, 3)).flat
     if several:
         axes = above.subplots(len(several), len(places), squeeze=False)
         for row, (name, own) in zip(axes, several.items(), strict=True):

@@ -113,13 +113,9 @@ def transfer(conditions: Conditions) -> Finding:
     hybrids = observed.values()
     shares = [
         Column("semantic_transfer", "s_c, oracle", [each.semantic_transfer for each in hybrids]),
-        Column(
-            "own_semantic_transfer",
-            "s_c, own classifier",
-            [each.rate(each.own == each.semantic_labels) for each in hybrids],
-        ),
+        Column("own_semantic_transfer", "s_c, own classifier", [each.own_semantic_transfer for each in hybrids]),
         Column("nonsemantic_preservation", "s_r, pixels", [each.nonsemantic_preservation for each in hybrids]),
-        Column("code_preservation", "s_r, z_r", [each.rate(each.codes.inherited) for each in hybrids]),
+        Column("code_preservation", "s_r, z_r", [each.code_preservation for each in hybrids]),
     ]
     pixels = _distances("pixel", "pixels", [each.pixels for each in hybrids])
     codes = _distances("code", "z_r", [each.codes for each in hybrids])
@@ -175,20 +171,17 @@ def probe(conditions: Conditions) -> Finding:
     chosen = known[torch.randperm(len(known), generator=generator)[: conditions.probe_images]].sort().values
     test = known_test_images(dataset)
     labels = dataset.train.labels[chosen], dataset.test.labels[test]
-    probes = [
-        Column("nonsemantic_probe", "z_r", []),
-        Column("semantic_probe", "z_c", []),
-        Column("pooled_semantic_probe", "z_c, pooled", []),
-    ]
+    accuracies: tuple[list[Rate | None], ...] = [], [], []
     for hybridizer in conditions.hybridizers.values():
         z_r, z_c = (
             [encoded(encode, *which, device) for which in ((dataset.train, chosen), (dataset.test, test))]
             for encode in (hybridizer.encode_nonsemantic, hybridizer.encode_semantic)
         )
         pooled = [code.mean((2, 3)) for code in z_c] if z_c[0].ndim == 4 else None
-        for column, codes in zip(probes, (z_r, z_c, pooled), strict=True):
-            column.values.append(codes and linear_probe(codes[0], labels[0], codes[1], labels[1]))
-    probes = [column for column in probes if any(column.values)]
+        for found, codes in zip(accuracies, (z_r, z_c, pooled), strict=True):
+            found.append(None if codes is None else linear_probe(codes[0], labels[0], codes[1], labels[1]))
+    titles = {"nonsemantic_probe": "z_r", "semantic_probe": "z_c", "pooled_semantic_probe": "z_c, pooled"}
+    probes = [Column(*title, found) for title, found in zip(titles.items(), accuracies, strict=True) if any(found)]
     largest = labels[1].bincount().max().item() / len(test)
 
     # Hybrids of parents of different classes
@@ -391,14 +384,13 @@ def _series(columns: Sequence[Column]) -> Series:
     return {column.label: column.values for column in columns}
 
 
-def _distances(key: str, label: str, distances: Sequence[Distances]) -> list[Column]:
+def _distances(key: str, label: str, distances: Sequence[Distances | None]) -> list[Column]:
     """Means of squared distances from both parents, and their ratio."""
+    of = lambda figure: [None if each is None else figure(each) for each in distances]
     return [
-        Column(f"{key}_distance_semantic", f"mean d_c, {label}", [each.semantic.mean().item() for each in distances]),
-        Column(
-            f"{key}_distance_nonsemantic", f"mean d_r, {label}", [each.nonsemantic.mean().item() for each in distances]
-        ),
-        Column(f"{key}_distance_ratio", f"d_c/d_r, {label}", [each.ratio for each in distances]),
+        Column(f"{key}_distance_semantic", f"mean d_c, {label}", of(lambda each: each.semantic.mean().item())),
+        Column(f"{key}_distance_nonsemantic", f"mean d_r, {label}", of(lambda each: each.nonsemantic.mean().item())),
+        Column(f"{key}_distance_ratio", f"d_c/d_r, {label}", of(lambda each: each.ratio)),
     ]
 
 
@@ -420,9 +412,11 @@ def _backgrounds_shown(conditions: Conditions) -> Figure:
     trial, (semantic, nonsemantic), indices = _shown_pairs(conditions)
     part, (name, hybridizer) = conditions.dataset.test, list(conditions.hybridizers.items())[-1]
     hybrids = hybridizer.hybridize(semantic=trial.semantic, nonsemantic=trial.nonsemantic).cpu()
-    inside = part.masks[indices[0]].cpu()
+    masks, backgrounds = part.masks, part.backgrounds
+    assert masks is not None and backgrounds is not None  # `check` refuses data without
+    inside = masks[indices[0]].cpu()
     squared = [
-        (hybrids - part.backgrounds[chosen].cpu() / 255).square().sum(dim=1).masked_fill(inside, torch.nan)
+        (hybrids - backgrounds[chosen].cpu() / 255).square().sum(dim=1).masked_fill(inside, torch.nan)
         for chosen in indices
     ]
     return image_columns(

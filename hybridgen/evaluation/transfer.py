@@ -113,6 +113,16 @@ class Observed:
         return self.rate(self.pixels.inherited)
 
     @property
+    def own_semantic_transfer(self) -> Rate | None:
+        """s_c by the hybridizer's own classifier."""
+        return None if self.own is None else self.rate(self.own == self.semantic_labels)
+
+    @property
+    def code_preservation(self) -> Rate | None:
+        """s_r by z_r."""
+        return None if self.codes is None else self.rate(self.codes.inherited)
+
+    @property
     def background_inheritance(self) -> Rate | None:
         return None if self.backgrounds is None else self.rate(self.backgrounds.inherited)
 

@@ -123,7 +123,7 @@ def network(settings: Settings, context: Context, seed: int) -> AdaINAutoencoder
     )
     torch.manual_seed(seed)
     autoencoder = context.laid_out(AdaINAutoencoder(architecture))
-    if settings.perceptual == "vgg":
+    if isinstance(autoencoder.classifier, VGGPerception):
         load_vgg(autoencoder.classifier, download=context.settings.download)
     return autoencoder
 
@@ -177,6 +177,7 @@ def plan(settings: Settings, context: Context, autoencoder: AdaINAutoencoder, se
     )
     average = EMA(autoencoder, settings.ema_decay).eval()
     hybridizer = Hybridizer(average.network, Origin.of(context, "adain"))
+    classify = lambda network, images: network.classifier(images)[1]
     made = Plan(
         context,
         stream,
@@ -184,7 +185,7 @@ def plan(settings: Settings, context: Context, autoencoder: AdaINAutoencoder, se
         {"transfer": task},
         network=autoencoder,
         average=average,
-        score=by_accuracy(context, lambda network, images: network.classifier(images)[1]),
+        score=by_accuracy(context, classify),
         select=None,
         finish=lambda folder, _: hybridizer.save_by_first(folder / "hybridizer", context.accelerator),
     )

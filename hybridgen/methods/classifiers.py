@@ -85,6 +85,7 @@ def classifier_plan(
     folder. `usual` are its epochs unless the settings have their own, `more` other parts of the plan."""
 
     def finish(folder: Path, chosen: nn.Module) -> None:
+        assert isinstance(chosen, Classifier)
         if context.accelerator.is_main_process:
             save_classifier(
                 chosen,

@@ -46,9 +46,9 @@ WeightedBy = Literal["fixmatch", "flexmatch", "freematch", "softmatch", "adamatc
 class Settings(ClassifierSettings):
     """How FixMatch trains. The defaults suit digits-m, and for images above 16 pixels CIFAR-10 with 250 labels."""
 
-    rate: Flat[Positive | None] = None
+    rate: Flat[Positive | None] = None  # pyrefly: ignore[bad-override]
     """Learning rate at the start; unless given 0.03 for images above 16 pixels, and 0.06 up to there."""
-    ema_decay: Flat[Decay | None] = None
+    ema_decay: Flat[Decay | None] = None  # pyrefly: ignore[bad-override]
     """Decay of the averaged weights that are evaluated; unless given 0.999 for images above 16 pixels, and 0.99 up to
     there."""
     threshold: Share = 0.9
@@ -170,22 +170,19 @@ class FixMatch(nn.Module):
         """The classifier's logits of all views of labelled images, and of strong ones; and those of the first views of
         labelled images, and of weak ones, of who makes targets, without gradient."""
         labelled, of_first = torch.cat(tuple(views)), len(views[0])
-        if self.targets == "joint":
-            logits = single(self.classifier(torch.cat([labelled, weak, strong])))
-            of_labelled, of_weak, of_strong = logits.split([len(labelled), len(weak), len(strong)])
-        else:
-            logits = single(self.classifier(torch.cat([labelled, strong])))
-            of_labelled, of_strong = logits.split([len(labelled), len(strong)])
+        joint = self.targets == "joint"
+        shown = (labelled, weak, strong) if joint else (labelled, strong)
+        logits = single(self.classifier(torch.cat(shown))).split([len(images) for images in shown])
+        of_labelled, of_strong = logits[0], logits[-1]
         if self.interpolated:
             alone = single(unrecorded(self.classifier, labelled))
             of_labelled = torch.lerp(of_labelled, alone, torch.rand_like(alone))
         known = of_labelled[:of_first].detach()
-        if self.targets == "apart":
-            with torch.no_grad():
-                of_weak = single(self.classifier(weak))
-        elif self.targets == "average":
-            with torch.no_grad():
+        with torch.no_grad():
+            if self.average is not None:
                 known, of_weak = single(self.average(torch.cat([views[0], weak]))).tensor_split([of_first])
+            else:
+                of_weak = logits[1] if joint else single(self.classifier(weak))
         return of_labelled, of_strong, known, of_weak.detach()
 
 
@@ -202,7 +199,7 @@ def sized(settings: Settings, context: Context) -> Settings:
     return replace(settings, **{name: value for name, value in chosen.items() if getattr(settings, name) is None})
 
 
-OWN: dict[WeightedBy, Alignment] = {"softmatch": "uniform", "adamatch": "predictions"}
+OWN: dict[WeightedBy | None, Alignment] = {"softmatch": "uniform", "adamatch": "predictions"}
 """Distribution alignment of the papers; the others have none."""
 
 
@@ -223,6 +220,7 @@ def weighting_of(settings: Settings, context: Context) -> Weighting:
             return TruncatedGaussian(classes, decay=decay, sigmas=settings.gaussian_sigmas)
         case "adamatch":
             return RelativeThreshold(threshold=threshold)
+    raise InputError(f"weighting: {settings.weighting!r} is unknown")
 
 
 def labelling_of(settings: Settings, context: Context) -> PseudoLabelling:
@@ -244,6 +242,7 @@ def plan(settings: Settings, context: Context, seed: int, *, classifier: nn.Modu
     nothing, are soon left behind.
     """
     settings = sized(settings, context)
+    assert settings.rate is not None and settings.ema_decay is not None
     size, flip = context.dataset.image_size, context.dataset.flip
     strongly = partial(strong, flip=flip, shift=size // 8, cutout=settings.cutout or size // 2)
     labelled, unlabelled = context.batch_sizes(settings.labelled_batch, settings.unlabelled_batch, USUAL)

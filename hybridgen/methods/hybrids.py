@@ -230,8 +230,9 @@ def with_hybrids(plan: Plan, hybridizer: HybridSource, settings: Teaching) -> Pl
             f"hybrids.start, hybrids.stop: the window [{settings.start:g}, {settings.stop:g}) has no part of the "
             f"{epochs:g} epochs"
         )
-    task = plan.tasks["classifier"]
-    objective = WithHybrids(task.objective, lambda images: plan.classify(plan.network, images), hybridizer, settings)
+    task, classify = plan.tasks["classifier"], plan.classify
+    assert classify is not None
+    objective = WithHybrids(task.objective, lambda images: classify(plan.network, images), hybridizer, settings)
     weights = {**task.weights, "hybrids": settings.weight}
     return replace(plan, tasks={**plan.tasks, "classifier": replace(task, objective=objective, weights=weights)})
 
@@ -376,6 +377,7 @@ def start_of(
     """The classifier that a training with hybrids starts from, if the settings say so; None for a new one."""
     if not settings.from_hybridizer:
         return None
+    assert isinstance(hybridizer, Hybridizer)  # `load_hybridizer` refuses others
     made = context.classifier(classifier.network, heads=heads, momentum=classifier.momentum)
     return start_from(made, hybridizer)
 
@@ -415,10 +417,10 @@ def presets(
     of_method: Mapping[str, Mapping[str, Any]], window: tuple[float, float], *, source: Mapping[str, Any] = USERS
 ) -> dict[str, Mapping[str, Any]]:
     """The presets of a method's recipe, with hybrids in this window of epochs; `smoke` takes seconds."""
-    smoke = dict(
+    smoke: Mapping[str, Any] = dict(
         precision="fp32", evaluate_every=20, oracle=dict(steps=20), method=dict(epochs=1),
         hybrids=dict(start=0.2, stop=0.8),
     )  # fmt: skip
     start, stop = window
-    hybrids = dict(hybrids=PAPER | source | dict(start=start, stop=stop))
+    hybrids = dict(hybrids={**PAPER, **source, "start": start, "stop": stop})
     return {"smoke": smoke} | {name: merged(preset, hybrids) for name, preset in of_method.items()}

@@ -1,6 +1,6 @@
 """What the methods that mix images have in common: training on labels, its settings, augmentation, rate and plan."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import sqrt
 from pathlib import Path
@@ -98,7 +98,7 @@ class Made(NamedTuple):
     """What a method makes of a classifier."""
 
     objective: nn.Module
-    weights: dict[str, LossWeight]
+    weights: Mapping[str, LossWeight]
     local: dict[str, nn.Module] = {}  # noqa: RUF012 - never written to
     """Parts of the objective whose state is each process's own."""
 
@@ -164,6 +164,12 @@ def central(images: Images, crop: int | None) -> Float[Tensor, "batch 3 rows col
     return images[..., top : top + crop, left : left + crop]
 
 
+def itself(network: nn.Module) -> Classifier:
+    """Of a classifier, what is deployed."""
+    assert isinstance(network, Classifier)
+    return network
+
+
 def labelled_plan(
     settings: TrainingSettings,
     context: Context,
@@ -175,7 +181,7 @@ def labelled_plan(
     others: bool = False,
     network: Callable[[TrainingSettings, Context], N] = classifier_of,
     score: Callable[[Context, Classify], Score] = by_accuracy,
-    deployed: Callable[[N], Classifier | None] = lambda network: network,
+    deployed: Callable[[N], Classifier | None] = itself,
 ) -> Plan:
     """Training by what a method makes of a new classifier, with the views that it makes of the common augmentation, on
     the labels of this split from this seed, and as often as the settings say in every step. Leaves the network that is
@@ -188,17 +194,14 @@ def labelled_plan(
     """
     view = augmentation(settings, context)
     labelled_views = tuple(views(view))
-    more = dict(
-        unlabelled=settings.views * settings.batch,
-        unlabelled_views=labelled_views,
-        unlabelled_pool=context.split.labelled,
-    )
     stream = context.stream(
         seed,
         labelled=settings.views * settings.batch,
         labelled_views=labelled_views,
+        unlabelled=settings.views * settings.batch if others else None,
+        unlabelled_views=labelled_views if others else (),
+        unlabelled_pool=context.split.labelled if others else None,
         repetitions=settings.views * repetitions,
-        **more if others else {},
     )
     torch.manual_seed(seed)
     classifier = network(settings, context)

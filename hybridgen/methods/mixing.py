@@ -91,7 +91,7 @@ class Mixed(nn.Module):
 
         # Drawn in every step and on a CPU, so that nothing waits for the device
         chance, place = torch.rand(()).item(), int(torch.randint(1 + len(self._stages), ()))
-        if self.draw is None or chance >= self.probability:
+        if self.draw is None or self.draw_images is None or chance >= self.probability:
             logits = self.classifier(images)
         elif place == 0:
             mixing = self.draw_images(images)

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from hybridgen.data.augmix import WITHOUT_CONTRAST, augmix
+from hybridgen.data.datasets import Part
 from hybridgen.data.streams import View
 from hybridgen.losses.classification import smoothed
 from hybridgen.methods.labelled import Made, TrainingSettings, central, chosen_network, labelled_plan
@@ -132,12 +133,13 @@ def inputs_of(
     images: Images, targets: Targets, mixing: InputMixing, others: tuple[Images, Targets] | None, chance: float
 ) -> tuple[list[Images], Float[Tensor, "inputs batch classes"]]:
     """What each input sees of a batch, and its targets: the images of `mixing`, with this chance each mixed by CutMix
-    with one of the `others` (`cut_others_in`); no others are needed for a chance of 0."""
+    with one of the `others` (`cut_others_in`), if there are any."""
     shown, wanted = [images, *(images[each] for each in mixing.partners[1:])], targets[mixing.partners]
-    if not chance:
+    if others is None:
         return shown, wanted
     more, their_targets = others
-    cut = [cut_others_in(mask, tuple(images.shape[2:]), chance) for mask in mixing.masks]
+    size = images.shape[2], images.shape[3]
+    cut = [cut_others_in(mask, size, chance) for mask in mixing.masks]
     parts = torch.stack([part for _, part in cut]).to(targets.dtype).unsqueeze(2)
     theirs = torch.stack([their_targets[each.partner] for each, _ in cut])
     wanted = parts * wanted + (1 - parts) * theirs
@@ -263,9 +265,10 @@ def network_of(of: Settings, training: TrainingSettings, context: Context) -> Mu
 def by_members(context: Context, measure: Measure, crop: int | None) -> Score:
     """What `measure` says of the members of multi-input classifiers; of no image, that the accuracy is nan."""
 
-    def score(network: MultiInputClassifier, part, indices) -> Scored:
+    def score(network: nn.Module, part: Part, indices: Sequence[int]) -> Scored:
         if not (indices := known(part, indices)):
             return Scored({"accuracy": nan})
+        assert isinstance(network, MultiInputClassifier)
         of = lambda images: network.members(central(images, crop))
         members, labels = logits_of(of, part, indices, context.accelerator)
         return Scored(measure(members, labels), ensembled(members, network.ensemble))

@@ -146,6 +146,7 @@ class MixShare(nn.Module):
         others = others_of(batch, self.labels, self.classes, self.smoothing) if self.cutmix else None
         shown, wanted = inputs_of(images, targets, mixing, others, self.cutmix)
         r = faded(clock, self.fade)
+        assert asked_for is not None  # one classifier for all inputs is refused
         masks = of_asked(mixing.masks + r * (1 - mixing.masks), asked_for) if r < 1 else None
         logits = single(self.classifier.decode(mixing.mix(self.classifier.encode(shown)), masks, part=self.part))
 
@@ -201,7 +202,9 @@ def compared(
 ) -> Plan:
     """The plan of the method of this name in `TITLES`, as `variant` has it."""
     own = variant(name, of)
-    return (plan if isinstance(own, Settings) else mixmo.plan)(own, training, context, seed, measure=measure)
+    if isinstance(own, Settings):
+        return plan(own, training, context, seed, measure=measure)
+    return mixmo.plan(own, training, context, seed, measure=measure)
 
 
 PAPER: dict[str, Any] = dict(

@@ -1,10 +1,10 @@
 """MixViT (thesis, chapter 4): a vision transformer sees patches of several images at once, which only its last blocks
 tell apart; asked about one image, it is an ensemble. Beside it MIMO's and MixMo's transformers (4.3.1)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import inf, nan
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from hybridgen.data.datasets import Part
 from hybridgen.losses.classification import smoothed
 from hybridgen.methods.labelled import Made, TrainingSettings, central, chosen_network, labelled_plan
 from hybridgen.methods.mixmo import Endless, patch_probability
@@ -20,6 +21,7 @@ from hybridgen.mixing.mixing import as_targets
 from hybridgen.networks.classifiers import Classifier, several_inputs_of
 from hybridgen.networks.flops import flops
 from hybridgen.networks.members import Encoders, Ensemble, Inference, MemberLogits, Place, Source, ensembled
+from hybridgen.networks.multi_input import MultiInputClassifier
 from hybridgen.networks.registry import make_network
 from hybridgen.settings import NUMBER, Share, merged, settings
 from hybridgen.training.context import Context
@@ -28,6 +30,9 @@ from hybridgen.training.plan import Plan, Score
 from hybridgen.training.schedules import Clock
 from hybridgen.training.scores import Measure, Scored, known, logits_of
 from hybridgen.types import Batch, Images, InputError, single
+
+if TYPE_CHECKING:
+    import hybridgen.networks.multi_input_transformer
 
 Mixed = Literal["patches", "mixmo", "sum", "all"]
 """How the inputs become tokens: by corrected CutMix, every patch of one input; as MixMo mixes encodings, by boxes of
@@ -93,12 +98,16 @@ def variant(name: str, of: Settings) -> Settings:
     match name:
         case "single":
             return replace(mixvit, inputs=1, source="none")
-        case "mixvit-embedding" | "mixvit-encoding":
-            return replace(mixvit, source=name.removeprefix("mixvit-"))
+        case "mixvit-embedding":
+            return replace(mixvit, source="embedding")
+        case "mixvit-encoding":
+            return replace(mixvit, source="encoding")
         case "no-attribution":
             return replace(mixvit, source="none")
-        case "early-embedding" | "early-encoding":
-            return replace(mixvit, source=name.removeprefix("early-"), place="early")
+        case "early-embedding":
+            return replace(mixvit, source="embedding", place="early")
+        case "early-encoding":
+            return replace(mixvit, source="encoding", place="early")
         case "sum" | "alternating":
             return replace(mixvit, inference=name)
         case "single-subnetwork":
@@ -239,18 +248,33 @@ class MixViT(nn.Module):
 
     def draw(self, count: int, size: tuple[int, int], clock: Clock, device: torch.device) -> PatchMixing | InputMixing:
         """How this step's inputs are mixed; of all tokens, who sees what together."""
-        network, more = self.classifier.network, dict(inputs=self.classifier.network.inputs, device=device)
+        network = transformer_of(self.classifier)
+        grid, inputs = network.grid, network.inputs
         match self.mixing:
             case "patches":
                 whole = whole_probability(clock)
-                return mix_patches(count, size, patch=network.patch, alpha=self.alpha, whole=whole, **more)
+                return mix_patches(
+                    count, size, patch=network.patch, inputs=inputs, alpha=self.alpha, whole=whole, device=device
+                )
             case "mixmo":
                 chance = torch.rand((), device="cpu").item()
-                patched = network.inputs > 1 and chance < patch_probability(clock, self.patch_probability)
-                return mix_inputs(count, network.grid, alpha=self.alpha, patches="cutmix" if patched else None, **more)
+                patched = inputs > 1 and chance < patch_probability(clock, self.patch_probability)
+                patches = "cutmix" if patched else None
+                return mix_inputs(count, grid, inputs=inputs, alpha=self.alpha, patches=patches, device=device)
             case "sum" | "all":
-                return mix_inputs(count, network.grid, alpha=inf, patches=None, **more)
+                return mix_inputs(count, grid, inputs=inputs, alpha=inf, patches=None, device=device)
         raise InputError(f"mixing: {self.mixing!r} is unknown")
+
+
+def transformer_of(
+    classifier: Classifier | MultiInputClassifier,
+) -> "hybridgen.networks.multi_input_transformer.MultiInputTransformer":
+    """The classifier's network. InputError for another."""
+    from hybridgen.networks.multi_input_transformer import MultiInputTransformer  # with timm, which takes its time
+
+    if isinstance(classifier, Classifier) and isinstance(classifier.network, MultiInputTransformer):
+        return classifier.network
+    raise InputError("network: no transformer of several inputs; runs of recipes/mixvit.py have one")
 
 
 def mixed_logits(
@@ -258,7 +282,7 @@ def mixed_logits(
 ) -> MemberLogits:
     """Of images mixed by their patches, or else by their tokens; with `every` token of every input, one input after
     the other."""
-    network, count = classifier.network, len(inputs)
+    network, count = transformer_of(classifier), len(inputs)
     places = network.grid[0] * network.grid[1]
     if every:
         tokens = torch.cat(network.encode([classifier.normalize(images) for images in inputs]), dim=1)
@@ -288,13 +312,14 @@ def by_members(context: Context, measure: Measure, crop: int | None) -> Score:
     """What `measure` says of the transformer's members, and the floating-point operations of an image's inference,
     `mflops`, in millions; of no image, that the accuracy is nan."""
 
-    def score(classifier: Classifier, part, indices) -> Scored:
+    def score(classifier: nn.Module, part: Part, indices: Sequence[int]) -> Scored:
         if not (indices := known(part, indices)):
             return Scored({"accuracy": nan})
+        assert isinstance(classifier, Classifier)
         of = lambda images: classifier.members(central(images, crop))
         members, labels = logits_of(of, part, indices, context.accelerator)
         cost = {"mflops": flops(classifier, crop or context.dataset.image_size) / 1e6}
-        return Scored(measure(members, labels) | cost, ensembled(members, classifier.network.ensemble))
+        return Scored(measure(members, labels) | cost, ensembled(members, transformer_of(classifier).ensemble))
 
     return score
 
@@ -318,7 +343,7 @@ def plan(of: Settings, training: TrainingSettings, context: Context, seed: int, 
             smoothing=training.label_smoothing,
         )
         if of.mixing == "mixmo" and of.patch_probability:  # InputError for too few patches
-            mix_inputs(of.inputs, classifier.network.grid, inputs=of.inputs, patches="cutmix", alpha=of.alpha,
+            mix_inputs(of.inputs, transformer_of(classifier).grid, inputs=of.inputs, patches="cutmix", alpha=of.alpha,
                        generator=torch.Generator())  # fmt: skip
         return Made(objective, {"supervised": 1.0})
 

@@ -90,8 +90,7 @@ class DistributionAlignment(nn.Module):
         self.average = average
 
     def forward(self, probabilities: Probabilities, labelled: LabelledProbabilities) -> Probabilities:
-        fixed = isinstance(self.towards, Tensor)
-        towards = self.towards if fixed else self.towards(labelled.mean(dim=0))
+        towards = self.towards if isinstance(self.towards, Tensor) else self.towards(labelled.mean(dim=0))
         return aligned(probabilities, towards, self.average(probabilities.mean(dim=0)))
 
 

@@ -88,8 +88,6 @@ class RecursiveMix(nn.Module):
     alone). `smoothing` is label smoothing's. `reset_each_epoch` starts every epoch without a history, as the authors'
     code does; the paper does not.
 
-    The classifier is as `hybridgen.networks.classifiers.Classifier`: `features`, `classify`, `channels`.
-
     The first step has no history: its images stay as they are, and its consistency is zero. Batches and images may
     change their size from one step to the next. Historical logits that are not finite, as a skipped step of mixed
     precision may leave them, teach nothing.
@@ -100,7 +98,7 @@ class RecursiveMix(nn.Module):
 
     def __init__(
         self,
-        classifier: nn.Module,
+        classifier: Classifier,
         classes: int,
         *,
         alpha: float,
@@ -137,23 +135,24 @@ class RecursiveMix(nn.Module):
         if not self.recursive:
             order = torch.randperm(len(images), device=images.device)
             before, their_targets = images[order], targets[order]
-        if before is not None:
+        then = None
+        if before is not None and their_targets is not None:
             if not self.resize and before.shape[2:] != images.shape[2:]:
                 before = F.interpolate(before, images.shape[2:])  # what is cut out needs the same places
             mixing = recursive(images, box, len(before), resize=self.resize, interpolation=self.interpolation)
             images = mixing.mix(images, before.to(images))
             targets = mixing.mix_targets(targets, their_targets.to(targets))
+            then = None if past.logits is None else past.logits.to(images.device)[mixing.partner]
 
         # Predictions and losses
         features = self.classifier.features(images)
-        logits = self.classifier.classify(features)
+        logits = self._classify(features)
         losses = {"supervised": soft_cross_entropy(logits, targets)}
         if self.consistent:
             region = self._predict_region(features, box)
-            if past.logits is None:
+            if then is None:
                 losses["consistency"] = 0 * region.sum()  # data-parallel training waits for every parameter's gradient
             else:
-                then = past.logits.to(region.device)[mixing.partner]
                 losses["consistency"] = box.share * historical_consistency(region, then, divergence=self.divergence)
         rate = {"history_share": images.new_tensor(box.share if before is not None else 0.0)}
 
@@ -168,8 +167,13 @@ class RecursiveMix(nn.Module):
         """Logits from what the last feature map shows inside the box (equation 4)."""
         region = align(features, box)
         if self.region_head is None:
-            return self.classifier.classify(region)
+            return self._classify(region)
         return self.region_head(region.flatten(1))
+
+    def _classify(self, features: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch classes"]:
+        logits = self.classifier.classify(features)
+        assert isinstance(logits, Tensor)  # of one head
+        return logits
 
 
 def align(features: Float[Tensor, "batch channels rows columns"], box: Box) -> Float[Tensor, "batch channels 1 1"]:
@@ -235,7 +239,7 @@ NETWORKS = ("resnet18", "resnet34", "densenet121", "densenet161")
 
 SMOKE: dict[str, Any] = dict(precision="fp32", evaluate_every=20, training=dict(epochs=0.5))
 
-PRESETS: dict[str, Mapping[str, Any]] = {"smoke": SMOKE} | {
+PRESETS: Mapping[str, Mapping[str, Any]] = {"smoke": SMOKE} | {
     name: merged(dict(method=PAPER), preset)
     for name, preset in {
         **{

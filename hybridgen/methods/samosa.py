@@ -354,6 +354,7 @@ def with_samosa(
             clip=settings.clip,
         ),
     }
+    assert base.average is not None
     average = EMA(autoencoder, base.average.decay, linear_start=False, buffers="copy").eval()
     hybridizer = Hybridizer(average.network, Origin.of(context, "samosa"))
     hybrids = HybridSet(context.dataset, context.split, settings.hybrids_per_image).to(context.accelerator.device)
@@ -371,6 +372,7 @@ def with_samosa(
 
     stream = base.stream
     if drawn:
+        assert isinstance(base.stream, Stream)
         stream = Cycles(base.stream, hybrids, settings, context, cycle_steps, clock.steps_per_epoch)
     classify = lambda network, images: network.classifier(images).predictions
     return replace(

@@ -513,6 +513,7 @@ def plan(
             hybridizer.save_by_first(folder / "snapshots" / f"step-{clock.step}", context.accelerator)
         return {}
 
+    classify = lambda network, images: network.classifier(images)[1]
     made = Plan(
         context,
         stream,
@@ -520,7 +521,7 @@ def plan(
         tasks,
         network=autoencoder,
         average=average,
-        score=by_accuracy(context, lambda network, images: network.classifier(images)[1]),
+        score=by_accuracy(context, classify),
         select=None,
         after_step=after_step,
         finish=lambda folder, _: hybridizer.save_by_first(folder / "hybridizer", context.accelerator),

@@ -46,7 +46,7 @@ def some_of(titles: Mapping[str, str]) -> Any:
             raise ValueError("should be one or more, each once")
         return names
 
-    return Annotated[tuple[Literal[tuple(titles)], ...], AfterValidator(each_once)]
+    return Annotated[tuple[Literal[tuple(titles)], ...], AfterValidator(each_once)]  # pyrefly: ignore[invalid-literal]
 
 
 Variants = Mapping[str, Callable[[int], Plan]]
@@ -194,8 +194,7 @@ class Comparison:
         }
         accelerator, split, settings = self.context.accelerator, self.context.split, self.settings
         beside = {
-            name: {"seconds": summarize([read_result(self.folder(name, seed))["seconds"] for seed in self._seeds])}
-            for name in self.beside
+            name: {"seconds": summarize([done["seconds"] for done in self._finished(name)])} for name in self.beside
         }
         width, wide = max(18, *map(len, summary)), 20 + 8 * (settings.seeds > 1)
         images = len(self.context.dataset.test.known)
@@ -250,6 +249,10 @@ class Comparison:
             return {"gain": gain(self.results[first], done)}
         paired = gain_of_runs(*(self.folder(variant, self.settings.seed) for variant in (first, name)))
         return {} if paired is None else {"gain_by_image": paired}
+
+    def _finished(self, name: str) -> Iterator[Result]:
+        """Of every seed that has been trained, from its folder."""
+        return filter(None, (read_result(self.folder(name, seed)) for seed in self._seeds))
 
     @property
     def _next(self) -> list[str]:
@@ -317,7 +320,7 @@ def summarize(values: list[float]) -> dict[str, float]:
     return {"mean": mean(values)} | ({"std": spread} if len(values) > 1 else {})
 
 
-def shown(value: dict[str, float], *, scale: float = 100, digits: int = 1) -> str:
+def shown(value: Mapping[str, float], *, scale: float = 100, digits: int = 1) -> str:
     """Percent, or on another scale, with the deviation where there is one."""
     more = f" ± {scale * value['std']:.{digits}f}" if "std" in value else ""
     return f"{scale * value['mean']:.{digits}f}{more}"

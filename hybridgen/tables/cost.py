@@ -73,7 +73,8 @@ class Trainee:
 
     def __init__(self, settings: TrainingSettings, method: str, context: Context, seed: int = 0) -> None:
         plan, accelerator = mixing.plan(method, settings, context, seed), context.accelerator
-        self.classifier: Classifier = plan.network
+        assert isinstance(plan.network, Classifier)
+        self.classifier = plan.network
         task = plan.tasks["classifier"]
         self.objective: nn.Module = task.objective
         prepared, optimizer = accelerator.prepare(task.objective, task.optimizer)

@@ -167,8 +167,8 @@ def run_table(
 def measured(results: list[dict[str, Any]], measures: Mapping[str, str]) -> dict[str, dict[str, float] | None]:
     """Mean and deviation of every measure over a row's seeds, None for one that the row does not have."""
     flat = [result | (result.get("transfer") or {}) for result in results]
-    columns = {key: [each.get(key) for each in flat] for key in measures}
-    return {key: None if None in values else summarize(values) for key, values in columns.items()}
+    has = lambda key: all(each.get(key) is not None for each in flat)
+    return {key: summarize([each[key] for each in flat]) if has(key) else None for key in measures}
 
 
 def text_of(
@@ -198,7 +198,9 @@ def draw(path: Path, title: str, names: Mapping[str, str], figures: Figures, mea
     for key in ("test_accuracy_last", *(key for key in measures if key not in ACCURACIES)):
         values = [row[key] for row in figures.values()]
         if any(values):
-            series[key.replace("_", " ").removesuffix(" last")] = [value and spread(value) for value in values]
+            series[key.replace("_", " ").removesuffix(" last")] = [
+                None if value is None else spread(value) for value in values
+            ]
     from matplotlib.figure import Figure  # which takes its time
 
     from hybridgen.evaluation.figures import draw_series

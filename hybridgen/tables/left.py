@@ -160,9 +160,10 @@ def _is_confusion(found: Mapping[str, Any]) -> bool:
 
 def _training(place: Path, top: Path, titles: Mapping[str, str], notes: list[str]) -> OneRun:
     own = place.relative_to(top).as_posix() if place != top else top.resolve().name
-    stem, number = re.fullmatch(r"(.*?)(?:-seed(\d+))?", own).groups()
+    seeded = re.search(r"-seed(\d+)\Z", own)
+    stem = own[: seeded.start()] if seeded else own
     result = read_result(place)
-    seed = int(number) if number else (result or {}).get("seed")
+    seed = int(seeded[1]) if seeded else (result or {}).get("seed")
     classes, confusion = _noted(lambda: _confusion(place), ((), None), notes)
     pictures = _noted(lambda: pictures_of(place, most=FRAMES), [], notes)
     rows, setup = read_metrics(place), _setup(place, notes)

@@ -66,7 +66,7 @@ def over(
     groups = setting.replace("-", "_").split(".")
     configs = {run: configuration.load(run / "config.yaml") for run in runs}
     values = {run: _value(config, groups, run) for run, config in configs.items()}
-    results = {run: read_result(run, ["seed"]) for run in runs}
+    results = {run: result for run in runs if (result := read_result(run, ["seed"])) is not None}
 
     # Each figure by method and value, of all seeds
     found: Found = {name: {} for name in names}

@@ -27,7 +27,7 @@ class PipelineSettings(CompareSettings):
     rounds: Few = 1
     """Of a hybridizer that is trained and a classifier with its hybrids, which guides the hybridizer of the next."""
     method: fixmatch.Settings = fixmatch.Settings()
-    generator: Generator = Generator()
+    generator: Generator = Generator()  # pyrefly: ignore[invalid-annotation]
     """Of a hybridizer that is trained, whose network is the classifier's, --network, unless --generator.network is
     given."""
     hybrids: HybridSettings = HybridSettings()
@@ -55,6 +55,7 @@ def train_in_turn(config: PipelineSettings, context: Context) -> Result:
     rounds = ["", *(f", round {number}" for number in range(2, config.rounds + 1))]
     makers, variants = [f"Hybridizer{each}" for each in rounds], [f"FixMatch + SciMix{each}" for each in rounds]
     first = alone(config.seed)
+    assert isinstance(first.judged, Classifier)
     generator, untrained = generating(config.seed, first.judged)
     generator.pictures()
     parts = {"FixMatch": first} | dict.fromkeys(variants, together(config.seed, untrained))
@@ -65,8 +66,7 @@ def train_in_turn(config: PipelineSettings, context: Context) -> Result:
     def hybridizer_of(number: int, seed: int) -> Hybridizer:
         place = comparison.folder(makers[number], seed)
         if read_result(place) is None:
-            before = comparison.folder(list(parts)[number], seed)
-            guide = finished_classifier(before, context.network(network), context)
+            guide = finished_classifier(comparison.folder(list(parts)[number], seed), context.network(network), context)
             train(generating(seed, guide)[0], config, place, seed)
         return Hybridizer.from_pretrained(place / "hybridizer").to(context.accelerator.device)
 

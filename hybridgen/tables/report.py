@@ -315,33 +315,33 @@ def confusion(
 def _classes(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
     """Accuracy by class and confusions of each variant's first seed that left predictions; data of other classes
     apart."""
-    chosen: dict[str, OneRun] = {}
+    chosen: dict[str, tuple[OneRun, list[list[int]]]] = {}
     for group in groups:
         for run in group.trainings:
             if run.confusion is not None:
-                chosen.setdefault(*_told_of(group, groups, [run.variant]), run)
-    for names in dict.fromkeys(run.classes for run in chosen.values()):
-        own = {name: run for name, run in chosen.items() if run.classes == names}
+                (name,) = _told_of(group, groups, [run.variant])
+                chosen.setdefault(name, (run, run.confusion))
+    for names in dict.fromkeys(run.classes for run, _ in chosen.values()):
+        own = {name: (run, counts) for name, (run, counts) in chosen.items() if run.classes == names}
         rows = []
         for place, name in enumerate(names):
-            totals = [sum(run.confusion[place]) for run in own.values()]
+            totals = [sum(counts[place]) for _, counts in own.values()]
             cells = [
-                _percent(run.confusion[place][place] / total, total) if total else "–"
-                for run, total in zip(own.values(), totals, strict=True)
+                _percent(counts[place][place] / total, total) if total else "–"
+                for (_, counts), total in zip(own.values(), totals, strict=True)
             ]
             told = " or ".join(map(str, sorted(set(totals)))) if any(totals) else "none in the test"
             rows.append((name, told, *cells))
-        of = {"selected" if "selected_step" in (run.result or {}) else "last" for run in own.values()}
+        of = {"selected" if "selected_step" in (run.result or {}) else "last" for run, _ in own.values()}
         which = " or ".join(sorted(of))
         caption = f"Accuracy by class, of each variant's first seed and its {which} network; Wilson's 95 % intervals."
         yield {
             "table": Table(("class", "test images", *(f"{name}, %" for name in own)), rows, caption),
-            "confusions": [_confusion_of(name, run) for name, run in own.items()],
+            "confusions": [_confusion_of(name, run, counts) for name, (run, counts) in own.items()],
         }
 
 
-def _confusion_of(name: str, run: OneRun) -> dict[str, Any]:
-    counts = run.confusion
+def _confusion_of(name: str, run: OneRun, counts: list[list[int]]) -> dict[str, Any]:
     shares = [[count / sum(row) if any(row) else math.nan for count in row] for row in counts]
     right, total = sum(row[place] for place, row in enumerate(counts)), sum(map(sum, counts))
     seed = "" if run.seed is None else f", seed {run.seed}"

@@ -11,6 +11,7 @@ from torch import nn
 from hybridgen.evaluation.attention import attention_of, class_attention, study
 from hybridgen.mixing.inputs import mix_patches
 from hybridgen.networks.classifiers import Classifier
+from hybridgen.networks.multi_input import MultiInputClassifier
 from hybridgen.networks.multi_input_transformer import MultiInputTransformer
 from hybridgen.networks.registry import make_network
 from hybridgen.types import InputError
@@ -129,10 +130,13 @@ def test_of_one_input_there_is_nothing_to_compare():
             assert axis.images[0].get_array().tolist() == image.permute(1, 2, 0).clamp(0, 1).tolist()
 
 
-@pytest.mark.parametrize("encoders", ["each", "plain"])
-def test_other_networks_are_one_error(encoders):
-    made = classifier(source="none", encoders=encoders) if encoders == "each" else Classifier(
-        make_network(NAME, 5, image_size=16), mean=(0.5,) * 3, std=(0.25,) * 3
-    )  # fmt: skip
-    with pytest.raises(InputError, match="network: no transformer of inputs that share their patch embedding"):
-        attention_of(made, pictures(), draws())
+def test_other_networks_are_one_error():
+    statistics = dict(mean=(0.5,) * 3, std=(0.25,) * 3)
+    convolutions = [make_network("wrn-10-1", 5) for _ in range(2)]
+    for made, missing in (
+        (classifier(source="none", encoders="each"), "inputs that share their patch embedding"),
+        (Classifier(make_network(NAME, 5, image_size=16), **statistics), "several inputs"),
+        (MultiInputClassifier(convolutions, **statistics, ensemble="logits"), "several inputs"),
+    ):
+        with pytest.raises(InputError, match=f"network: no transformer of {missing}"):
+            attention_of(made, pictures(), draws())

@@ -14,6 +14,7 @@ from hybridgen.evaluation import inference as module
 from hybridgen.evaluation.inference import ONE, TITLES, answers_of, costs, estimated_ratio, inferences, study
 from hybridgen.evaluation.transfer import wilson
 from hybridgen.networks.classifiers import Classifier
+from hybridgen.networks.multi_input import MultiInputClassifier
 from hybridgen.networks.multi_input_transformer import MultiInputTransformer
 from hybridgen.networks.registry import make_network
 from hybridgen.types import InputError
@@ -116,6 +117,8 @@ def test_times_are_medians_of_rounds_by_turns_and_all_stands_in_table_and_json(m
 def test_other_networks_are_one_error():
     with pytest.raises(InputError, match="network: of one input, which has one inference"):
         inferences(classifier(inputs=1))
-    plain = Classifier(make_network("wrn-10-1", 5), mean=(0.5,) * 3, std=(0.25,) * 3)
-    with pytest.raises(InputError, match="network: no transformer of several inputs"):
-        inferences(plain)
+    statistics = dict(mean=(0.5,) * 3, std=(0.25,) * 3)
+    one, other = (make_network("wrn-10-1", 5) for _ in range(2))
+    for plain in (Classifier(one, **statistics), MultiInputClassifier([one, other], **statistics, ensemble="logits")):
+        with pytest.raises(InputError, match="network: no transformer of several inputs"):
+            inferences(plain)

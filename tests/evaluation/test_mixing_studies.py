@@ -22,6 +22,7 @@ from hybridgen.evaluation.mixing_studies import (
 )
 from hybridgen.evaluation.studies import files_of, write
 from hybridgen.mixing.methods import METHODS
+from hybridgen.networks.classifiers import Classifier
 from hybridgen.training.schedules import Clock
 from hybridgen.types import Batch, InputError
 
@@ -48,10 +49,13 @@ def made(method: str, steps: int = 6, seed: int = 0):
     return list(islice(mixed_inputs(method, batches, generator(seed + 1)), steps))
 
 
-class Nothing(nn.Module):
+class Nothing(Classifier):
     """In the place of a network."""
 
     channels = 3
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
 
     def features(self, images):
         return images

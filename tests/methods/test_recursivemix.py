@@ -9,19 +9,20 @@ from torchvision.ops import roi_align
 
 from hybridgen.methods.recursivemix import History, align
 from hybridgen.mixing.recursive import Box, draw_box, recursive
+from hybridgen.networks.classifiers import Classifier
 from hybridgen.training.schedules import Clock
 from hybridgen.types import Batch, InputError
 
 CLASSES = 4
 
 
-class Network(nn.Module):
+class Network(Classifier):
     """Two convolutions, a mean and a linear layer; the last map has half the image's sides."""
 
     channels = 6
 
     def __init__(self) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         torch.manual_seed(0)
         self.body = nn.Sequential(nn.Conv2d(3, 5, 3, 2, 1), nn.Tanh(), nn.Conv2d(5, 6, 3, 1, 1), nn.Tanh())
         self.head = nn.Linear(6, CLASSES)

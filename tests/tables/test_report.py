@@ -161,6 +161,12 @@ def test_runs_stand_side_by_side_and_unfinished_ones_say_so(tmp_path):
     assert [run["colour"] for run in data["runs"]] == [0, 1]
 
 
+def test_a_folder_may_have_a_name_of_two_lines(tmp_path):
+    leave(tmp_path / "two\nlines-seed3", seed=3)
+    page = report(tmp_path / "two\nlines-seed3")
+    assert page.row("two\nlines, seed 3", "finished")[3] == "50.0 [18.8, 81.2]"
+
+
 def test_what_is_damaged_is_one_line_or_a_note(tmp_path, capsys):
     leave(tmp_path / "run")
     out = tmp_path / "page.html"
