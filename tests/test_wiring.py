@@ -33,7 +33,7 @@ from hybridgen.methods import (
 )
 from hybridgen.methods.hybrids import HybridInputs, WithHybrids
 from hybridgen.networks.autoencoder import Architecture, SamosaArchitecture, SamosaAutoencoder, SemanticAutoencoder
-from hybridgen.tables import pipeline
+from hybridgen.tables import compare, pipeline
 from hybridgen.tables.compare import OF_ENSEMBLES, Comparison
 from hybridgen.tables.cost import noise
 from hybridgen.training.context import Context
@@ -551,6 +551,7 @@ def test_the_pipeline_goes_from_classifier_to_hybridizer_to_classifier_round_by_
     guides, told = [], []
     made = of("scimix")
     monkeypatch.setattr(Comparison, "tell_time", lambda self, *about, like: told.append(about))
+    monkeypatch.setattr(compare, "read_result", lambda folder: {"seconds": 1.0})
     ran = Ran(
         "scimix_fixmatch", tmp_path, monkeypatch, *TRAINED, *SMALL, *BATCHES, *hybrid, *words,
         "--rounds", "2", "--seeds", "2",
@@ -608,6 +609,7 @@ def test_the_pipelines_generator_takes_the_classifiers_network(tmp_path, monkeyp
     given = ("--generator.labelled-batch", "4", "--generator.unlabelled-batch", "8", "--network", "leaky-wrn-16-1")
     guides = []
     monkeypatch.setattr(Comparison, "tell_time", lambda *_, **__: None)
+    monkeypatch.setattr(compare, "read_result", lambda folder: {"seconds": 1.0})
     ran = Ran(
         "scimix_fixmatch", tmp_path, monkeypatch, *TRAINED, *SMALL, *BATCHES, *given, "--hybrids.start", "1",
         "--generator.generator-channels", "8", "8", hybridizer=of("scimix"), finished_classifier=finished(guides),

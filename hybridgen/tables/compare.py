@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator
@@ -97,19 +98,25 @@ class Comparison:
     """Every variant from every seed, each run in a folder of its own below `settings.out`.
 
     Each variant's plan is made once, from the first seed, before the folder is: InputError for anything that cannot be
-    made. Runs that are finished are read and not repeated when the comparison is resumed.
+    made. Runs that are finished are read and not repeated when the comparison is resumed. `beside` are parts that have
+    no accuracies to compare: what hybrids come from.
     """
 
-    def __init__(self, settings: CompareSettings, context: Context, variants: Variants) -> None:
-        plans = [make(settings.seed) for make in variants.values()]
-        self.drawn = settings.seeds * sum(plan.clock.steps * plan.stream.images_per_step for plan in plans)
+    def __init__(
+        self,
+        settings: CompareSettings,
+        context: Context,
+        variants: Variants,
+        beside: Mapping[str, Plan] = MappingProxyType({}),
+    ) -> None:
+        plans = {name: make(settings.seed) for name, make in variants.items()}
+        self.drawn = settings.seeds * sum(plan.clock.steps * plan.stream.images_per_step for plan in plans.values())
         claim(settings.out, settings, context.accelerator, resume=settings.resume)
         write_setup(settings.out, settings, context)
         self.settings, self.context = settings, context
         self.results: dict[str, list[Result]] = {name: [] for name in variants}
-        self._expect({name: plan.clock.steps for name, plan in zip(variants, plans, strict=True)})
-        self.beside: tuple[str, ...] = ()
-        """Parts that have no accuracies to compare: what hybrids come from."""
+        self.beside = tuple(beside)
+        self._expect({name: plan.clock.steps for name, plan in {**plans, **beside}.items()})
         self._oracle: Classifier | None = None
         self._unjudged = False
 
@@ -127,6 +134,9 @@ class Comparison:
     def _expect(self, steps: Mapping[str, int]) -> None:
         of_runs = {self.folder(name, seed): own for seed in self._seeds for name, own in steps.items()}
         self.context.expected.update(of_runs)
+        listed = ", ".join(f"{name} ({own:,} steps)" for name, own in steps.items())
+        seeds = f", each from {self.settings.seeds} seeds" if self.settings.seeds > 1 else ""
+        self.context.tell(f"in {self.settings.out} are trained: {listed}{seeds}")
 
     def folder(self, variant: str, seed: int) -> Path:
         """Of a run: `fixmatch-seed0`, and of "FixMatch + SciMix" `scimix-seed0`."""
@@ -141,8 +151,6 @@ class Comparison:
         judge so many hybridizers of each seed, like this one. The plans are used up."""
         dataset, accelerator, settings = self.context.dataset, self.context.accelerator, self.settings
         self.context.say()
-        self.beside = tuple(name for name in plans if name not in self.results)
-        self._expect({name: plan.clock.steps for name, plan in plans.items()})
         seconds = whole_time({self.folder(name, seed): plan for name, plan in plans.items() for seed in self._seeds})
         if judge is not None:
             seconds += oracle_seconds(self._sized(judge), dataset, accelerator)

@@ -59,8 +59,9 @@ def train_in_turn(config: PipelineSettings, context: Context) -> Result:
     generator, untrained = generating(config.seed, first.judged)
     generator.pictures()
     parts = {"FixMatch": first} | dict.fromkeys(variants, together(config.seed, untrained))
-    comparison = Comparison(config, context, {name: lambda _, plan=plan: plan for name, plan in parts.items()})
-    comparison.tell_time(parts | dict.fromkeys(makers, generator), config.rounds, judge, like=untrained)
+    beside = dict.fromkeys(makers, generator)
+    comparison = Comparison(config, context, {name: lambda _, plan=plan: plan for name, plan in parts.items()}, beside)
+    comparison.tell_time(parts | beside, config.rounds, judge, like=untrained)
 
     # Classifier, hybridizer, classifier, ...
     def hybridizer_of(number: int, seed: int) -> Hybridizer:

@@ -173,7 +173,8 @@ class Context:
         passes = -(-SHORTEST // steps_per_epoch)
         clock = Clock.lasting(usual, passes * steps_per_epoch)
         if passes > 1:
-            self.tell(f"an epoch is {passes} passes over the images, for one is {steps_per_epoch} steps: "
+            a_pass = "one step" if steps_per_epoch == 1 else f"{steps_per_epoch} steps"
+            self.tell(f"an epoch is {passes} passes over the images, of {a_pass} each: "
                       f"{usual:g} epochs are {clock.steps} steps; --epochs")  # fmt: skip
         return clock
 

@@ -1140,7 +1140,7 @@ def test_of_few_images_an_epoch_is_as_many_passes_as_twenty_steps_take_unless_ep
     plan = make(name, context, epochs=None)
     assert (plan.clock.steps_per_epoch, plan.clock.steps) == (steps, usual * steps)
     context.say()
-    said = f"an epoch is {passes} passes over the images, for one is {steps // passes} steps: {usual} epochs are "
+    said = f"an epoch is {passes} passes over the images, of {steps // passes} steps each: {usual} epochs are "
     assert f"{said}{usual * steps} steps; --epochs" in capsys.readouterr().out
     if name in ("mean_teacher", "supervised"):  # whose rate falls over the whole
         first, half, last = (value(plan.tasks["classifier"].rate, at(plan, progress)) for progress in (0, 0.5, 1))

@@ -38,8 +38,8 @@ GIVEN = {
 }
 
 
-def comparison(folder, made=None, **changes) -> Comparison:
-    settings = CompareSettings(out=folder, seed=3, seeds=2, **changes)
+def comparison(folder, made=None, beside=None, **changes) -> Comparison:
+    settings = CompareSettings(**(dict(out=folder, seed=3, seeds=2) | changes))
     made = [] if made is None else made
 
     def plan(name, seed):
@@ -47,7 +47,7 @@ def comparison(folder, made=None, **changes) -> Comparison:
         return SimpleNamespace(clock=Clock(7, 2), stream=SimpleNamespace(images_per_step=11 if "+" in name else 8))
 
     variants = {name: (lambda seed, name=name: plan(name, seed)) for name, _ in list(GIVEN)[:2]}
-    return Comparison(settings, CONTEXT, variants)
+    return Comparison(settings, CONTEXT, variants, beside or {})
 
 
 def result(run) -> dict[str, float]:
@@ -202,6 +202,14 @@ def test_hybrids_are_judged_by_one_oracle_of_the_comparisons_size(tmp_path, monk
     assert compared.judged(None, judge) is None and compared.judged(hybridizer, None) is None
 
 
+def test_what_is_trained_is_said_when_training_begins(tmp_path, capsys):
+    compared = comparison(tmp_path / "c", seeds=1)
+    assert "are trained" not in capsys.readouterr().out
+    compared.context.say()
+    said = f"in {tmp_path / 'c'} are trained: FixMatch (7 steps), FixMatch + SciMix (7 steps)\n"
+    assert capsys.readouterr().out.endswith(said)
+
+
 def test_what_nobody_judges_is_said_so(tmp_path, monkeypatch, capsys, hybridizer):
     monkeypatch.setattr(compare, "sample_grid", lambda *_: torch.zeros(3, 4, 6))
     compared = comparison(tmp_path / "c")
@@ -218,17 +226,21 @@ def test_what_is_trained_beside_the_variants_is_counted(tmp_path, capsys, monkey
     monkeypatch.setattr(compare, "whole_time", lambda parts: told.append(parts) or 600.0)
     monkeypatch.setattr(compare, "oracle_seconds", lambda judge, *_: 0.5 * judge.steps)
     monkeypatch.setattr(compare, "judging_seconds", lambda *_: 7.5)
-    compared, plan = comparison(tmp_path / "c"), object.__new__(Plan)
-    plan.clock = Clock(9, 2)
+    plan = object.__new__(Plan)
+    plan.clock = Clock(1234, 2)
+    compared = comparison(tmp_path / "c", beside={"Hybridizer": plan})
     parts = {"FixMatch": plan, "FixMatch + SciMix": plan, "Hybridizer": plan}
     judge = Training(steps=240, batch_size=2, shrinks=True)  # 30 steps of it are a quarter of the 266 images at most
     compared.tell_time(parts, 2, judge, like=hybridizer)
-    assert "what is left of 6 trainings and of judging takes about 11 minutes" in capsys.readouterr().out  # 645 s
+    assert capsys.readouterr().out.endswith(
+        f"in {tmp_path / 'c'} are trained: FixMatch (7 steps), FixMatch + SciMix (7 steps), Hybridizer (1,234 steps), "
+        "each from 2 seeds\nwhat is left of 6 trainings and of judging takes about 11 minutes\n"  # 645 s
+    )
     compared.tell_time(parts, 2, None, like=hybridizer)
     assert capsys.readouterr().out == "what is left of 6 trainings takes about 10 minutes\n"
     names = [f"{name}-seed{seed}" for name in ("fixmatch", "scimix", "hybridizer") for seed in (3, 4)]
     assert [place.name for place in told[0]] == names
-    assert all(CONTEXT.expected[tmp_path / "c" / name] == 9 for name in names)
+    assert [CONTEXT.expected[tmp_path / "c" / name] for name in names] == [7] * 4 + [1234] * 2
     for seed, seconds in ((3, 100.0), (4, 110.0)):
         write_result(tmp_path / "c" / f"hybridizer-seed{seed}", CONTEXT.accelerator, seconds=seconds)
     for run in compared.unfinished():
