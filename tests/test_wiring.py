@@ -224,6 +224,13 @@ def test_a_hybridizer_is_trained_where_one_is_asked_for_or_the_bundled_one_is_of
             hybrids.is_trained(hybrids.Settings(**given), context, rounds=2)
 
 
+def test_rounds_of_a_hybridizer_that_is_there_are_refused(tmp_path, monkeypatch):
+    given = (*SMALL, *BATCHES, "--hybridizer", "any/one", "--rounds", "2")
+    with pytest.raises(InputError, match=r"^rounds: 2, but the hybridizer is there"):
+        Ran("scimix_fixmatch", tmp_path, monkeypatch, *given, hybridizer=of("scimix"))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", sorted(METHODS.keys() - {"scimix_fixmatch"}))
 def test_other_recipes_train_no_hybridizer(name, tmp_path, monkeypatch):
     more = ("--unlabelled-batch", "4") if "mixmatch" in name else ()
