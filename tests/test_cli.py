@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from PIL import Image
+from PIL import Image, ImageFont
 
 import hybridgen
 from hybridgen import cli
@@ -445,7 +445,30 @@ def test_a_grid_of_few_images_is_of_half_of_them_each_way(artefact, digits):
     for count, side in ((30, 8), (7, 3)):
         part = Part(InMemory(digits.test.images.pixels[:count]), digits.test.labels[:count])
         parents = (part.images.gather(chosen) / 255 for chosen in choose_parents(part, side, side, 5))
-        assert torch.equal(sample_grid(hybridizer, part, 5), hybrid_grid(hybridizer, *parents))
+        grid, expected = sample_grid(hybridizer, part, 5), hybrid_grid(hybridizer, *parents)
+        assert torch.equal(grid[:, :, -expected.shape[2] :], expected)
+
+
+def test_a_sample_has_names_and_reconstructions_left_of_its_rows(artefact, digits):
+    hybridizer = Hybridizer.from_pretrained(artefact)
+    names = ("nought", *"abcdefgh", "an uncommonly long name")
+    hybridizer.origin = replace(hybridizer.origin, classes=names)
+    part = Part(InMemory(digits.test.images.pixels[4:10]), digits.test.labels[4:10].clone())
+    part.labels[:] = torch.tensor([9, 0, 3, 9, 0, 3])
+    semantic = choose_parents(part, 3, 3, 5)[0]
+    parents = part.images.gather(semantic) / 255
+    again = hybridizer.hybridize(semantic=parents, nonsemantic=parents).clamp(0, 1)
+    left = sample_grid(hybridizer, part, 5)[:, :, : -hybrid_grid(hybridizer, parents, parents).shape[2]]
+    for row, index in enumerate(semantic):
+        top = 2 + 8 + (row + 1) * 66
+        torch.testing.assert_close(left[:, top : top + 64 : 4, -64::4].clamp(0, 1), again[row])
+        written = left[:, top : top + 64, :-66]
+        inked = (written < 0.5).flatten(0, 1).any(dim=0).nonzero()
+        width = ImageFont.load_default(14).getlength(names[part.labels[index]])
+        assert abs(int(inked.max() - inked.min()) + 1 - width) <= 4 and inked.max() >= written.shape[2] - 6
+    assert (left[:, 2:66, -64:] < 0.5).any() and (left[:, :60, :-64] == 1).all()  # over reconstructions is written so
+    part.labels[:] = -1  # nobody knows the classes
+    assert (sample_grid(hybridizer, part, 5)[:, 70:, :2] == 1).all()
 
 
 @pytest.mark.parametrize(("size", "shown"), [(16, 64), (32, 64), (48, 96), (96, 96)])

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from hybridgen.data.sources import InMemory
 from hybridgen.data.splits import Split
 from hybridgen.methods.hybrids import Mixer, WithHybrids
 from hybridgen.methods.samosa import Cycles, Samosa
+from hybridgen.tables import pipeline
 from hybridgen.tables.compare import Comparison
 from hybridgen.tables.jobs import Job
 from hybridgen.training.context import Context, RunSettings, split_of
@@ -76,7 +78,7 @@ def made(monkeypatch):
             return cls(settings, Accelerator(cpu=True), synthetic(*of), split(*of, **drawn))
 
     class Planned(Comparison):
-        def __init__(self, settings, context, variants) -> None:
+        def __init__(self, settings, context, variants, beside=MappingProxyType({})) -> None:
             raise Made(*(make(settings.seed) for make in variants.values()))
 
     def train(plan, settings, folder, seed, **more):
@@ -89,12 +91,14 @@ def made(monkeypatch):
             "Comparison": Planned,
             "train": train,
             "load_hybridizer": lambda *given, **more: Mixer("mixup"),
+            "is_trained": lambda settings, *given, **more: settings.hybridizer == "trained",
             "claim": lambda *given, **more: None,
             "sample_grid": lambda *given: None,
         }
         for function, other in replaced.items():
-            if hasattr(module, function):
-                monkeypatch.setattr(module, function, other)
+            for place in (module, pipeline):
+                if hasattr(place, function):
+                    monkeypatch.setattr(place, function, other)
         with pytest.raises(Made) as caught, torch.device("meta"):
             module.main(config)
         return caught.value.plans
@@ -114,6 +118,14 @@ def presets() -> Iterator[tuple[str, str]]:
         if not name.endswith("ablation"):
             alike = name in ("fixmatch", "mean_teacher", "mixmatch")  # as scimix_fixmatch, ...
             yield from ((name, preset) for preset in ("", *(() if alike else recipe(name).PRESETS)))
+
+
+def test_a_hybridizer_is_planned_by_every_preset_of_its_pipeline(made):
+    for preset in recipe("scimix_fixmatch").PRESETS:
+        alone, together = made("scimix_fixmatch", "--preset", preset, "--hybridizer", "trained")
+        assert alone.clock == together.clock
+        objectives = [plan.tasks["classifier"].objective for plan in (alone, together)]
+        assert [isinstance(each, WithHybrids) for each in objectives] == [False, True]
 
 
 @pytest.mark.parametrize(("name", "preset"), tuple(presets()))

@@ -1,9 +1,12 @@
 """Pictures of hybrids."""
 
+import math
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int64
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,6 +17,10 @@ from hybridgen.types import Images, InputError
 
 LEGIBLE = 64
 """Smallest side, in pixels, that an image of a grid is shown with."""
+GAP, EDGE = 2, 8
+"""Pixels between images, and more of them beside the parents."""
+FONT, SMALL = 14, 10
+"""Heights of letters in pixels."""
 
 
 def choose_parents(
@@ -38,12 +45,16 @@ def choose_parents(
     return torch.tensor([index for *_, index in sorted(turns)[:rows]]), torch.tensor(nonsemantic)
 
 
+@torch.no_grad()
 def sample_grid(hybridizer: Hybridizer, part: Part, seed: int, *, side: int = 8) -> Float[Tensor, "3 height width"]:
-    """A grid of up to `side` × `side` hybrids of parents that the seed chooses (`choose_parents`)."""
+    """A grid of up to `side` × `side` hybrids of parents that the seed chooses (`choose_parents`), left of it the
+    semantic parents' classes, as far as they are known, and reconstructions."""
     side = min(side, len(part) // 2)
     device = next(hybridizer.parameters()).device
-    parents = (part.images.gather(chosen).to(device) / 255 for chosen in choose_parents(part, side, side, seed))
-    return hybrid_grid(hybridizer, *parents)
+    chosen, others = choose_parents(part, side, side, seed)
+    semantic, nonsemantic = (part.images.gather(each).to(device) / 255 for each in (chosen, others))
+    names = [hybridizer.origin.classes[label] if label >= 0 else "" for label in part.labels[chosen].tolist()]
+    return torch.cat([row_heads(names, hybridizer(semantic)), hybrid_grid(hybridizer, semantic, nonsemantic)], dim=2)
 
 
 @torch.no_grad()
@@ -70,19 +81,41 @@ def hybrid_grid(
     """
     rows, columns = len(semantic), len(nonsemantic)
     hybrids = crossed(hybridizer, semantic, nonsemantic)
-    factor = -(-LEGIBLE // semantic.shape[-1])
-    gap, edge = 2, 8
-    side = semantic.shape[-1] * factor
-
-    def place(i: int) -> int:
-        """Where the i-th row or column begins: the parents first, then a wider gap."""
-        return gap + i * (side + gap) + (edge if i else 0)
-
-    grid = torch.ones(3, place(rows + 1), place(columns + 1), device=semantic.device)
-    tiles = [(i + 1, 0, image) for i, image in enumerate(semantic)]
-    tiles += [(0, j + 1, image) for j, image in enumerate(nonsemantic)]
-    tiles += [(i + 1, j + 1, hybrids[i * columns + j]) for i in range(rows) for j in range(columns)]
-    for row, column, image in tiles:
-        shown = F.interpolate(image[None], scale_factor=factor, mode="nearest")[0]
-        grid[:, place(row) : place(row) + side, place(column) : place(column) + side] = shown
+    side = legible(hybrids).shape[-1]
+    grid = torch.ones(3, place(rows + 1, side), place(columns + 1, side), device=semantic.device)
+    for row, image in enumerate(legible(semantic), start=1):
+        grid[:, place(row, side) :, place(0, side) :][:, :side, :side] = image
+    for column, image in enumerate(legible(nonsemantic), start=1):
+        grid[:, place(0, side) :, place(column, side) :][:, :side, :side] = image
+    for i, image in enumerate(legible(hybrids)):
+        grid[:, place(i // columns + 1, side) :, place(i % columns + 1, side) :][:, :side, :side] = image
     return grid.cpu()
+
+
+def row_heads(
+    names: Sequence[str], reconstructions: Float[Tensor, "rows 3 size size"]
+) -> Float[Tensor, "3 height width"]:
+    """What stands left of a grid's rows: their names, and how their parents are reconstructed; on white."""
+    font, images = ImageFont.load_default(FONT), legible(reconstructions).cpu()
+    side, width = images.shape[-1], GAP + max(math.ceil(font.getlength(name)) for name in names)
+    paper = Image.new("L", (width + GAP + side, place(len(names) + 1, side)), 255)
+    write = ImageDraw.Draw(paper)
+    for row, name in enumerate(names, start=1):
+        write.text((width, place(row, side) + side / 2), name, fill=0, font=font, anchor="rm")
+    middle = width + GAP + side / 2, place(0, side) + side
+    write.text(middle, "reconstructed", fill=0, font=ImageFont.load_default(SMALL), anchor="mb")
+    strip = torch.frombuffer(bytearray(paper.tobytes()), dtype=torch.uint8).view(-1, paper.width) / 255
+    strip = strip.expand(3, -1, -1).clone()
+    for row, image in enumerate(images, start=1):
+        strip[:, place(row, side) :, width + GAP :][:, :side] = image
+    return strip
+
+
+def legible(images: Images) -> Float[Tensor, "batch 3 _height _width"]:
+    """Small ones magnified by a whole number, pixel by pixel, to a side of at least `LEGIBLE`."""
+    return F.interpolate(images, scale_factor=float(-(-LEGIBLE // images.shape[-1])), mode="nearest")
+
+
+def place(i: int, side: int) -> int:
+    """Where the i-th row or column of images begins: the parents first, then a wider gap."""
+    return GAP + i * (side + GAP) + (EDGE if i else 0)

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
+from tqdm import tqdm
 
 from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.sources import InMemory
@@ -365,7 +366,8 @@ def observe(
     mine = torch.arange(len(ratios))[accelerator.process_index :: accelerator.num_processes]
     table = exact(torch.zeros(len(methods), len(ratios), 8, device=device))
     streams = (batches(part, role[mine], batch_size, device) for role in pairs)
-    for at, ((x_c, _), (x_r, _), (x_other, _)) in zip(mine.split(batch_size), zip(*streams, strict=True), strict=True):
+    places = tqdm(mine.split(batch_size), "judging", leave=False, delay=1, disable=not accelerator.is_main_process)
+    for at, ((x_c, _), (x_r, _), (x_other, _)) in zip(places, zip(*streams, strict=True), strict=True):
         trial = Trial(x_c, x_r, x_other, ratios[at].to(device))
         context = _context(part, pairs.semantic[at], pairs.nonsemantic[at], device)
         for row, method in enumerate(methods.values()):

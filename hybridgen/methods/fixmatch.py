@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hybridgen.data.randaugment import strong
 from hybridgen.losses.classification import cross_entropy, weighted_cross_entropy
 from hybridgen.losses.pseudo_labels import effective_classes
-from hybridgen.methods.classifiers import USUAL, ClassifierSettings, classifier_plan, unrecorded
+from hybridgen.methods.classifiers import EPOCHS, USUAL, ClassifierSettings, classifier_plan, unrecorded
 from hybridgen.methods.pseudo_labels import (
     Alignment,
     CurriculumThresholds,
@@ -49,8 +49,8 @@ class Settings(ClassifierSettings):
     rate: Flat[Positive | None] = None  # pyrefly: ignore[bad-override]
     """Learning rate at the start; unless given 0.03 for images above 16 pixels, and 0.06 up to there."""
     ema_decay: Flat[Decay | None] = None  # pyrefly: ignore[bad-override]
-    """Decay of the averaged weights that are evaluated; unless given 0.999 for images above 16 pixels, and 0.99 up to
-    there."""
+    """Decay of the averaged weights that are evaluated; unless given 0.99, and for images above 16 pixels 0.999, of
+    fewer than 6,000 steps so much less that it reaches back over a sixth of them."""
     threshold: Share = 0.9
     """τ: confidence that a pseudo-label needs; of FlexMatch the largest one, of AdaMatch relative to that in labelled
     images. FreeMatch and SoftMatch need none."""
@@ -187,8 +187,8 @@ class FixMatch(nn.Module):
 
 
 CHOSEN: dict[bool, dict[str, Any]] = {
-    True: dict(rate=0.06, ema_decay=0.99, weighting="fixmatch"),
-    False: dict(rate=0.03, ema_decay=0.999, weighting="adamatch"),
+    True: dict(rate=0.06, weighting="fixmatch"),
+    False: dict(rate=0.03, weighting="adamatch"),
 }
 """What is chosen for small images and for others, where nothing is given."""
 
@@ -197,6 +197,12 @@ def sized(settings: Settings, context: Context) -> Settings:
     """The settings with what is chosen by the size of the images."""
     chosen = CHOSEN[context.dataset.image_size <= SMALL]
     return replace(settings, **{name: value for name, value in chosen.items() if getattr(settings, name) is None})
+
+
+def usual_decay(image_size: int, steps: int) -> float:
+    """Of the average that is evaluated, where none is given. Of few steps it forgets faster, or it would be what the
+    weights were at first."""
+    return 0.99 if image_size <= SMALL else max(0.0, min(0.999, 1 - 6 / steps))
 
 
 OWN: dict[WeightedBy | None, Alignment] = {"softmatch": "uniform", "adamatch": "predictions"}
@@ -242,7 +248,6 @@ def plan(settings: Settings, context: Context, seed: int, *, classifier: nn.Modu
     nothing, are soon left behind.
     """
     settings = sized(settings, context)
-    assert settings.rate is not None and settings.ema_decay is not None
     size, flip = context.dataset.image_size, context.dataset.flip
     strongly = partial(strong, flip=flip, shift=size // 8, cutout=settings.cutout or size // 2)
     labelled, unlabelled = context.batch_sizes(settings.labelled_batch, settings.unlabelled_batch, USUAL)
@@ -253,6 +258,10 @@ def plan(settings: Settings, context: Context, seed: int, *, classifier: nn.Modu
         unlabelled=unlabelled,
         unlabelled_views=(context.weak(), strongly),
     )
+    if settings.ema_decay is None:
+        steps = context.clock(settings.epochs, stream.steps_per_epoch, EPOCHS).steps
+        settings = replace(settings, ema_decay=usual_decay(size, steps))
+    assert settings.rate is not None and settings.ema_decay is not None
     torch.manual_seed(seed)
     classifier = classifier or context.classifier(settings.network, momentum=settings.momentum)
     average = EMA(classifier, settings.ema_decay, buffers="own") if settings.targets == "average" else None

@@ -89,7 +89,7 @@ class RunSettings:
     evaluate_every: Count = 100
     """Steps between evaluations."""
     save_every: Count = 200
-    """Steps between checkpoints."""
+    """Steps between checkpoints; there is one every ten minutes besides."""
     log_with: tuple[str, ...] = ("tensorboard",)
     """Trackers that curves and pictures go to, beside the run's own files: tensorboard, wandb, comet_ml, aim, mlflow,
     clearml, dvclive, or another that accelerate knows."""

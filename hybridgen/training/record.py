@@ -40,6 +40,9 @@ from hybridgen.types import InputError, exact
 
 T = TypeVar("T")
 
+LONGEST = 600.0
+"""Seconds that a run goes on without a checkpoint, but for the step that it is in."""
+
 UNIDENTIFIED = ("out", "resume", "threads", "workers", "data_root", "download", "record_every", "save_every",
                 "log_with")  # fmt: skip
 """Fields in which a resumed run may differ from the one that it continues."""
@@ -129,9 +132,9 @@ class Run:
     """The folder of one training run, as a context around the training loop.
 
     `step` after every step: records every `record_every` steps (means over the interval) to `metrics.jsonl` and the
-    trackers `log_with`, these also what the process does (`measured`), saves a checkpoint every `save_every` steps, and
-    on SIGTERM or Ctrl-C saves one and exits with 128 + signal. A diverged loss ends the run with the name of the last
-    good checkpoint.
+    trackers `log_with`, these also what the process does (`measured`), saves a checkpoint every `save_every` steps, ten
+    minutes after the last one at the latest, and on SIGTERM or Ctrl-C, upon which it exits with 128 + signal. A
+    diverged loss ends the run with the name of the last good checkpoint.
 
     The bar is of all runs `among` which this one is, by their folders, and their steps: it goes on where those that are
     finished end. It shows the last recorded loss and validation accuracy.
@@ -197,7 +200,7 @@ class Run:
             mininterval=1.0, dynamic_ncols=True, leave=len(finished) + 1 == len(self.among),
         )  # fmt: skip
         self._shown: dict[str, str] = {}
-        self._began = time.perf_counter()
+        self._began = self._saved = time.perf_counter()
         self._since, self._steps = now(self.accelerator.device), 0
         self._handlers = {s: signal.signal(s, self._interrupt) for s in (signal.SIGTERM, signal.SIGINT)}
         return self
@@ -235,6 +238,7 @@ class Run:
         if main:
             path = self.checkpoints.save(self.clock)
         self.accelerator.wait_for_everyone()
+        self._saved = time.perf_counter()
         return path
 
     def _let_go(self) -> None:
@@ -274,8 +278,8 @@ class Run:
             if self.accelerator.is_main_process:
                 self._trackers.log(self.measured(), self.clock.step)
             self._since, self._steps = now(self.accelerator.device), 0
-        stop = self._agreed_signal()
-        if self.clock.every(self.save_every) or stop:
+        stop, due = self._agreed()
+        if self.clock.every(self.save_every) or stop or due:
             with self.aside():
                 path = self._save()
             if stop and not self.clock.done:
@@ -328,14 +332,17 @@ class Run:
     def _interrupt(self, number: int, frame: Any) -> None:
         self._signal = number
 
-    def _agreed_signal(self) -> int:
-        """The signal that any process got; several processes ask one another every ten steps."""
+    def _agreed(self) -> tuple[int, bool]:
+        """The signal that any process got, and whether the last checkpoint is LONGEST ago for any; several processes
+        ask one another every ten steps."""
+        due = time.perf_counter() - self._saved > LONGEST
         if self.accelerator.num_processes == 1:
-            return self._signal
+            return self._signal, due
         if self.clock.step % 10:
-            return 0
-        got = torch.tensor(self._signal, device=self.accelerator.device)
-        return int(self.accelerator.gather(got).max())
+            return 0, False
+        own = torch.tensor([[self._signal, due]], device=self.accelerator.device)
+        stop, any_due = self.accelerator.gather(own).amax(dim=0).tolist()
+        return stop, bool(any_due)
 
 
 def with_accuracy(means: Mapping[str, float]) -> dict[str, float]:

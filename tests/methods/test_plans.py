@@ -566,10 +566,20 @@ def test_fixmatch_is_adamatch_above_16_pixels_unless_told_otherwise(context):
         return weighting, task.rate(replace(plan.clock, step=0)), plan.average.decay
 
     assert chosen(context) == ("FixedThreshold", 0.06, 0.99)
-    assert chosen(large) == ("RelativeThreshold", 0.03, 0.999)
+    steps = make("fixmatch", context).clock.steps
+    assert chosen(large) == ("RelativeThreshold", 0.03, pytest.approx(1 - 6 / steps)) and 6 < steps < 600
     for of in (context, large):
         own = chosen(of, weighting="freematch", rate=0.123, ema_decay=0.5)
         assert own == ("SelfAdaptiveThresholds", 0.123, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("size", "steps", "decay"),
+    [(16, 10, 0.99), (16, 10**6, 0.99), (17, 10**6, 0.999), (32, 6000, 0.999), (32, 3000, 0.998), (64, 300, 0.98),
+     (32, 6, 0.0), (32, 1, 0.0)],
+)  # fmt: skip
+def test_an_average_reaches_back_over_a_sixth_of_the_steps_at_most(size, steps, decay):
+    assert fixmatch.usual_decay(size, steps) == pytest.approx(decay, abs=1e-12)
 
 
 def test_half_the_size_needs_a_generator_that_starts_from_the_small_images_code(context):

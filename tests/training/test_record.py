@@ -338,6 +338,20 @@ def test_checkpoints_at_intervals_and_at_the_end(tmp_path):
     assert steps == [0, 5, 10, 12]
 
 
+def test_a_checkpoint_every_ten_minutes_at_the_latest(tmp_path, monkeypatch):
+    """Of steps that take four minutes each: after the third, and three after each other one."""
+    clock = [0.0]
+    monkeypatch.setattr(record.time, "perf_counter", lambda: clock[0])
+    saved = []
+    save = Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda self, now: saved.append(now.step) or save(self, now))
+    with run(tmp_path, steps=12, save_every=5) as made:
+        while not made.clock.done:
+            clock[0] += 240
+            train(made, until=made.clock.step + 1)
+    assert saved == [0, 3, 5, 8, 10, 12]
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("step", [4, 6, 7])
 def test_a_signal_saves_and_exits_and_the_resumed_run_equals_one_that_never_stopped(
