@@ -10,12 +10,12 @@ import torch
 from accelerate import Accelerator
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
-from tqdm import tqdm
 
 from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.sources import InMemory
 from hybridgen.data.streams import batches, derive_seed
 from hybridgen.hybridizer import Hybridizer
+from hybridgen.training.bars import counted
 from hybridgen.training.scores import accuracy
 from hybridgen.types import Images, InputError, exact
 
@@ -366,7 +366,7 @@ def observe(
     mine = torch.arange(len(ratios))[accelerator.process_index :: accelerator.num_processes]
     table = exact(torch.zeros(len(methods), len(ratios), 8, device=device))
     streams = (batches(part, role[mine], batch_size, device) for role in pairs)
-    places = tqdm(mine.split(batch_size), "judging", leave=False, delay=1, disable=not accelerator.is_main_process)
+    places = counted(mine.split(batch_size), "judging", accelerator, delay=1)
     for at, ((x_c, _), (x_r, _), (x_other, _)) in zip(places, zip(*streams, strict=True), strict=True):
         trial = Trial(x_c, x_r, x_other, ratios[at].to(device))
         context = _context(part, pairs.semantic[at], pairs.nonsemantic[at], device)

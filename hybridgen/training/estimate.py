@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
+from hybridgen.training.bars import counted
 from hybridgen.training.engine import now
 from hybridgen.training.fit import fit
 from hybridgen.training.plan import Plan
@@ -44,8 +44,7 @@ def seconds_of(plan: Plan) -> float:
     with torch.random.fork_rng(devices=[]):
         took, done, slow = 0.0, 0, False
         places = PLACES if clock.steps >= SHORT else 1
-        shown = tqdm(range(places), "timing", leave=False, disable=not accelerator.is_main_process)
-        for place in shown:
+        for place in counted(range(places), "timing", accelerator):
             clock.step = min(round((place + 0.5) / places * clock.steps), max(0, clock.steps - 1 - STEPS))
             steps = fit(tasks, plan.stream.from_step(clock.step), clock, accelerator, seed=0)
             if not slow:

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from jaxtyping import Float
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from hybridgen import configuration
 from hybridgen.files import (
@@ -30,6 +31,7 @@ from hybridgen.files import (
     written_aside,
 )
 from hybridgen.settings import plain
+from hybridgen.training.bars import alive
 from hybridgen.training.checkpoint import Checkpoints, differences
 from hybridgen.training.context import RunSettings
 from hybridgen.training.engine import now, peak_memory, precision_of, taken_precision
@@ -180,8 +182,6 @@ class Run:
         self._signal = 0
 
     def __enter__(self) -> "Run":
-        from tqdm import tqdm
-
         try:
             if by_first(self.accelerator, self._is_begun):
                 self.checkpoints.resume(self.clock)
@@ -200,6 +200,8 @@ class Run:
             mininterval=1.0, dynamic_ncols=True, leave=len(finished) + 1 == len(self.among),
         )  # fmt: skip
         self._shown: dict[str, str] = {}
+        self._alive = alive(self._bar)
+        self._alive.__enter__()
         self._began = self._saved = time.perf_counter()
         self._since, self._steps = now(self.accelerator.device), 0
         self._handlers = {s: signal.signal(s, self._interrupt) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -248,6 +250,7 @@ class Run:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+        self._alive.__exit__(kind, error, trace)
         self._bar.close()
         try:
             if self.accelerator.is_main_process:

@@ -9,11 +9,11 @@ import torch
 from accelerate import Accelerator
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from hybridgen.data.datasets import Part
 from hybridgen.data.streams import batches
 from hybridgen.files import written_aside
+from hybridgen.training.bars import counted
 from hybridgen.training.context import Context
 from hybridgen.types import Images, InputError
 
@@ -59,11 +59,9 @@ def logits_of(
     mine = indices[accelerator.process_index :: accelerator.num_processes]
     # The last image once more, where others have one more than this process
     mine += indices[-1:] * (-(-len(indices) // accelerator.num_processes) - len(mine))
-    seen = tqdm(
-        batches(part, mine, batch_size, accelerator.device), "predicting", total=-(-len(mine) // batch_size),
-        leave=False, delay=1, disable=not accelerator.is_main_process,
-    )  # fmt: skip
-    logits, labels = zip(*((classify(images).movedim(-2, 0), labels) for images, labels in seen), strict=True)
+    chunks = counted(range(-(-len(mine) // batch_size)), "predicting", accelerator, delay=1)
+    seen = zip(chunks, batches(part, mine, batch_size, accelerator.device), strict=True)
+    logits, labels = zip(*((classify(images).movedim(-2, 0), labels) for _, (images, labels) in seen), strict=True)
     gathered = (accelerator.gather(torch.cat(each).contiguous()) for each in (logits, labels))
     # Of all processes one after the other: back into the order of the images
     logits, labels = (

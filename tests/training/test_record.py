@@ -113,7 +113,10 @@ def test_the_accuracy_of_pseudo_labels_is_over_all_that_counted(tmp_path):
 def test_one_bar_shows_all_runs_with_loss_and_accuracy(tmp_path, monkeypatch):
     """Of 20, 12 and 8 steps, the first finished, the second resumed after 5."""
     bars = []
-    monkeypatch.setattr("tqdm.tqdm", lambda **how: bars.append((how, bar := tqdm(**how | {"disable": True}))) or bar)
+    monkeypatch.setattr(
+        "hybridgen.training.record.tqdm",
+        lambda **how: bars.append((how, bar := tqdm(**how | {"disable": True}))) or bar,
+    )
     first, second, third = (tmp_path / name for name in ("alone", "mixed", "other"))
     first.mkdir()
     (first / "result.json").write_text("{}")
