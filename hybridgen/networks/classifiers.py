@@ -142,7 +142,8 @@ def _consistency(network: Any) -> nn.Linear:
 
 def stages_of(network: nn.Module) -> tuple[nn.Module, ...]:
     """`Classifier.stages` of a network in timm's convention."""
-    listed = [network.get_submodule(stage["module"]) for stage in getattr(network, "feature_info", ())]
+    described: Any = getattr(network, "feature_info", ())
+    listed = [network.get_submodule(stage["module"]) for stage in described]
     return tuple(stage for stage in listed if any(weight.ndim > 1 for weight in stage.parameters()))
 
 

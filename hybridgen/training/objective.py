@@ -1,6 +1,6 @@
 """What one optimizer minimises."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -129,10 +129,11 @@ def _groups(module: nn.Module, decay: float, decay_all: bool) -> list[dict[str, 
     parameters = [p for p in module.parameters() if p.requires_grad]
     if decay_all:
         return [{"params": parameters, "weight_decay": decay}]
+    named: Callable[[Any], Iterable[str]] = lambda part: getattr(part, "no_weight_decay", set)()
     spared = {
         id(part.get_parameter(name))
         for part in module.modules()
-        for name in getattr(part, "no_weight_decay", set)()
+        for name in named(part)
         if name in dict(part.named_parameters())
     }
     kernels = [p for p in parameters if p.ndim > 1 and id(p) not in spared]
