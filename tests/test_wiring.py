@@ -211,8 +211,9 @@ def test_a_hybridizer_is_trained_where_one_is_asked_for_or_the_bundled_one_is_of
     made.origin = replace(made.origin, split_hash=context.split.hash if split == "own" else "0")
     monkeypatch.setattr(Hybridizer, "from_pretrained", classmethod(lambda cls, source: made))
     assert hybrids.is_trained(hybrids.Settings(**given), context, rounds=1) is trained
+    context.say()
     said = capsys.readouterr().out
-    assert ("one is trained first" in said) is (trained and not given)
+    assert ("a hybridizer is trained first" in said) is (trained and not given)
     assert ("labels of these images" in said) is (data == "own" and trained and not given)
     if trained:
         assert hybrids.is_trained(hybrids.Settings(**given), context, rounds=2)

@@ -311,7 +311,7 @@ def _read(source: str, context: Context, *, allow_other_split: bool) -> Hybridiz
 
 
 def is_trained(settings: Settings, context: Context, *, rounds: int) -> bool:
-    """Whether a hybridizer is to be trained first; says so where nobody asked for it. InputError for settings that only
+    """Whether a hybridizer is to be trained first; tells it where nobody asked for it. InputError for settings that only
     another one has, and for several rounds of it."""
     trained = settings.hybridizer == "trained"
     if settings.hybridizer is None:
@@ -320,7 +320,7 @@ def is_trained(settings: Settings, context: Context, *, rounds: int) -> bool:
         trained = not (of_these or settings.allow_other_split)
         if trained:
             what = "images" if origin.fingerprint != context.dataset.fingerprint else "labels of these images"
-            context.accelerator.print(f"hybridizer: one is trained first, for the bundled one knows other {what}")
+            context.tell(f"a hybridizer is trained first, for the bundled one knows other {what}; --hybridizer")
     if trained and (settings.from_hybridizer or not settings.baseline):
         raise InputError(
             "hybridizer: one that is trained first is guided by the classifier without hybrids; leave out "
