@@ -311,8 +311,8 @@ def _read(source: str, context: Context, *, allow_other_split: bool) -> Hybridiz
 
 
 def is_trained(settings: Settings, context: Context, *, rounds: int) -> bool:
-    """Whether a hybridizer is to be trained first; tells it where nobody asked for it. InputError for settings that only
-    another one has, and for several rounds of it."""
+    """Whether a hybridizer is to be trained first, which is told where nobody asked for it. InputError for settings
+    that only another one has, and for several rounds of it."""
     trained = settings.hybridizer == "trained"
     if settings.hybridizer is None:
         origin = Hybridizer.from_pretrained(bundled()).origin
