@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +31,7 @@ from tqdm import tqdm
 
 from hybridgen.files import LOCK, hold, release
 from hybridgen.settings import plain
-from hybridgen.training import record, trackers
+from hybridgen.training import bars, record, trackers
 from hybridgen.training.checkpoint import Checkpoints
 from hybridgen.training.context import Context, RunSettings
 from hybridgen.training.fit import Diverged
@@ -139,6 +141,17 @@ def test_one_bar_shows_all_runs_with_loss_and_accuracy(tmp_path, monkeypatch):
         assert (bars[-1][0]["desc"], bars[-1][0]["initial"], bars[-1][0]["leave"]) == ("other (3 of 3)", 32, True)
     with run(tmp_path / "lone", steps=8):
         assert (bars[-1][0]["desc"], bars[-1][0]["total"]) == ("lone", 8)
+
+
+def test_the_bar_goes_on_in_a_long_step_and_ends_with_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bars, "EVERY", 0.02)
+    with run(tmp_path) as made:
+        train(made, until=3)
+        before = capsys.readouterr().err.count("3/10")
+        time.sleep(0.3)
+        assert capsys.readouterr().err.count("3/10") >= before + 3
+        train(made)
+    assert not [thread for thread in threading.enumerate() if thread.name == "bar"]
 
 
 def test_means_are_of_scalars_by_their_names_in_whatever_order_a_step_has_them():
