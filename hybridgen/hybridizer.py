@@ -17,6 +17,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 import hybridgen
+from hybridgen.assets import bundled
 from hybridgen.data.datasets import Dataset
 from hybridgen.data.splits import Split
 from hybridgen.files import write_text, written_aside
@@ -233,11 +234,13 @@ class Hybridizer(nn.Module):
         cls, source: str | Path, *, revision: str | None = None, backend: str = "hybridgen"
     ) -> "Hybridizer":
         """Read a folder, or a repository of the Hugging Face hub by its id, owner/name or owner/name@revision: a
-        branch, a tag or a commit. Executes nothing that it reads.
+        branch, a tag or a commit; bundled for the one that comes with the code. Executes nothing that it reads.
 
         Raises InputError, naming the file, for one that is missing, damaged, tampered with, of another program or
         of a version that this one does not read.
         """
+        if source == "bundled":
+            source = bundled()
         folder = fetched(source, (CONFIG, WEIGHTS), what="hybridizer", revision=revision)
         path = folder / CONFIG
         try:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from hybridgen.assets import bundled
 from hybridgen.data.datasets import Dataset, Part, load_dataset
 from hybridgen.data.sources import InMemory
 from hybridgen.data.splits import make_split
@@ -832,3 +833,13 @@ def test_draws_come_from_the_global_generator(hybridizer, images):
         results.append(Hybridize(hybridizer)(images, labels)[0])
     assert torch.equal(results[0], results[1]) and not torch.equal(results[0], results[2])
     assert not torch.equal(*(Hybridize(hybridizer)(images, labels)[0] for _ in range(2)))
+
+
+def test_the_bundled_one_has_a_name(tmp_path, monkeypatch):
+    """Whatever lies in the current folder."""
+    (tmp_path / "bundled").mkdir()
+    monkeypatch.chdir(tmp_path)
+    named, there = Hybridizer.from_pretrained("bundled"), Hybridizer.from_pretrained(bundled())
+    assert named.origin == there.origin
+    for (name, mine), theirs in zip(named.state_dict().items(), there.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs), name

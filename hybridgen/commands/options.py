@@ -80,10 +80,9 @@ class Judged(ABC):
 
 def load(source: str | None, accelerator: "accelerate.Accelerator") -> "hybridgen.hybridizer.Hybridizer":
     """The hybridizer of this folder or hub id; the one that comes with the repository unless given."""
-    from hybridgen.assets import bundled
     from hybridgen.hybridizer import Hybridizer
 
-    return Hybridizer.from_pretrained(bundled() if source is None else source).to(accelerator.device)
+    return Hybridizer.from_pretrained(source or "bundled").to(accelerator.device)
 
 
 def load_data(

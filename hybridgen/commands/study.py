@@ -38,7 +38,6 @@ class Study(Judged):
     """Of methods: part of the spectrum that FDA takes from the non-semantic parent; 0.1 unless given."""
 
     def run(self) -> None:
-        from hybridgen.assets import bundled
         from hybridgen.evaluation.studies import Conditions, check, files_of, load_hybridizers, study, write
         from hybridgen.training.engine import make_accelerator
 
@@ -51,7 +50,7 @@ class Study(Judged):
         self._check_oracle()
         paths = files_of(self.name, self.out)
         accelerator = make_accelerator(threads=self.threads)
-        hybridizers, steps = load_hybridizers(self.hybridizer or [bundled()])
+        hybridizers, steps = load_hybridizers(self.hybridizer or ["bundled"])
         for hybridizer in hybridizers.values():
             hybridizer.to(accelerator.device)
         dataset = self._dataset(hybridizer)

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Int64
 from pydantic import Field
 from torch import Tensor, nn
 
-from hybridgen.assets import bundled
 from hybridgen.hybridizer import Hybridizer
 from hybridgen.losses.consistency import Reduction
 from hybridgen.methods.classifiers import ClassifierSettings
@@ -300,7 +299,7 @@ def with_hybrid_inputs(plan: Plan, settings: InClass, context: Context, *, crop:
 def _read(source: str, context: Context, *, allow_other_split: bool) -> Hybridizer:
     """The hybridizer of this name, on the device. InputError for one that does not fit data and split."""
     dataset = context.dataset
-    hybridizer = Hybridizer.from_pretrained(bundled() if source == "bundled" else source)
+    hybridizer = Hybridizer.from_pretrained(source)
     if source == "bundled" and hybridizer.origin.dataset != dataset.name:
         raise InputError(
             f"hybridizer: the bundled one was trained on {hybridizer.origin.dataset}, not on {dataset.name}; "
@@ -315,7 +314,7 @@ def is_trained(settings: Settings, context: Context, *, rounds: int) -> bool:
     that only another one has, and for several rounds of it."""
     trained = settings.hybridizer == "trained"
     if settings.hybridizer is None:
-        origin = Hybridizer.from_pretrained(bundled()).origin
+        origin = Hybridizer.from_pretrained("bundled").origin
         of_these = (origin.fingerprint, origin.split_hash) == (context.dataset.fingerprint, context.split.hash)
         trained = not (of_these or settings.allow_other_split)
         if trained:
