@@ -594,6 +594,7 @@ def test_the_pipeline_goes_from_classifier_to_hybridizer_to_classifier_round_by_
             )
     rows = ["FixMatch", "FixMatch + SciMix", "FixMatch + SciMix, round 2"]
     assert list(ran.result["classifiers"]) == rows
+    assert ran.result["beside"].keys() == {"Hybridizer", "Hybridizer, round 2"}
     ((plans, count, judge),) = told
     assert plans.keys() == {*rows, "Hybridizer", "Hybridizer, round 2"} and (count, judge) == (2, None)
     assert plans["Hybridizer"].tasks.keys() == {"generator", "discriminator"}

@@ -340,8 +340,16 @@ def test_handed_images_are_real_reconstructed_and_hybrid_and_detached(batch):
     transferred = (hybrid.argmax(1) == parent.argmax(1)).double().mean()
     assert outcome.rates["own_semantic_transfer"].item() == pytest.approx(transferred.item())
     assert not outcome.rates["own_semantic_transfer"].requires_grad
-    assert outcome.guessed.labels.tolist() == parent.argmax(1)[len(batch.labels) :].tolist()
-    assert outcome.guessed.weights is None
+
+
+def test_guesses_are_what_the_semantic_encoder_takes_unlabelled_images_for(batch):
+    objective = build()[0]
+    heads = objective.autoencoder.classifier.heads.predictions
+    heads.bias.data -= by_hand(objective, batch).own[1].mean(0)  # each class is as probable as another
+    _, parent = by_hand(objective, batch).own
+    outcome, count = step(objective, batch), len(batch.labels)
+    assert parent.argmax(1)[count:].tolist() != parent.argmax(1)[: len(parent) - count].tolist()
+    assert outcome.guessed.labels.tolist() == parent.argmax(1)[count:].tolist() and outcome.guessed.weights is None
 
 
 @pytest.mark.parametrize("guide", GUIDES)
