@@ -81,20 +81,19 @@ def make_accelerator(
 ) -> Accelerator:
     """One CPU, one GPU or many processes; what is trained with it takes this precision (`taken_precision`).
 
-    On CPUs the cores are divided among this machine's processes, `threads` each if given: `accelerate launch` alone
-    would leave one thread to a single process. With `keep_memory`, freed memory is reused (`keep_freed_memory`). On
-    GPUs attention is not cuDNN's, whose gradients in bf16 are NaN at times (64 tokens; pytorch/pytorch#196678): the
-    other fused ones are as fast.
+    The cores are divided among this machine's processes, `threads` each if given: `accelerate launch` alone would leave
+    one thread to a single process, and several runs that share a GPU would each start a thread a core. With
+    `keep_memory`, memory that is freed on CPUs is reused (`keep_freed_memory`). On GPUs attention is not cuDNN's, whose
+    gradients in bf16 are NaN at times (64 tokens; pytorch/pytorch#196678): the other fused ones are as fast.
     """
     # Without `cpu`, the processes of torchrun on a machine without GPUs would each take themselves for the only one.
     taken = ACCELERATES[taken_precision(precision).precision]
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=taken)
     torch.backends.cuda.enable_cudnn_sdp(False)
-    if accelerator.device.type == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-        if keep_memory:
-            keep_freed_memory()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    if keep_memory and accelerator.device.type == "cpu":
+        keep_freed_memory()
     return accelerator
 
 

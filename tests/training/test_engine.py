@@ -3,6 +3,7 @@
 import copy
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -51,11 +52,12 @@ def test_channels_last_is_the_layout_of_every_convolution():
     assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize(("asked", "here", "threads"), [(None, "1", 8), (None, "3", 2), (None, "9", 1), (5, "3", 5)])
-def test_cores_are_divided_among_the_processes_of_this_machine(asked, here, threads, monkeypatch):
+def test_cores_are_divided_among_the_processes_of_this_machine(asked, here, threads, device, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(8), raising=False)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    accelerator = Accelerator(cpu=True)
+    accelerator = SimpleNamespace(device=torch.device(device))
     monkeypatch.setattr("hybridgen.training.engine.Accelerator", lambda **_: accelerator)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", here)
     monkeypatch.setenv("WORLD_SIZE", "12")  # of all machines
