@@ -218,8 +218,8 @@ def fixmatch(sizes: Sizes, accelerator: Accelerator) -> Case:
 def fixmatch_hybrids(sizes: Sizes, accelerator: Accelerator) -> Case:
     """The same with hybrids; the hybrids' images and those who make and check them are in the floor too."""
     hybridizer = _hybridizer(sizes, accelerator)
-    how = HybridSettings(start=0, stop=inf)
-    autoencoder, copies = hybridizer.autoencoder, how.copies
+    autoencoder, copies = hybridizer.autoencoder, 3
+    how = HybridSettings(copies=copies, start=0, stop=inf)
     assert isinstance(autoencoder, SemanticAutoencoder)
     step, batch, classifier = _fixmatch_step(sizes, sizes.fixmatch_hybrids, accelerator, (hybridizer, how))
     parents = batch[: sum(sizes.fixmatch_hybrids)]

@@ -17,6 +17,7 @@ from hybridgen.methods.classifiers import ClassifierSettings
 from hybridgen.mixing import masks
 from hybridgen.mixing.mixing import Mixing
 from hybridgen.networks.classifiers import Classifier
+from hybridgen.networks.registry import SMALL
 from hybridgen.settings import NUMBER, Epoch, Few, Flat, Share, Weight, merged, settings
 from hybridgen.training.context import Context
 from hybridgen.training.objective import Outcome
@@ -39,8 +40,9 @@ class Teaching:
     """How hybrids teach (table A.15)."""
     alpha: Annotated[float, Field(gt=0.5, le=1), NUMBER] = 0.9
     """α of equation 2.13: the semantic parent's share of the target. The thesis gives no value beyond α > 0.5."""
-    copies: Few = 3
-    """Hybrids of each image a step."""
+    copies: Few | None = None
+    """Hybrids of each image a step; unless given 3, and 1 of images above 16 pixels, where most of a step goes to
+    them."""
     start: Epoch = 1.5
     """First epoch with hybrids."""
     stop: Epoch = 12
@@ -200,9 +202,11 @@ class WithHybrids(nn.Module):
         classify: Callable[[Images], Float[Tensor, "hybrids classes"]],
         hybridizer: HybridSource,
         settings: Teaching,
+        *,
+        copies: int,
     ) -> None:
         super().__init__()
-        self.base, self.settings = base, settings
+        self.base, self.settings, self.copies = base, settings, copies
         # In a tuple: no part of what is trained, averaged and saved
         self._others = (classify, hybridizer)
 
@@ -213,7 +217,7 @@ class WithHybrids(nn.Module):
         loss = kept = batch.labelled[0].new_zeros(())
         if how.active(clock):
             images, targets, labels = outcome.taught()
-            hybrids = draw_hybrids(hybridizer, images, labels, copies=how.copies, keep_consistent=how.keep_consistent)
+            hybrids = draw_hybrids(hybridizer, images, labels, copies=self.copies, keep_consistent=how.keep_consistent)
             logits = classify(hybrids.images)
             loss = hybrid_loss(logits, targets, labels, hybrids.partner, hybrids.kept, how, hybrids.share)
             kept = hybrids.kept.float().mean()
@@ -231,7 +235,10 @@ def with_hybrids(plan: Plan, hybridizer: HybridSource, settings: Teaching) -> Pl
         )
     task, classify = plan.tasks["classifier"], plan.classify
     assert classify is not None
-    objective = WithHybrids(task.objective, lambda images: classify(plan.network, images), hybridizer, settings)
+    copies = settings.copies or (3 if plan.context.dataset.image_size <= SMALL else 1)
+    objective = WithHybrids(
+        task.objective, lambda images: classify(plan.network, images), hybridizer, settings, copies=copies
+    )
     weights = {**task.weights, "hybrids": settings.weight}
     return replace(plan, tasks={**plan.tasks, "classifier": replace(task, objective=objective, weights=weights)})
 

@@ -37,6 +37,8 @@ Guide = Literal["mean-teacher", "fixmatch", "supervised"]
 
 EPOCHS = 36
 """How many, unless given."""
+LONGEST = 128
+"""Steps of an epoch, at most, where epochs are not given."""
 
 
 @settings
@@ -50,7 +52,8 @@ class Settings:
     guide: Flat[Guide] = "fixmatch"
     """L_S: what trains the classifier E_c, C."""
     epochs: Flat[Positive | None] = None
-    """Passes over the unlabelled images; unless given 36, of fewer than 20 steps several in the place of each."""
+    """Passes over the unlabelled images; unless given 36, of fewer than 20 steps several in the place of each, of more
+    than 128 a part."""
     rate_epochs: Flat[Positive] = 37
     """Epochs in which the cosine rate would decrease fully."""
     rate: Flat[Positive] = 4e-3
@@ -456,7 +459,7 @@ def plan(
         unlabelled=unlabelled,
         unlabelled_views=(weakly, strongly if guide == "fixmatch" else weakly) if guide else (weakly,),
     )
-    clock = context.clock(settings.epochs, stream.steps_per_epoch, EPOCHS)
+    clock = context.clock(settings.epochs, stream.steps_per_epoch, EPOCHS, longest=LONGEST)
     torch.manual_seed(seed)
 
     # Networks and objectives

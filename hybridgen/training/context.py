@@ -1,5 +1,6 @@
 """What every run has: its data and split, its devices, how often it records; and what plans make of them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -161,21 +162,24 @@ class Context:
             size("unlabelled", unlabelled, usual[1], own + len(self.split.unlabelled)),
         )
 
-    def clock(self, epochs: float | None, steps_per_epoch: int, usual: float) -> Clock:
+    def clock(self, epochs: float | None, steps_per_epoch: int, usual: float, *, longest: int | None = None) -> Clock:
         """Of so many epochs. Unless given of the usual number, each of which is as many passes as SHORTEST steps take
-        where one has fewer: so few images are seen longer, and what is given in epochs (windows, the rate's fall) keeps
-        its place in the whole."""
+        where one has fewer, and no more than the `longest` steps of a pass: so few images are seen longer and many are
+        not seen for days, and what is given in epochs (windows, the rate's fall) keeps its place in the whole."""
         if epochs is not None:
             clock = Clock.lasting(epochs, steps_per_epoch)
             if clock.steps < FEW_STEPS:
                 self.tell(f"{epochs:g} epochs are {clock.steps} steps, in which little is learnt; --epochs")
             return clock
         passes = -(-SHORTEST // steps_per_epoch)
-        clock = Clock.lasting(usual, passes * steps_per_epoch)
+        steps = min(passes * steps_per_epoch, longest or math.inf)
+        clock = Clock.lasting(usual, int(steps))
+        whole = f"{usual:g} epochs are {clock.steps} steps; --epochs"
         if passes > 1:
             a_pass = "one step" if steps_per_epoch == 1 else f"{steps_per_epoch} steps"
-            self.tell(f"an epoch is {passes} passes over the images, of {a_pass} each: "
-                      f"{usual:g} epochs are {clock.steps} steps; --epochs")  # fmt: skip
+            self.tell(f"an epoch is {passes} passes over the images, of {a_pass} each: {whole}")
+        elif steps < steps_per_epoch:
+            self.tell(f"an epoch is {steps} of the {steps_per_epoch} steps of a pass over the images: {whole}")
         return clock
 
     def weak(self, *, shift: int | None = None, **options: str) -> View:

@@ -941,6 +941,17 @@ def test_every_field_of_hybrids_arrives(name, field, context, hybridizer):
     assert {f.name for f in fields(hybrids.Settings)} == {*OF_HYBRIDS, "threshold", *others}
 
 
+@pytest.mark.parametrize(("size", "given", "copies"), [(16, None, 3), (17, None, 1), (16, 2, 2), (32, 4, 4)])
+def test_each_image_has_three_hybrids_and_above_16_pixels_one_unless_told_otherwise(size, given, copies, context):
+    base = make("supervised", context)
+    base = replace(base, context=replace(context, dataset=replace(context.dataset, image_size=size)))
+    plan = hybrids.with_hybrids(base, hybrids.Mixer("mixup"), hybrids.Settings(copies=given, start=0.0))
+    seen, batch = [], next(plan.stream.from_step(0))
+    plan.network.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    plan.tasks["classifier"].objective(batch, plan.clock)
+    assert seen[-1] == copies * (len(batch.labelled[0]) + len(batch.unlabelled[0]))
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_hybrids_add_a_loss_with_its_weight_in_its_window_and_leave_the_rest(name, context, hybridizer):
     base = make(name, context)
@@ -1159,6 +1170,27 @@ def test_of_few_images_an_epoch_is_as_many_passes_as_twenty_steps_take_unless_ep
     assert (given.clock.steps_per_epoch, given.clock.steps) == (steps // passes, 2 * steps // passes)
     context.say()
     assert f"2 epochs are {given.clock.steps} steps, in which little is learnt" in capsys.readouterr().out
+
+
+def test_of_many_images_an_epoch_of_the_generator_is_a_part_of_a_pass_unless_epochs_are_given(
+    context, monkeypatch, capsys
+):
+    """Batches of 2 of 51 images: 25 steps a pass."""
+    assert scimix.LONGEST == 128
+    monkeypatch.setattr(scimix, "LONGEST", 22)
+    small = SCIMIX_SMALL | dict(unlabelled_batch=2)
+    plan, _ = scimix.plan(scimix.Settings(**small | dict(epochs=None)), context, 0)
+    assert (plan.stream.steps_per_epoch, plan.clock.steps_per_epoch, plan.clock.steps) == (25, 22, 36 * 22)
+    context.say()
+    said = "an epoch is 22 of the 25 steps of a pass over the images: 36 epochs are 792 steps; --epochs"
+    assert said in capsys.readouterr().out
+    plan, _ = scimix.plan(scimix.Settings(**small | dict(epochs=2.0)), context, 0)
+    assert (plan.clock.steps_per_epoch, plan.clock.steps) == (25, 50)
+    monkeypatch.setattr(scimix, "LONGEST", 25)
+    plan, _ = scimix.plan(scimix.Settings(**small | dict(epochs=None)), context, 0)
+    assert plan.clock.steps == 36 * 25
+    context.say()
+    assert "an epoch is" not in capsys.readouterr().out
 
 
 def test_of_few_images_the_generator_and_all_windows_keep_their_place(context, hybridizer):
