@@ -31,6 +31,9 @@ from hybridgen.training.train import Result
 FIGURES = ("test_accuracy_last", "test_accuracy_selected", "seconds", "steps")
 """Of a run, without which it has no place in the table."""
 
+LONG = 500
+"""Steps of all trainings together from which on it is said beforehand how long they take."""
+
 GAINS = {
     "gain": "   gain of the last, 95 % by Student's t",
     "gain_by_image": "   gain of the selected, 95 % paired by image, of one training each",
@@ -117,11 +120,15 @@ class Comparison:
         self.results: dict[str, list[Result]] = {name: [] for name in variants}
         self.beside = tuple(beside)
         self._expect({name: plan.clock.steps for name, plan in {**plans, **beside}.items()})
+        long = settings.seeds * sum(plan.clock.steps for plan in plans.values()) >= LONG
+        self._untold = plans if long else {}
         self._oracle: Classifier | None = None
         self._unjudged = False
 
     def unfinished(self) -> Iterator[Todo]:
-        """The runs that are to be trained, whose results go to `add`."""
+        """The runs that are to be trained, whose results go to `add`. Says before long work how long it takes."""
+        if self._untold:
+            self.tell_time(self._untold)
         for seed in self._seeds:
             for variant in self.results:
                 folder = self.folder(variant, seed)
@@ -146,18 +153,23 @@ class Comparison:
         """The result of an unfinished run."""
         self.results[run.variant].append(result)
 
-    def tell_time(self, plans: Mapping[str, Plan], hybridizers: int, judge: Judge, *, like: Hybridizer) -> None:
+    def tell_time(
+        self, plans: Mapping[str, Plan], hybridizers: int = 0, judge: Judge = None, *, like: Hybridizer | None = None
+    ) -> None:
         """Say how long it takes to train what is left of all these parts from every seed, variants and others, and to
         judge so many hybridizers of each seed, like this one. The plans are used up."""
         dataset, accelerator, settings = self.context.dataset, self.context.accelerator, self.settings
+        self._untold = {}
         self.context.say()
         seconds = whole_time({self.folder(name, seed): plan for name, plan in plans.items() for seed in self._seeds})
-        if judge is not None:
+        if judge is not None and like is not None:
             seconds += oracle_seconds(self._sized(judge), dataset, accelerator)
             seconds += hybridizers * settings.seeds * judging_seconds(like, dataset, accelerator)
         judging = "" if judge is None else " and of judging"
         count = len(plans) * settings.seeds
-        accelerator.print(f"what is left of {count} trainings{judging} takes about {spoken(seconds)}")
+        trainings = "the training" if count == 1 else f"{count} trainings"
+        if seconds:
+            accelerator.print(f"what is left of {trainings}{judging} takes about {spoken(seconds)}")
 
     def judged(self, hybridizer: HybridSource | None, judge: Judge) -> dict[str, Any] | None:
         """What the hybrids of a hybridizer inherit, by an oracle that is there or trains for a twentieth of the

@@ -255,6 +255,28 @@ def test_what_is_trained_beside_the_variants_is_counted(tmp_path, capsys, monkey
     assert len(row) == header.index("seconds") + len("seconds")  # below those of the variants
 
 
+@pytest.mark.parametrize("long", [28, 29])
+def test_of_long_work_its_time_is_said_once_before(tmp_path, capsys, monkeypatch, long):
+    """Four runs of seven steps each, of which one is finished when they go on."""
+    monkeypatch.setattr(compare, "LONG", long)
+    monkeypatch.setattr("hybridgen.training.estimate.seconds_of", lambda plan: 120.0)
+
+    def said(compared):
+        capsys.readouterr()
+        todo = list(compared.unfinished())
+        return todo, capsys.readouterr().out
+
+    compared = comparison(tmp_path / "c")
+    todo, first = said(compared)
+    assert said(compared) == (todo, "")
+    run = todo[0]
+    run.folder.mkdir()
+    write_result(run.folder, CONTEXT.accelerator, **result(run))
+    _, second = said(comparison(tmp_path / "c", resume=True))
+    expected = [f"what is left of 4 trainings takes about {minutes} minutes" for minutes in (8, 6)]
+    assert [line.splitlines()[-1:] for line in (first, second)] == [[line] if long == 28 else [] for line in expected]
+
+
 def test_further_columns_stand_between_accuracies_and_seconds(tmp_path, capsys):
     """Of what all runs of a variant have; a dash where they have not, and no deviation of what is infinite."""
     columns = (
