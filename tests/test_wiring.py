@@ -221,13 +221,13 @@ def test_a_hybridizer_is_trained_where_one_is_asked_for_or_the_bundled_one_is_of
             with pytest.raises(InputError, match=r"^hybridizer: one that is trained first is guided by the classifier"):
                 hybrids.is_trained(hybrids.Settings(**given, **more), context, rounds=1)
     else:
-        with pytest.raises(InputError, match=r"^rounds: 2, but the hybridizer is there"):
+        with pytest.raises(InputError, match=r"^rounds: 2, but no hybridizer is trained"):
             hybrids.is_trained(hybrids.Settings(**given), context, rounds=2)
 
 
 def test_rounds_of_a_hybridizer_that_is_there_are_refused(tmp_path, monkeypatch):
     given = (*SMALL, *BATCHES, "--hybridizer", "any/one", "--rounds", "2")
-    with pytest.raises(InputError, match=r"^rounds: 2, but the hybridizer is there"):
+    with pytest.raises(InputError, match=r"^rounds: 2, but no hybridizer is trained"):
         Ran("scimix_fixmatch", tmp_path, monkeypatch, *given, hybridizer=of("scimix"))
     assert not (tmp_path / "out").exists()
 

@@ -333,7 +333,7 @@ def is_trained(settings: Settings, context: Context, *, rounds: int) -> bool:
             "--no-baseline and --from-hybridizer, or give a --hybridizer"
         )
     if rounds > 1 and not trained:
-        raise InputError(f"rounds: {rounds}, but the hybridizer is there; --hybridizer trained trains one a round")
+        raise InputError(f"rounds: {rounds}, but no hybridizer is trained; --hybridizer trained trains one a round")
     return trained
 
 
