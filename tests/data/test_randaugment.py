@@ -84,6 +84,7 @@ class TestOperations:
             assert result.dtype == images.dtype
             assert result.min() >= 0 and result.max() <= 1
         assert torch.equal(images, before)
+        assert OPERATIONS[name](images.half(), torch.full((20,), 9.0)).dtype == torch.float16
 
     @pytest.mark.parametrize("name", OPERATIONS)
     def test_round_to_the_nearest_level_first(self, name):
@@ -267,10 +268,10 @@ class TestStrong:
         assert torch.equal(one[1::2], other[1::2])
         assert not torch.equal(one[::2], other[::2])
 
-    @pytest.mark.parametrize(("size", "cutout"), [(32, 16), (20, 7), (8, 16), (16, 1)])
-    def test_cuts_out_a_clipped_square_around_a_uniform_centre(self, size, cutout):
+    @pytest.mark.parametrize(("height", "width", "cutout"), [(32, 32, 16), (12, 20, 7), (8, 8, 16), (16, 16, 1)])
+    def test_cuts_out_a_clipped_square_around_a_uniform_centre(self, height, width, cutout):
         count = 4000
-        images = torch.zeros(count, 3, size, size)
+        images = torch.zeros(count, 3, height, width)
         result = strong(images, generator(), flip=False, shift=0, operations=0, cutout=cutout)
         assert torch.equal(result.unique(), torch.tensor([GREY])) or torch.equal(
             result.unique(), torch.tensor([0.0, GREY])
@@ -279,13 +280,12 @@ class TestStrong:
         assert torch.equal(hole[:, None].expand_as(result), result > 0)
 
         # Each axis: one interval, whose centre is uniform and which is clipped at the borders
-        centre = torch.arange(size)
-        expected = (torch.arange(size) >= (centre - cutout // 2)[:, None]) & (
-            torch.arange(size) < (centre - cutout // 2 + cutout)[:, None]
-        )
         rows, columns = hole.any(2), hole.any(1)
         assert torch.equal(hole, rows[:, :, None] & columns[:, None, :])
         for axis in (rows, columns):
+            place = torch.arange(axis.shape[1])
+            first = place[:, None] - cutout // 2
+            expected = (place >= first) & (place < first + cutout)
             for interval in expected.unique(dim=0):
                 weight = (expected == interval).all(1).double().mean()
                 share = (axis == interval).all(1).double().mean()

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy.stats import binomtest
 
 from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.sources import InMemory
@@ -272,6 +273,13 @@ def test_probe_reads_the_class_where_it_is(dataset):
     assert len(different) < len(pairs)
     assert own["semantic_class_taken"] == pytest.approx(np.mean([h == c for h, c, _ in different]))
     assert own["nonsemantic_class_taken"] == pytest.approx(np.mean([h == r for h, _, r in different]))
+    # Intervals count the semantic parents of these pairs alone
+    once = found("probe", dataset, hybridizer, repeats=1)["hybridizers"]["SciMix"]
+    semantic, nonsemantic = parents(dataset, repeats=1)
+    labels = dataset.test.labels.numpy()
+    hits = (seen.numpy()[semantic] == labels[semantic])[labels[semantic] != labels[nonsemantic]]
+    expected = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
+    assert len(hits) < COUNT and once["semantic_class_taken_interval"] == pytest.approx([*expected], abs=1e-6)
 
 
 def test_table_and_picture_of_the_probe(dataset):

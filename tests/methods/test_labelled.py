@@ -129,8 +129,10 @@ def test_a_crop_is_no_larger_than_the_image(context):
         augmentation(replace(SETTINGS, crop=17), context)
 
 
-def test_whole_photographs_come_as_random_parts_that_are_only_flipped(tmp_path, context):
-    """Of an image whose left half is black and whose right half is white, parts differ; the middle has both."""
+@pytest.mark.parametrize("flip", [True, False])
+def test_whole_photographs_come_as_random_parts_that_are_only_flipped(flip, tmp_path, context):
+    """Of an image whose left half is black and whose right half is white, parts differ; the middle has both. Where
+    images are not flipped, white stays on the right."""
     for part in ("train", "test"):
         for name in ("a", "b"):
             (tmp_path / part / name).mkdir(parents=True)
@@ -138,13 +140,15 @@ def test_whole_photographs_come_as_random_parts_that_are_only_flipped(tmp_path, 
             image.paste((255, 255, 255), (30, 0, 60, 40))
             for i in range(6):
                 image.save(tmp_path / part / name / f"{i}.png")
-    dataset = load_dataset(f"folder:{tmp_path}", image_size=16, whole=True)
+    dataset = replace(load_dataset(f"folder:{tmp_path}", image_size=16, whole=True), flip=flip)
     split = make_split(dataset, labels=12)
     whole = Context(context.settings, context.accelerator, dataset, split)
     plan = mixing.plan("none", replace(SETTINGS, batch=12), whole, 0)
     batch = next(plan.stream.from_step(0))
     white = batch.labelled[0].mean(dim=(1, 2, 3))
     assert batch.labelled[0].shape == (12, 3, 16, 16) and white.std() > 0.1
+    left, right = batch.labelled[0][..., 0].mean(dim=(1, 2)), batch.labelled[0][..., -1].mean(dim=(1, 2))
+    assert (left > right + 0.5).any() == flip
     with pytest.raises(InputError, match="crop: of --whole photographs"):
         augmentation(replace(SETTINGS, crop=8), whole)
 

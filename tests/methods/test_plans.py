@@ -1013,9 +1013,12 @@ def test_samosas_rates_of_both_optimizers_start_anew_in_every_cycle(context):
 
 
 def test_samosas_weights_decays_and_clips_are_of_each_optimizer(context):
-    how = samosa.Settings(weight_decay=0.0321, clip=0.7, weight_reconstruction=2.5, weight_regularizer=3.5, stop=6)
+    how = samosa.Settings(
+        weight_decay=0.0321, clip=0.7, weight_reconstruction=2.5, weight_regularizer=3.5, stop=6, reduction="sum"
+    )
     plan = samosa_plan(how, context, weight_decay=0.0123, clip=0.3)
     first, second = plan.tasks["classifier"], plan.tasks["reconstruction"]
+    assert first.objective.reduction == second.objective.reduction == "sum"
     assert (first.clip, second.clip) == (0.3, 0.7)
     decays = [task.optimizer.param_groups[0]["weight_decay"] for task in (first, second)]
     assert decays == [0.0123, 0.0321]

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 
 from hybridgen.cli import main
 from hybridgen.evaluation.paired import gain_of_runs, paired_gain
 from hybridgen.evaluation.transfer import verdict
+from hybridgen.tables.ending import end
 from hybridgen.tables.pictures import pictures_of
 from hybridgen.types import InputError
 
@@ -144,6 +146,11 @@ def test_variants_stand_in_one_table_where_only_some_have_several_seeds(tmp_path
     of_fixmatch = ["50.0 ± 12.5 [18.8, 81.2]", "25.0 ± 12.5 [6.0, 63.5]", "–", "1 min 01 s"]
     assert page.row("fixmatch")[1:] == of_fixmatch
     assert page.row("other")[1:] == ["50.0 [18.8, 81.2]", "25.0 [6.0, 63.5]", "–", "1 min 01 s"]
+    # Where there is no setup.json, of as many images as the result says
+    (tmp_path / "run" / "setup.json").unlink()
+    assert report(tmp_path / "run").row("other")[1] == "50.0"
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result | {"test_images": 6}))
+    assert report(tmp_path / "run").row("other")[1] == "50.0 [18.8, 81.2]"
 
 
 def test_runs_stand_side_by_side_and_unfinished_ones_say_so(tmp_path):
@@ -254,6 +261,22 @@ def test_gains_of_runs_are_those_of_their_predictions(tmp_path):
     leave(tmp_path / "c", classes=("other", "dog", "none"))
     with pytest.raises(InputError, match="c: other names of classes"):
         gain_of_runs(tmp_path / "a", tmp_path / "c")
+
+
+def test_the_end_of_a_recipe_lists_what_is_in_each_folder_the_report_first(tmp_path, capsys):
+    """Runs stand on lines of their own, and not among what the folder above them holds."""
+    leave(tmp_path / "fixmatch-seed0")
+    leave(tmp_path / "other-seed0", finished=False)
+    for name in ("config.yaml", "setup.json", ".claimed"):
+        shutil.copy(tmp_path / "other-seed0" / "config.yaml", tmp_path / name)
+    (tmp_path / "hybridizer").mkdir()
+    end(tmp_path, Accelerator(cpu=True), ["score", "a b"])
+    assert capsys.readouterr().out.splitlines() == [
+        "written:",
+        f"  {tmp_path}: report.html, config.yaml, hybridizer/, setup.json",
+        f"  {tmp_path / 'fixmatch-seed0'}: config.yaml, metrics.jsonl, predictions.npz, result.json, setup.json",
+        "next: hybridgen score 'a b'",
+    ]
 
 
 @pytest.mark.parametrize(("semantic", "preserved", "oracle", "said"), [
