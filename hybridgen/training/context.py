@@ -1,6 +1,5 @@
 """What every run has: its data and split, its devices, how often it records; and what plans make of them."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -172,8 +171,9 @@ class Context:
                 self.tell(f"{epochs:g} epochs are {clock.steps} steps, in which little is learnt; --epochs")
             return clock
         passes = -(-SHORTEST // steps_per_epoch)
-        steps = min(passes * steps_per_epoch, longest or math.inf)
-        clock = Clock.lasting(usual, int(steps))
+        steps = passes * steps_per_epoch
+        steps = steps if longest is None else min(steps, longest)
+        clock = Clock.lasting(usual, steps)
         whole = f"{usual:g} epochs are {clock.steps} steps; --epochs"
         if passes > 1:
             a_pass = "one step" if steps_per_epoch == 1 else f"{steps_per_epoch} steps"
