@@ -20,6 +20,7 @@ from hybridgen.configuration import parse
 from hybridgen.data.cifar_c import NAMES
 from hybridgen.data.corruptions import CORRUPTIONS, corrupt
 from hybridgen.data.datasets import load_dataset
+from hybridgen.data.splits import Split, make_split
 from hybridgen.data.streams import derive_seed
 from hybridgen.evaluation.classification import nll, top_accuracy
 from hybridgen.evaluation.finished import dataset_of, find, network_of
@@ -192,6 +193,21 @@ def test_the_validation_part_is_the_splits(score, runs):
     assert (found["images"], found["part"]) == (9, "validation")
     assert own["nll"] == pytest.approx(last["validation/nll"], rel=1e-6)
     assert own["disagreement"] == pytest.approx(last["validation/disagreement"])
+
+
+def test_a_run_outlives_the_file_of_its_split(score, data, tmp_path):
+    file, run = tmp_path / "split.json", tmp_path / "run" / "fixmatch-seed0"
+    split = make_split(load_dataset(f"npz:{data}"), labels=15, seed=3, validation=9)
+    split.save(file)
+    module, few = recipe("fixmatch"), ("--epochs", "0.5", "--unlabelled-batch", "6", "--precision", "fp32")
+    arguments = ["--data", f"npz:{data}", "--split", str(file), "--out", str(run.parent), "--threads", "1", *few]
+    with redirect_stdout(StringIO()):
+        module.main(parse(module.Config, module.PRESETS, arguments))
+    file.unlink()
+    checkpoint = next((run / "checkpoints").iterdir())
+    for path in (run, run / "network.safetensors", checkpoint):
+        assert Split.load(find(path).settings.split) == split
+        assert score(path, "--part", "train")["images"] == 15
 
 
 def test_the_train_part_is_the_labelled_images_as_they_are(score, runs, data):

@@ -31,6 +31,7 @@ from hybridgen.training.checkpoint import read_checkpoint
 from hybridgen.training.context import RunSettings, split_of
 from hybridgen.training.engine import laid_out
 from hybridgen.training.record import read_result
+from hybridgen.training.setup import SPLIT
 from hybridgen.types import Images, InputError
 
 SUFFIX = ".pt"
@@ -53,11 +54,15 @@ class Left:
 
     @property
     def settings(self) -> RunSettings | None:
-        """Those of the run that tell its data and split. InputError where they are none."""
+        """Those of the run that tell its data and split, a file of which is the run's own copy. InputError where they
+        are none."""
         if self.config is None:
             return None
         known = {field.name for field in fields(RunSettings)}
         own = {name: value for name, value in self.config.items() if name in known}
+        folder = self.weights.parent.parent if self.weights.suffix == SUFFIX else self.weights.parent
+        if own.get("split") is not None and (folder / SPLIT).is_file():
+            own["split"] = str(folder / SPLIT)
         return checked(RunSettings, own, source=f"{self.path}: configuration: ")
 
 

@@ -16,7 +16,7 @@ from hybridgen.files import write_text
 from hybridgen.settings import flags, flat, plain
 from hybridgen.training.context import Context, RunSettings
 
-SETUP = "setup.json"
+SETUP, SPLIT = "setup.json", "split.json"
 
 LIBRARIES = ("torch", "torchvision", "kornia", "timm", "accelerate", "numpy", "scikit-learn")
 """Whose versions are told, where they are installed."""
@@ -25,7 +25,8 @@ LIBRARIES = ("torch", "torchvision", "kornia", "timm", "accelerate", "numpy", "s
 def write_setup(folder: Path, settings: RunSettings, context: Context, **more: Any) -> None:
     """Write `setup.json` into a run's folder: the data's classes and counts, the split's hash, the recipe, which
     settings are not its defaults, and of the process that writes it versions and kind of machine, without names of
-    hosts, users or folders; and `more`. A run that is continued tells of the last process."""
+    hosts, users or folders; and `more`. A run that is continued tells of the last process. Beside it a copy of the
+    split, `split.json`, if that is of a file, which may be gone one day."""
     if not context.accelerator.is_main_process:
         return
     dataset, split = context.dataset, context.split
@@ -45,6 +46,8 @@ def write_setup(folder: Path, settings: RunSettings, context: Context, **more: A
         "environment": environment(context),
     }
     write_text(folder / SETUP, json.dumps(setup | more, indent=1, ensure_ascii=False) + "\n")
+    if settings.split is not None and not (folder / SPLIT).exists():
+        split.save(folder / SPLIT)
 
 
 def begun_by(settings: Any) -> dict[str, Any]:
