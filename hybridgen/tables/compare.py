@@ -113,13 +113,14 @@ class Comparison:
         beside: Mapping[str, Plan] = MappingProxyType({}),
     ) -> None:
         plans = {name: make(settings.seed) for name, make in variants.items()}
-        self.drawn = settings.seeds * sum(plan.clock.steps * plan.stream.images_per_step for plan in plans.values())
+        trained = {**plans, **beside}
+        self.drawn = settings.seeds * sum(plan.clock.steps * plan.stream.images_per_step for plan in trained.values())
         claim(settings.out, settings, context.accelerator, resume=settings.resume)
         write_setup(settings.out, settings, context)
         self.settings, self.context = settings, context
         self.results: dict[str, list[Result]] = {name: [] for name in variants}
         self.beside = tuple(beside)
-        self._expect({name: plan.clock.steps for name, plan in {**plans, **beside}.items()})
+        self._expect({name: plan.clock.steps for name, plan in trained.items()})
         long = settings.seeds * sum(plan.clock.steps for plan in plans.values()) >= LONG
         self._untold = plans if long else {}
         self._oracle: Classifier | None = None

@@ -227,14 +227,15 @@ def test_what_is_trained_beside_the_variants_is_counted(tmp_path, capsys, monkey
     monkeypatch.setattr(compare, "oracle_seconds", lambda judge, *_: 0.5 * judge.steps)
     monkeypatch.setattr(compare, "judging_seconds", lambda *_: 7.5)
     plan = object.__new__(Plan)
-    plan.clock = Clock(1234, 2)
+    plan.clock, plan.stream = Clock(1234, 2), SimpleNamespace(images_per_step=3)
     compared = comparison(tmp_path / "c", beside={"Hybridizer": plan})
+    assert compared.drawn == 2 * (7 * (8 + 11) + 1234 * 3)  # the generator's images are the run's, too
     parts = {"FixMatch": plan, "FixMatch + SciMix": plan, "Hybridizer": plan}
-    judge = Training(steps=240, batch_size=2, shrinks=True)  # 30 steps of it are a quarter of the 266 images at most
+    judge = Training(steps=1600, batch_size=2, shrinks=True)  # 800 steps of it see a quarter of these 7,670 at most
     compared.tell_time(parts, 2, judge, like=hybridizer)
     assert capsys.readouterr().out.endswith(
         f"in {tmp_path / 'c'} are trained: FixMatch (7 steps), FixMatch + SciMix (7 steps), Hybridizer (1,234 steps), "
-        "each from 2 seeds\nwhat is left of 6 trainings and of judging takes about 11 minutes\n"  # 645 s
+        "each from 2 seeds\nwhat is left of 6 trainings and of judging takes about 17 minutes\n"  # 1,030 s
     )
     compared.tell_time(parts, 2, None, like=hybridizer)
     assert capsys.readouterr().out == "what is left of 6 trainings takes about 10 minutes\n"
