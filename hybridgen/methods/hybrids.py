@@ -202,11 +202,9 @@ class WithHybrids(nn.Module):
         classify: Callable[[Images], Float[Tensor, "hybrids classes"]],
         hybridizer: HybridSource,
         settings: Teaching,
-        *,
-        copies: int,
     ) -> None:
         super().__init__()
-        self.base, self.settings, self.copies = base, settings, copies
+        self.base, self.settings = base, settings
         # In a tuple: no part of what is trained, averaged and saved
         self._others = (classify, hybridizer)
 
@@ -217,7 +215,8 @@ class WithHybrids(nn.Module):
         loss = kept = batch.labelled[0].new_zeros(())
         if how.active(clock):
             images, targets, labels = outcome.taught()
-            hybrids = draw_hybrids(hybridizer, images, labels, copies=self.copies, keep_consistent=how.keep_consistent)
+            assert how.copies is not None
+            hybrids = draw_hybrids(hybridizer, images, labels, copies=how.copies, keep_consistent=how.keep_consistent)
             logits = classify(hybrids.images)
             loss = hybrid_loss(logits, targets, labels, hybrids.partner, hybrids.kept, how, hybrids.share)
             kept = hybrids.kept.float().mean()
@@ -235,10 +234,9 @@ def with_hybrids(plan: Plan, hybridizer: HybridSource, settings: Teaching) -> Pl
         )
     task, classify = plan.tasks["classifier"], plan.classify
     assert classify is not None
-    copies = settings.copies or (3 if plan.context.dataset.image_size <= SMALL else 1)
-    objective = WithHybrids(
-        task.objective, lambda images: classify(plan.network, images), hybridizer, settings, copies=copies
-    )
+    if settings.copies is None:
+        settings = replace(settings, copies=3 if plan.context.dataset.image_size <= SMALL else 1)
+    objective = WithHybrids(task.objective, lambda images: classify(plan.network, images), hybridizer, settings)
     weights = {**task.weights, "hybrids": settings.weight}
     return replace(plan, tasks={**plan.tasks, "classifier": replace(task, objective=objective, weights=weights)})
 

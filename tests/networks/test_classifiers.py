@@ -421,10 +421,10 @@ class Tiny(nn.Module):
         return features.mean((2, 3))
 
 
-def test_a_traced_classifier_with_and_without_hooks(compiling):
+def test_the_default_backend_with_and_without_hooks(compiling):
     plain = Classifier(Tiny(), **STATISTICS)
     compiled = copy.deepcopy(plain)
-    compiled.compile(backend="aot_eager")
+    compiled.compile()
     images = torch.rand(2, 3, 2, 3)
     for hooked in (False, True):
         if hooked:
