@@ -23,12 +23,13 @@ from hybridgen.methods import (
 )
 from hybridgen.methods.pseudo_labels import FixedThreshold, PseudoLabelling
 
-HybridUse = partial(hybrids.Settings, copies=3, start=0.0, stop=inf, threshold=0.95)
+HybridUse = partial(hybrids.Settings, start=0.0, stop=inf, threshold=0.95)
 AdaINTransfer, Perception = adain.AdaINTransfer, adain.Perception
 
 
 def with_hybrids(base, classify, hybridizer, how) -> nn.Module:
-    return base if hybridizer is None else hybrids.WithHybrids(base, classify, hybridizer, how or HybridUse())
+    how = how or HybridUse()
+    return base if hybridizer is None else hybrids.WithHybrids(base, classify, hybridizer, how, copies=how.copies or 3)
 
 
 def FixMatch(classifier, *, threshold=0.95, labelling=None, hybridizer=None, how=None, **changes) -> nn.Module:

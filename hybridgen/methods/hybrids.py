@@ -202,9 +202,11 @@ class WithHybrids(nn.Module):
         classify: Callable[[Images], Float[Tensor, "hybrids classes"]],
         hybridizer: HybridSource,
         settings: Teaching,
+        *,
+        copies: int,
     ) -> None:
         super().__init__()
-        self.base, self.settings = base, settings
+        self.base, self.settings, self.copies = base, settings, copies
         # In a tuple: no part of what is trained, averaged and saved
         self._others = (classify, hybridizer)
 
@@ -215,8 +217,7 @@ class WithHybrids(nn.Module):
         loss = kept = batch.labelled[0].new_zeros(())
         if how.active(clock):
             images, targets, labels = outcome.taught()
-            assert how.copies is not None
-            hybrids = draw_hybrids(hybridizer, images, labels, copies=how.copies, keep_consistent=how.keep_consistent)
+            hybrids = draw_hybrids(hybridizer, images, labels, copies=self.copies, keep_consistent=how.keep_consistent)
             logits = classify(hybrids.images)
             loss = hybrid_loss(logits, targets, labels, hybrids.partner, hybrids.kept, how, hybrids.share)
             kept = hybrids.kept.float().mean()
@@ -234,9 +235,10 @@ def with_hybrids(plan: Plan, hybridizer: HybridSource, settings: Teaching) -> Pl
         )
     task, classify = plan.tasks["classifier"], plan.classify
     assert classify is not None
-    if settings.copies is None:
-        settings = replace(settings, copies=3 if plan.context.dataset.image_size <= SMALL else 1)
-    objective = WithHybrids(task.objective, lambda images: classify(plan.network, images), hybridizer, settings)
+    copies = settings.copies or (3 if plan.context.dataset.image_size <= SMALL else 1)
+    objective = WithHybrids(
+        task.objective, lambda images: classify(plan.network, images), hybridizer, settings, copies=copies
+    )
     weights = {**task.weights, "hybrids": settings.weight}
     return replace(plan, tasks={**plan.tasks, "classifier": replace(task, objective=objective, weights=weights)})
 

@@ -248,7 +248,7 @@ def test_an_objective_learns_from_mixtures_without_knowing(images):
     targets, labels = draw(BATCH, CLASSES, seed=1).softmax(1), torch.tensor([2, 0])
     classify = lambda batch: batch.mean(dim=(2, 3)) @ draw(3, CLASSES, seed=2)
     how, source = HybridUse(copies=2, start=1.0), Mixer("cutmix")
-    taught = WithHybrids(Taught(images, targets, labels), classify, source, how)
+    taught = WithHybrids(Taught(images, targets, labels), classify, source, how, copies=2)
     batch = Batch((images[:2],), labels, ())
     outcome = lambda step: taught(batch, Clock(steps=9, steps_per_epoch=3, step=step))
     torch.manual_seed(7)
@@ -265,7 +265,7 @@ def test_hybrids_of_an_objective_that_does_not_say_what_it_taught_with():
         def forward(self, batch, clock):
             return Outcome({})
 
-    taught = WithHybrids(Silent(), lambda images: images, Mixer("mixup"), HybridUse())
+    taught = WithHybrids(Silent(), lambda images: images, Mixer("mixup"), HybridUse(), copies=1)
     with pytest.raises(InputError, match=r"^hybrids: Silent does not say"):
         taught(Batch((torch.rand(1, 3, 4, 4),), torch.zeros(1, dtype=torch.int64), ()), CLOCK)
 
@@ -315,7 +315,7 @@ def test_window_is_half_open_in_epochs():
 
 def test_defaults_are_the_thesis():
     how = HybridUse()
-    assert (how.use, how.copies, how.keep_consistent) == ("contradict", 3, True)
+    assert (how.use, how.copies, how.keep_consistent) == ("contradict", None, True)
     assert how.active(Clock(steps=10, steps_per_epoch=1))
 
 
