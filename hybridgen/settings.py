@@ -13,7 +13,9 @@ from inspect import get_annotations
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar, dataclass_transform, get_args
 
+import docstring_parser
 import tyro
+from docstring_parser import Docstring, DocstringStyle
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from tyro.conf import arg
@@ -208,7 +210,7 @@ def from_arguments(kind: type[C], arguments: Sequence[str], *, prog: str | None 
     """The settings that these flags give; `how` is tyro's. InputError for what tyro does not understand, else for all
     that is out of range; `--help` prints and exits."""
     said = io.StringIO()
-    with unchecked():
+    with unchecked(), _unbroken_docstrings():
         if {"-h", "--help"} & set(arguments):
             try:
                 with redirect_stdout(said := _Screen()):
@@ -223,6 +225,25 @@ def from_arguments(kind: type[C], arguments: Sequence[str], *, prog: str | None 
             more = "see --help" if prog is None else f"see {prog} --help"
             raise InputError(f"{_folded(said.getvalue())}{_similar(said.getvalue())}; {more}") from stop
     return checked(kind, plain(given), names=flags(kind))
+
+
+@contextmanager
+def _unbroken_docstrings() -> Iterator[None]:
+    """The docstrings of fields come to tyro in whole paragraphs: it would keep the line breaks of indented ones."""
+    read = docstring_parser.parse_from_object
+
+    def unbroken(obj: Any, style: DocstringStyle = DocstringStyle.AUTO) -> Docstring:
+        found = read(obj, style)
+        for field in found.params:
+            paragraphs = (field.description or "").split("\n\n")
+            field.description = "\n\n".join(" ".join(each.split()) for each in paragraphs) or None
+        return found
+
+    docstring_parser.parse_from_object = unbroken
+    try:
+        yield
+    finally:
+        docstring_parser.parse_from_object = read
 
 
 class _Screen(io.StringIO):

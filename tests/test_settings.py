@@ -462,7 +462,10 @@ class Sectioned:
     beta: int = 2
     """Another --alpha."""
     place: Annotated[Path, Section("where to")] = Path("there")
-    """A folder."""
+    """A folder, of which
+    more is said here.
+
+    And here."""
 
 
 @pytest.mark.parametrize(("encoding", "first", "edge"), [("utf-8", "╭─ how much ─", "│"), ("ascii", "how much", " ")])
@@ -479,4 +482,6 @@ def test_help_has_sections(encoding, first, edge, monkeypatch):
           for place, line in enumerate(lines) if line.startswith(start)]  # fmt: skip
     assert len(at) == 5 and at == sorted(at)
     (second,) = [place for place, line in enumerate(lines) if "where to" in line]
+    assert any("A folder, of which more is said here." in line for line in lines)
+    assert not any("And here." in line and "said" in line for line in lines)
     assert at[3] < second == at[4] - 1 and len({len(line) for line in lines if line.startswith(("╭", "╰"))}) <= 1
