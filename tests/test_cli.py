@@ -204,6 +204,15 @@ def test_train_runs_a_recipe_with_its_arguments(trained, tmp_path):
     assert (tmp_path / "run" / "plain-network-seed0" / "network.safetensors").is_file()
 
 
+@pytest.mark.parametrize(("screen", "rank", "said"), [(True, None, 1), (True, "1", 0), (False, None, 0)])
+def test_a_terminal_hears_at_once_that_a_recipe_starts(trained, monkeypatch, screen, rank, said):
+    """From the first process alone; torch comes after it."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: screen)
+    if rank:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert trained("scimix-fixmatch", "--help").err.count("scimix-fixmatch: starts") == said
+
+
 def test_recipes_of_other_names_are_refused_with_the_nearest(run):
     refused(run("train", "scimix_fixmach"), "unknown recipe 'scimix_fixmach'; perhaps you meant scimix-fixmatch; there")
     refused(run("train", "zzz"), "unknown recipe 'zzz'; there are ablation, adain")

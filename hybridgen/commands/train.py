@@ -1,6 +1,7 @@
 """The command `train`: every recipe, of a checkout or of an installed wheel."""
 
 import ast
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -36,6 +37,8 @@ def train(arguments: Sequence[str]) -> None:
         near = get_close_matches(chosen, known, n=1)
         perhaps = f"; perhaps you meant {near[0]}" if near else ""
         raise InputError(f"{said}{perhaps}; there are {', '.join(known)}; see hybridgen train --help")
+    if sys.stderr.isatty() and os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"{chosen}: starts, which takes seconds", file=sys.stderr)
     sys.argv = [f"hybridgen train {chosen}", *rest]
     module = ModuleType("__main__")
     module.__file__ = str(known[chosen])
