@@ -147,7 +147,7 @@ def test_overview_lists_every_command(run):
 
 
 POSITIONAL = (
-    ("study", "name"), ("score", "runs"), ("export", "model"), ("predict", "model"), ("predict", "images"),
+    ("study", "name"), ("score", "runs"), ("export", "model"), ("predict", "images"),
     ("report", "runs"), ("push", "model"), ("push", "repository"),
 )  # fmt: skip
 
@@ -350,7 +350,7 @@ def test_images_of_any_kind_have_a_class(run, model, images, tmp_path):
     shutil.copy(images[1], tmp_path / "more" / "deep" / "x.png")
     expected = probabilities_of(model, [images[2], tmp_path / "more" / "deep" / "x.png"])
     for path in (model, model / "network.safetensors"):
-        said = run("predict", path, images[2], tmp_path / "more", *ONE)
+        said = run("predict", "--model", path, images[2], tmp_path / "more", *ONE)
         rows = [line.rsplit(maxsplit=2) for line in said.out.splitlines()]
         assert said.code == 0 and [name for name, *_ in rows] == [str(images[2]), str(tmp_path / "more/deep/x.png")]
         for row, p in zip(rows, expected, strict=True):
@@ -359,7 +359,7 @@ def test_images_of_any_kind_have_a_class(run, model, images, tmp_path):
 
 def test_a_table_of_predictions_has_every_probability(run, model, images, tmp_path):
     out = tmp_path / "out.csv"
-    assert "out.csv: 3 images" in run("predict", model, *images, "--batch", 2, "--out", out, *ONE).out
+    assert "out.csv: 3 images" in run("predict", "--model", model, *images, "--batch", 2, "--out", out, *ONE).out
     header, *rows = list(csv.reader(out.open()))
     assert header == ["image", "class", "probability", "cat", "dog", "fox"]
     for row, path, p in zip(rows, images, probabilities_of(model, images), strict=True):
@@ -374,7 +374,7 @@ def test_test_images_of_a_data_set_are_told_with_their_labels(run, model, tmp_pa
             colour = (90 * i, 10 * len(name), 30 * ord(name[0]) % 256)
             Image.new("RGB", (20, 24), colour).save(tmp_path / "pets" / name / f"{i}.png")
     out = tmp_path / "out.csv"
-    assert run("predict", model, "--data", tmp_path / "pets", "--out", out, *ONE).code == 0
+    assert run("predict", "--model", model, "--data", tmp_path / "pets", "--out", out, *ONE).code == 0
     header, *rows = list(csv.reader(out.open()))
     assert header == ["image", "class", "probability", "label", "cat", "dog", "fox"]
     assert [row[0] for row in rows] == ["test/0", "test/1", "test/2"] and [row[3] for row in rows] == header[4:]
@@ -392,10 +392,14 @@ def test_what_cannot_be_classified_leaves_no_table(run, model, images, tmp_path)
         ((model, "--out", out), "IMAGES: missing; give images, or --data"),
         ((model, images[0], "--data", "digits-m", "--out", out), "IMAGES: given beside --data"),
         ((model, images[0], "--out", tmp_path / "out.txt"), "a .csv file is needed"),
-        ((tmp_path, images[0], "--out", out), "no classifier there; a finished run's folder, or its network.safe"),
+        (
+            (tmp_path / "empty", images[0], "--out", out),
+            "no classifier there; a finished run's folder, or its network.safe",
+        ),
+        ((model.parent, images[0], "--out", out), f"no classifier there; give one of {model}\n"),
         ((words, images[0], "--out", out), "words.png: damaged, or not a safetensors file"),
     ):
-        refused(run("predict", *arguments, *ONE), said)
+        refused(run("predict", "--model", *arguments, *ONE), said)
     assert not out.exists() and not list(tmp_path.glob(".*"))
 
 
@@ -809,7 +813,7 @@ LYING = ("--data-root", "here", "--download")
         ("hybridize --out g.png --hybridizer {artefact}", "digits-m", {}),
         ("evaluate --hybridizer {artefact} --data svhn", "svhn", {}),
         ("study probe --out o --hybridizer {artefact} --data svhn", "svhn", {}),
-        ("predict {model} --data cifar10", "cifar10", {}),
+        ("predict --model {model} --data cifar10", "cifar10", {}),
         ("split --labels 10 --out s.json --data cifar10", "cifar10", None),
         ("split --labels 10 --out s.json --data folder:a", "folder:a", dict(image_size=8, memory_limit=0)),
         ("study sequence --out o --data svhn", "svhn", dict(image_size=None)),
@@ -1201,7 +1205,7 @@ NEEDED = {
     "hybridize": ("--out", "g.png"),
     "explore": (),
     "evaluate": (),
-    "predict": ("run", "image.png"),
+    "predict": ("--model", "run", "image.png"),
     "report": ("run",),
     "score": ("run",),
     "export": ("run", "--out", "m.onnx"),

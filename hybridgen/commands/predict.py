@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import tyro
 
@@ -28,14 +28,13 @@ class Asked(NamedTuple):
 class Predict:
     """Classify images by a finished run's network: the class of each, and with --out all probabilities.
 
-    MODEL is a run's folder (runs/scimix_fixmatch/scimix-seed0) or its network.safetensors. Images are files, or folders
-    in which they are looked for; of oblong ones the central square is taken, brought to the size that the network was
-    trained on. Or the test images of --data.
+    hybridgen predict --model RUN IMAGES...: files, or folders in which they are looked for; of oblong ones the central
+    square is taken, brought to the size that the network was trained on. Or the test images of --data.
     """
 
-    model: tyro.conf.Positional[Path]
-    """A finished run's folder, or its network.safetensors."""
-    images: tyro.conf.Positional[tuple[Path, ...]] = ()
+    model: Path
+    """A finished run's folder (runs/scimix_fixmatch/scimix-seed0), or its network.safetensors."""
+    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGES...")] = ()
     """Image files, or folders of them."""
     data: str | None = None
     """Data set whose test images are classified instead: digits-m, cifar10, ..., the path of a folder, CSV, Parquet or
@@ -61,7 +60,9 @@ class Predict:
 
         path = self.model / FILE if self.model.is_dir() else self.model
         if not path.is_file():
-            raise InputError(f"{self.model}: no classifier there; a finished run's folder, or its {FILE}, is needed")
+            inside = ", ".join(str(each.parent) for each in sorted(self.model.glob(f"*/{FILE}")))
+            needed = f"give one of {inside}" if inside else f"a finished run's folder, or its {FILE}, is needed"
+            raise InputError(f"--model {self.model}: no classifier there; {needed}")
         classifier, classes, side = load_classifier(path)
         asked = self._asked(side)
 
