@@ -5,6 +5,7 @@ Source: thesis 2.5.3.1. It only measures; no training of a hybridizer or a class
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -52,7 +53,10 @@ PIXELS = 8 * 50_000 * 32 * 32
 """That an oracle of larger images sees in its training between these bounds: eight passes over CIFAR-10."""
 
 BATCH_PIXELS = 512 * 32 * 32
-"""Of its batches."""
+"""Of its batches, at most."""
+
+BATCHES = 16
+"""In a pass over few images, of 64 at least: of as many passes over 2,000 smaller batches make the better oracle."""
 
 PART = 20
 """By which a run's time is divided for the oracle's."""
@@ -113,12 +117,12 @@ def training_for(settings: OracleSettings, dataset: Dataset) -> Training:
         training = Training(batch_size=min(Training.batch_size, known))
         steps = min(training.steps, most * known // training.batch_size)
     else:
-        batch = min(max(32, BATCH_PIXELS // pixels), known)
+        batch = min(max(32, BATCH_PIXELS // pixels), max(64, known // BATCHES), known)
         training = Training(
             batch_size=batch,
             network=default_network(dataset.image_size),
             optimizer="sgd",
-            rate=0.6 * batch / 512,
+            rate=0.6 * math.sqrt(batch / 512),
             weight_decay=1e-3,
             label_smoothing=0.2,
             ema_decay=0.98,
