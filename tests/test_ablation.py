@@ -103,6 +103,8 @@ def test_variants_are_trained_once_and_own_classifiers_from_every_seed():
     assert folders(each) == {f"generator-full-seed{seed}" for seed in (0, 1, 2)}
     assert len({job.folder for row in once for job in row}) == 5 + 6 * 3
     assert len({job.folder for row in each for job in row}) == 3 + 3 * 3
+    for job in (job for row in (*once, *each) for job in row):
+        assert job.arguments[job.arguments.index("--seed") + 1] == job.folder.name.rpartition("-seed")[2]
 
 
 def test_a_table_holds_means_and_deviations_and_dashes_where_nothing_is():

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 import torch
+import yaml
 from huggingface_hub import ModelCard
 from recipe_modules import recipe
 
@@ -129,6 +130,9 @@ def test_a_classifier_there_and_back(hub, run, capsys):
     ):
         assert said in card.text, said
     assert "elsewhere" not in card.content
+    configuration = yaml.safe_load(card.text.split("```yaml\n")[1].split("```")[0])
+    method = {"epochs": 3.0, "rate": 0.1}  # and not where the run lay
+    assert configuration == {"data": "npz:toy.npz", "labels": 4, "method": method, "hybrids": {"baseline": False}}
 
     # A card that lies there goes as it stands
     (run / "README.md").write_text("---\nlicense: other\n---\n# Mine\n")

@@ -40,6 +40,14 @@ def test_areas_and_proportions_are_those_that_are_asked_for():
     assert abs(logs.mean()) < 0.02
 
 
+def test_crops_lie_where_they_are_drawn():
+    """By a number for the left and another for the top, of what the crop leaves free."""
+    made, tall, wide = crops(50, scale=(0.25, 0.5))
+    _, _, left, top, _ = torch.rand(5, 50, generator=generator())
+    torch.testing.assert_close(made[:, 1, 8, 0] - wide / 32, left * (1 - wide), atol=1e-5, rtol=0)
+    torch.testing.assert_close(made[:, 0, 0, 8] - tall / 32, top * (1 - tall), atol=1e-5, rtol=0)
+
+
 def test_a_crop_is_the_part_of_the_image_brought_to_size():
     """As torchvision resizes the same part; inside, where no border pixel counts."""
     images = torch.rand(6, 3, 40, 60, generator=generator(1))

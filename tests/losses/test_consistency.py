@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import kl_div
 
 from hybridgen.losses.consistency import (
+    historical_consistency,
     jensen_shannon,
     logit_distance,
     mean_squared,
@@ -92,6 +94,23 @@ def test_mean_teachers_three_losses(logits, reduction, count):
         "consistency": [False, True, False],
     }
     assert reaches("logit_distance") == [True, True, False]
+
+
+@pytest.mark.parametrize(("divergence", "reference"), [("kl", kl_div), ("cross-entropy", lambda p, q: -p * np.log(q))])
+def test_consistency_with_the_past_is_a_mean_over_the_batch_to_which_what_was_not_finite_adds_nothing(
+    logits, divergence, reference
+):
+    """KL(then ‖ prediction) or their cross-entropy, by scipy and numpy; gradient to the prediction alone."""
+    prediction, then = logits
+    each = reference(probabilities(then), probabilities(prediction)).sum(axis=1)
+    whole = historical_consistency(prediction, then, divergence=divergence)
+    assert whole.item() == pytest.approx(each.mean(), rel=1e-12)
+    broken = then.detach().clone()
+    broken[1, 2], broken[3, 0] = torch.nan, torch.inf
+    loss = historical_consistency(prediction, broken, divergence=divergence)
+    assert loss.item() == pytest.approx(each[[0, 2, 4]].sum() / 5, rel=1e-12)
+    (whole + loss).backward()
+    assert prediction.grad.isfinite().all() and not prediction.grad.eq(0).all(dim=1).any() and then.grad is None
 
 
 def test_jensen_shannon_is_the_mean_divergence_from_the_mixture():

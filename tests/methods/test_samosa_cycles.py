@@ -1,12 +1,14 @@
 """Which batches SAMOSA's cycles draw, and the hybrids that they draw from."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from hybridgen.data.datasets import load_dataset
 from hybridgen.data.splits import make_split
+from hybridgen.methods import samosa
 from hybridgen.methods.samosa import Cycles, HybridSet, Settings, samosa_hybrids, stretch
 from hybridgen.networks.autoencoder import SamosaArchitecture, SamosaAutoencoder
 
@@ -80,6 +82,18 @@ def test_a_hybrid_set_has_copies_of_every_labelled_image_or_their_hybrids(digits
     assert (hybrids.images - expected).abs().max() <= 1 and (hybrids.images == expected).float().mean() > 0.99
     assert torch.equal(hybrids.images[~kept], dataset.train.images.gather(semantic[~kept]))
     assert 0 < kept.sum() < 60 and not torch.equal(hybrids.images[kept], dataset.train.images.gather(semantic[kept]))
+
+
+def test_the_other_parent_is_any_labelled_or_unlabelled_image(digits, autoencoder, monkeypatch):
+    """Hybrids that are their non-semantic parents themselves show who these are."""
+    dataset, split = digits
+    monkeypatch.setattr(samosa, "samosa_hybrids", lambda network, mine, others, labels: (others, labels == labels))
+    split = replace(split, unlabelled=split.unlabelled[:20])
+    hybrids = HybridSet(dataset, split, 20)
+    assert hybrids.make(autoencoder, dataset, split, seed=1) == 1
+    images = dataset.train.images.gather(torch.tensor(split.labelled + split.unlabelled))
+    same = (hybrids.images[:, None] == images).flatten(2).all(dim=2)
+    assert same.any(dim=1).all() and same.sum(dim=0).min() > 0  # of 400 draws from 40
 
 
 def test_hybrid_sets_follow_from_the_seed_and_are_part_of_the_state(digits, autoencoder):

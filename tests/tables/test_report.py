@@ -5,6 +5,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from PIL import Image
 from hybridgen.cli import main
 from hybridgen.evaluation.paired import gain_of_runs, paired_gain
 from hybridgen.evaluation.transfer import verdict
-from hybridgen.tables.ending import end
+from hybridgen.tables.ending import end, save_transfer
 from hybridgen.tables.pictures import pictures_of
 from hybridgen.types import InputError
 
@@ -56,7 +57,13 @@ class Page(HTMLParser):
 
 
 def leave(
-    folder: Path, *, seed: int = 0, right: int = 3, finished: bool = True, classes=(NAUGHTY, "dog", "none")
+    folder: Path,
+    *,
+    seed: int = 0,
+    right: int = 3,
+    finished: bool = True,
+    seconds: float = 75.0,
+    classes=(NAUGHTY, "dog", "none"),
 ) -> None:
     """What a run leaves: of six test images, three of each of two classes, the first `right` are predicted right."""
     folder.mkdir(parents=True)
@@ -89,7 +96,7 @@ def leave(
         "selected_step": 2,
         "seed": seed,
         "steps": 3,
-        "seconds": 75.0,
+        "seconds": seconds,
     }
     (folder / "result.json").write_text(json.dumps(result | {"split_hash": "abc123"}))
 
@@ -166,6 +173,28 @@ def test_runs_stand_side_by_side_and_unfinished_ones_say_so(tmp_path):
     data = json.loads(page.scripts[0])
     assert [each["run"] for each in data["curves"]["classifier/total"]] == [0, 1]
     assert [run["colour"] for run in data["runs"]] == [0, 1]
+
+
+def test_curves_of_a_variant_have_a_colour_and_lines_apart_from_all_others_of_it(tmp_path):
+    """The ninth has the first one's colour again, and another line."""
+    for name in (*(f"{letter}-seed0" for letter in "abcdefghij"), "a-seed1", "a-seed2"):
+        leave(tmp_path / "run" / name, finished=False)
+    (tmp_path / "run" / "config.yaml").write_text("data: toy\n")
+    runs = {run["name"]: run for run in json.loads(report(tmp_path / "run").scripts[0])["runs"]}
+    firsts = [runs[f"{letter}, seed 0"] for letter in "abcdefghij"]
+    assert [run["colour"] for run in firsts] == [*range(8), 0, 1]
+    assert len({(run["colour"], run["dash"]) for run in firsts}) == 10
+    seeds = [runs[f"a, seed {seed}"] for seed in range(3)]
+    assert {run["colour"] for run in seeds} == {0} and len({run["dash"] for run in seeds}) == 3
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(59.7, "1 min 00 s"), (3599, "59 min 59 s"), (3600, "1 h 00 min"), (7559, "2 h 05 min")],
+)
+def test_times_are_told_in_seconds_below_an_hour(seconds, said, tmp_path):
+    leave(tmp_path / "run", seconds=seconds)
+    assert report(tmp_path / "run").row("run, seed 0", "finished")[-1] == said
 
 
 def test_a_folder_may_have_a_name_of_two_lines(tmp_path):
@@ -277,6 +306,18 @@ def test_the_end_of_a_recipe_lists_what_is_in_each_folder_the_report_first(tmp_p
         f"  {tmp_path / 'fixmatch-seed0'}: config.yaml, metrics.jsonl, predictions.npz, result.json, setup.json",
         "next: hybridgen score 'a b'",
     ]
+
+
+def test_confusions_of_hybrids_are_kept_with_the_class_of_the_semantic_parent_as_row(tmp_path):
+    """A quarter of those of a class is seen as the third, all of the next one too; of the third there are none."""
+    shares = torch.tensor([[0.75, 0, 0.25], [0, 0, 1], [torch.nan] * 3], dtype=torch.float64)
+    rates = SimpleNamespace(to_dict=lambda: {"semantic_transfer": 0.6}, confusion=shares)
+    dataset = SimpleNamespace(classes=("a", "b", "c"))
+    save_transfer(tmp_path, rates, SimpleNamespace(accelerator=Accelerator(cpu=True), dataset=dataset))
+    assert json.loads((tmp_path / "transfer.json").read_text()) == {
+        "semantic_transfer": 0.6, "classes": ["a", "b", "c"],
+        "confusion": [[0.75, 0.0, 0.25], [0.0, 0.0, 1.0], [None, None, None]],
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("semantic", "preserved", "oracle", "said"), [
