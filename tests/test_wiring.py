@@ -581,7 +581,7 @@ def test_the_pipeline_goes_from_classifier_to_hybridizer_to_classifier_round_by_
             assert_same_plan(run.plan, expected)
             assert run.plan.clock.steps == 25 and run.plan.tasks["generator"].rate(run.plan.clock) == 0.0123
             mine, theirs = run.plan.network.classifier.heads.predictions.weight, classifier.network.head.weight
-            assert run.seed == seed and torch.equal(mine, theirs)
+            assert run.seed == seed and torch.equal(mine, theirs) and run.plan.context.group == "generator"
             assert torch.equal(run.plan.pictures()["grid"], drawn(ran, run, "scimix"))
             run = ran.runs[f"scimix{number}-seed{seed}"]
             objective = run.plan.tasks["classifier"].objective

@@ -48,7 +48,8 @@ def train_in_turn(config: PipelineSettings, context: Context) -> Result:
     together = lambda seed, hybridizer: with_hybrids(alone(seed), hybridizer, config.hybrids)
 
     def generating(seed: int, guide: Classifier) -> tuple[Plan, Hybridizer]:
-        plan, hybridizer = scimix.plan(replace(config.generator, network=network), context, seed, classifier=guide)
+        own = replace(context, group="generator")
+        plan, hybridizer = scimix.plan(replace(config.generator, network=network), own, seed, classifier=guide)
         return replace(plan, pictures=lambda: {"grid": sample_grid(hybridizer, context.dataset.test, seed)}), hybridizer
 
     # All of them once, which refuses what cannot be made; and how long they take

@@ -105,6 +105,9 @@ class Context:
     split: Split
     expected: dict[Path, int] = field(default_factory=dict)
     """Steps of every training of the command, by the folders of their runs, where they are known beforehand."""
+    group: str = ""
+    """Of the command's settings from which a plan is made, where there is one beside those without a name: `generator`
+    of --generator.epochs."""
     _told: dict[str, bool] = field(default_factory=dict)
 
     @classmethod
@@ -137,6 +140,10 @@ class Context:
         """What was chosen by these data, for `say`."""
         self._told.setdefault(line, False)
 
+    def _tell_of(self, flag: str, line: str) -> None:
+        """What was chosen for a field, and its flag."""
+        self.tell(f"{self.group}: {line}; --{self.group}.{flag}" if self.group else f"{line}; --{flag}")
+
     def say(self) -> None:
         """Print what was told and is not said yet: when training begins, and not before an error."""
         for line, said in self._told.items():
@@ -153,7 +160,7 @@ class Context:
             if given is not None or common <= images:
                 return common if given is None else given
             fitting = max(1, images - images % self.accelerator.num_processes)
-            self.tell(f"{fitting} {name} images a step, for there are {images}; --{name}-batch")
+            self._tell_of(f"{name}-batch", f"{fitting} {name} images a step, for there are {images}")
             return fitting
 
         return (
@@ -168,18 +175,19 @@ class Context:
         if epochs is not None:
             clock = Clock.lasting(epochs, steps_per_epoch)
             if clock.steps < FEW_STEPS:
-                self.tell(f"{epochs:g} epochs are {clock.steps} steps, in which little is learnt; --epochs")
+                self._tell_of("epochs", f"{epochs:g} epochs are {clock.steps} steps, in which little is learnt")
             return clock
         passes = -(-SHORTEST // steps_per_epoch)
         steps = passes * steps_per_epoch
         steps = steps if longest is None else min(steps, longest)
         clock = Clock.lasting(usual, steps)
-        whole = f"{usual:g} epochs are {clock.steps} steps; --epochs"
+        whole = f"{usual:g} epochs are {clock.steps} steps"
         if passes > 1:
             a_pass = "one step" if steps_per_epoch == 1 else f"{steps_per_epoch} steps"
-            self.tell(f"an epoch is {passes} passes over the images, of {a_pass} each: {whole}")
+            self._tell_of("epochs", f"an epoch is {passes} passes over the images, of {a_pass} each: {whole}")
         elif steps < steps_per_epoch:
-            self.tell(f"an epoch is {steps} of the {steps_per_epoch} steps of a pass over the images: {whole}")
+            of_a_pass = f"{steps} of the {steps_per_epoch} steps of a pass over the images"
+            self._tell_of("epochs", f"an epoch is {of_a_pass}: {whole}")
         return clock
 
     def weak(self, *, shift: int | None = None, **options: str) -> View:

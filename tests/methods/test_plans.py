@@ -1347,6 +1347,9 @@ def test_of_few_images_an_epoch_is_as_many_passes_as_twenty_steps_take_unless_ep
     if name in ("mean_teacher", "supervised"):  # whose rate falls over the whole
         first, half, last = (value(plan.tasks["classifier"].rate, at(plan, progress)) for progress in (0, 0.5, 1))
         assert half == pytest.approx(first / 2) and last == pytest.approx(0, abs=1e-12)
+    make(name, replace(context, group="generator"), epochs=None)
+    context.say()
+    assert f"generator: {said}{usual * steps} steps; --generator.epochs\n" in capsys.readouterr().out
     given = make(name, context, epochs=2.0)
     assert (given.clock.steps_per_epoch, given.clock.steps) == (steps // passes, 2 * steps // passes)
     context.say()
