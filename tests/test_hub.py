@@ -276,6 +276,7 @@ def test_what_the_hub_does_not_take(hub, run, monkeypatch, capsys):
     monkeypatch.delenv("HF_TOKEN")
     assert f"hub: there is no token; {LOGIN}\n" in refused(capsys, run, "me/toy")
     assert hub.repositories.keys() == {"me/toy"} and hub.repositories["me/toy"].branches == before
+    assert not (run / "README.md").exists()  # with the wrong licence or for another id
 
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     hub.shutdown()
