@@ -11,6 +11,7 @@ import yaml
 from hybridgen.errors import InputError
 
 CARD = "README.md"
+LOGIN = "log in by `hf auth login`, or set HF_TOKEN"
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,32 @@ def pushed(folder: Path, repo_id: str, *, private: bool, revision: str | None) -
     import huggingface_hub
 
     if huggingface_hub.get_token() is None:
-        raise InputError("hub: there is no token; log in by `hf auth login`, or set HF_TOKEN")
+        raise InputError(f"hub: there is no token; {LOGIN}")
     hub = huggingface_hub.HfApi(library_name="hybridgen")
     try:
         hub.create_repo(repo_id, private=private or None, exist_ok=True)
         if revision is not None:
             hub.create_branch(repo_id, branch=revision, exist_ok=True)
         message = "Upload by hybridgen"
-        return str(hub.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message))
+        done = hub.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message)
+        return done.commit_url
     except Exception as error:
         raise InputError(f"hub: {repo_id} cannot be written ({_reason(error)})") from error
 
 
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _reason(error: BaseException) -> str:
+    """What went wrong, in one line: huggingface_hub's own begin with a number and the id of a request."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    while error.__cause__ is not None and getattr(error, "response", None) is None:
+        error = error.__cause__
+    if isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError):
+        return f"there is no such repository, or it is private; for one of yours, {LOGIN}"
+    response = getattr(error, "response", None)
+    if response is not None and response.status_code == 401:
+        return f"the token is not valid; {LOGIN}"
+    told = getattr(error, "server_message", None) or str(error)
+    return " ".join(told.split()) or type(error).__name__
 
 
 def without_places(value: Any) -> Any:

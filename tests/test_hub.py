@@ -1,15 +1,16 @@
-"""What goes to the hub and comes from it, by a hub that is a folder."""
+"""What goes to the hub and comes from it, by huggingface_hub's own client and a hub of this process."""
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 import torch
 import yaml
-from huggingface_hub import ModelCard
+from hub_server import TOKEN, Server, serving
+from huggingface_hub import ModelCard, constants, file_download
 from recipe_modules import recipe
 
 from hybridgen.assets import bundled
@@ -39,34 +40,23 @@ CONFIG = (
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """`calls` of its interface; repositories are folders in `place`."""
-    made = SimpleNamespace(calls=[], place=tmp_path / "hub")
-
-    class Api:
-        def __init__(self, library_name):
-            assert library_name == "hybridgen"
-
-        def create_repo(self, repo_id, *, private, exist_ok):
-            made.calls.append(("create_repo", repo_id, private, exist_ok))
-
-        def create_branch(self, repo_id, *, branch, exist_ok):
-            made.calls.append(("create_branch", repo_id, branch, exist_ok))
-
-        def upload_folder(self, *, repo_id, folder_path, revision, commit_message):
-            made.calls.append(("upload_folder", repo_id, revision))
-            shutil.copytree(folder_path, made.place / repo_id / (revision or "main"))
-            return f"https://hub/{repo_id}"
-
-    def download(name, *, revision, allow_patterns):
-        assert {path.name for path in (made.place / name / (revision or "main")).iterdir()} > set(allow_patterns)
-        return str(made.place / name / (revision or "main"))
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "a token")
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    monkeypatch.chdir(tmp_path)
-    return made
+def hub(tmp_path, monkeypatch) -> Iterator[Server]:
+    """The one that there is, to somebody who has its token and has read nothing yet."""
+    with serving() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.address)
+        template = server.address + "/{repo_id}/resolve/{revision}/{filename}"
+        for module in (constants, file_download):  # which has one of its own in some versions
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+        for name in ("HF_OIDC_RESOURCE", "HUGGING_FACE_HUB_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))  # hf_xet's journal
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.chdir(tmp_path)
+        yield server
 
 
 def leave(folder: Path, **result) -> None:
@@ -82,11 +72,21 @@ def leave(folder: Path, **result) -> None:
 def run(tmp_path) -> Path:
     """A finished run of a classifier; of its six test images the half, and of the last network a third, are right."""
     leave(tmp_path / "run", test_accuracy_selected=0.5, test_accuracy_last=1 / 3)
-    torch.manual_seed(0)
+    leave_classifier(tmp_path / "run", seed=0)
+    return tmp_path / "run"
+
+
+def leave_classifier(folder: Path, seed: int) -> None:
+    torch.manual_seed(seed)
     classifier = Classifier(make_network("wrn-10-1", 3), mean=(0.5,) * 3, std=(0.25,) * 3)
     about = dict(name="wrn-10-1", classes=("a", "b", "c"), image_size=16, split_hash="abc123")
-    save_classifier(classifier, tmp_path / "run" / "network.safetensors", **about)
-    return tmp_path / "run"
+    save_classifier(classifier, folder / "network.safetensors", **about)
+
+
+def same_weights(one: Classifier, other: Classifier) -> bool:
+    """Bit for bit."""
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def refused(capsys, *arguments: object) -> str:
@@ -98,19 +98,23 @@ def refused(capsys, *arguments: object) -> str:
 
 
 def test_a_classifier_there_and_back(hub, run, capsys):
-    main(["push", str(run), "me/toy", "--private", "--revision", "v1", "--license", "mit"])
-    assert capsys.readouterr().out == "https://hub/me/toy\n"
-    assert hub.calls == [
-        ("create_repo", "me/toy", True, True), ("create_branch", "me/toy", "v1", True),
-        ("upload_folder", "me/toy", "v1"),
-    ]  # fmt: skip
-    assert {path.name for path in (hub.place / "me/toy/v1").iterdir()} == {"README.md", "network.safetensors"}
+    main(["push", str(run), "me/toy", "--private", "--revision", "runs/1", "--license", "mit"])
+    repository = hub.repositories["me/toy"]
+    made = repository.branches["runs/1"]
+    assert capsys.readouterr().out == f"{hub.address}/me/toy/commit/{made}\n"
+    assert repository.private and repository.branches.keys() == {"main", "runs/1"}
+    assert repository.files("main").keys() == {".gitattributes"}
+    assert repository.files("runs/1").keys() == {".gitattributes", "README.md", "network.safetensors"}
+    assert repository.files("runs/1")["network.safetensors"] == (run / "network.safetensors").read_bytes()
+    assert repository.commits[made].message == "Upload by hybridgen"
+    assert repository.commits[made].client.startswith("hybridgen/")
     images, (own, *_) = torch.rand(2, 3, 16, 16), load_classifier(run)
-    for given in (dict(path="me/toy", revision="v1"), dict(path="me/toy@v1")):
+    for given in (dict(path="me/toy", revision="runs/1"), dict(path="me/toy@runs/1")):
         classifier, classes, side = load_classifier(**given)
         assert torch.equal(classifier(images), own(images)) and (classes, side) == (("a", "b", "c"), 16)
+        assert same_weights(classifier, own)
 
-    card = ModelCard.load(hub.place / "me/toy/v1/README.md")
+    card = ModelCard(repository.files("runs/1")["README.md"].decode())
     data = card.data
     assert (data.license, data.library_name, data.metrics) == ("mit", "hybridgen", ["accuracy"])
     assert data.datasets == ["toy.npz"]
@@ -137,8 +141,8 @@ def test_a_classifier_there_and_back(hub, run, capsys):
     # A card that lies there goes as it stands
     (run / "README.md").write_text("---\nlicense: other\n---\n# Mine\n")
     main(["push", str(run / "network.safetensors"), "me/mine"])
-    assert ("create_repo", "me/mine", None, True) in hub.calls
-    assert (hub.place / "me/mine/main/README.md").read_text() == (run / "README.md").read_text()
+    assert not hub.repositories["me/mine"].private
+    assert hub.repositories["me/mine"].files("main")["README.md"] == (run / "README.md").read_bytes()
 
 
 def test_a_run_s_hybridizer_with_what_its_hybrids_inherit(hub, tmp_path, capsys):
@@ -151,7 +155,9 @@ def test_a_run_s_hybridizer_with_what_its_hybrids_inherit(hub, tmp_path, capsys)
     main(["push", str(tmp_path / "run"), "me/digits"])
     images = torch.rand(2, 3, own.image_size, own.image_size)
     assert torch.equal(Hybridizer.from_pretrained("me/digits")(images), own(images))
-    card = ModelCard.load(hub.place / "me/digits/main/README.md")
+    files = hub.repositories["me/digits"].files("main")
+    assert files.keys() == {".gitattributes", "README.md", "config.json", "model.safetensors"}
+    card = ModelCard(files["README.md"].decode())
     assert (card.data.license, card.data.library_name, card.data.datasets) == (None, "hybridgen", ["digits-m"])
     assert card.data.eval_results[0].metric_value == 0.5
     assert "| semantic transfer, by an oracle | 75.0 % | 25.0 to 87.5 |" in card.text
@@ -163,10 +169,48 @@ def test_a_run_s_hybridizer_with_what_its_hybrids_inherit(hub, tmp_path, capsys)
 def test_a_hybridizer_in_memory(hub):
     own = Hybridizer.from_pretrained(bundled())
     own.origin.training["split"] = "/elsewhere/me/split.json"
-    assert own.push_to_hub("me/digits", revision="v2") == "https://hub/me/digits"
+    commit = own.push_to_hub("me/digits", private=True, revision="v2")
+    repository = hub.repositories["me/digits"]
+    assert commit == f"{hub.address}/me/digits/commit/{repository.branches['v2']}" and repository.private
     again = Hybridizer.from_pretrained("me/digits@v2")
     assert again.origin.training == own.origin.training | {"split": "split.json"}
-    assert ModelCard.load(hub.place / "me/digits/v2/README.md").data.eval_results is None
+    assert ModelCard(repository.files("v2")["README.md"].decode()).data.eval_results is None
+
+    # The two files that it has are asked for, and no other
+    asked = {request for request in hub.requests if "resolve" in request}
+    files = [f"/me/digits/resolve/{repository.branches['v2']}/{name}" for name in ("config.json", "model.safetensors")]
+    assert asked == {f"{method} {file}" for method in ("HEAD", "GET") for file in files}
+
+
+def test_a_revision_is_a_branch_or_a_commit(hub, run, capsys):
+    olds, own = load_classifier(run)[0], Hybridizer.from_pretrained(bundled())
+    main(["push", str(run), "me/toy", "--revision", "v1"])
+    older = hub.repositories["me/toy"].branches["v1"]
+    assert same_weights(load_classifier("me/toy@v1")[0], olds)
+    leave_classifier(run, seed=1)
+    main(["push", str(run), "me/toy", "--revision", "v1"])
+    newer, news = hub.repositories["me/toy"].branches["v1"], load_classifier(run)[0]
+    assert hub.repositories["me/toy"].commits[newer].parent == older and not same_weights(news, olds)
+    for revision, expected in (("v1", news), (newer, news), (older, olds)):
+        assert same_weights(load_classifier("me/toy", revision=revision)[0], expected)
+        assert same_weights(load_classifier(f"me/toy@{revision}")[0], expected)
+
+    # What has not changed is no other commit
+    capsys.readouterr()
+    main(["push", str(run), "me/toy", "--revision", "v1"])
+    assert capsys.readouterr().out == f"{hub.address}/me/toy/commit/{newer}\n"
+
+    # Of hybridizers, too
+    images = torch.rand(2, 3, own.image_size, own.image_size)
+    older, before = own.push_to_hub("me/digits").rpartition("/")[2], own(images)
+    with torch.no_grad():
+        next(own.autoencoder.generator.parameters()).mul_(1.5)
+    own.push_to_hub("me/digits")
+    assert not torch.equal(own(images), before)
+    assert torch.equal(Hybridizer.from_pretrained("me/digits")(images), own(images))
+    assert torch.equal(Hybridizer.from_pretrained("me/digits", revision="main")(images), own(images))
+    assert torch.equal(Hybridizer.from_pretrained("me/digits", revision=older)(images), before)
+    assert torch.equal(Hybridizer.from_pretrained(f"me/digits@{older}")(images), before)
 
 
 def test_what_is_no_finished_artefact_is_not_pushed(hub, run, tmp_path, capsys):
@@ -181,23 +225,87 @@ def test_what_is_no_finished_artefact_is_not_pushed(hub, run, tmp_path, capsys):
     (run / "network.safetensors").unlink()
     (run / "result.json").unlink()
     assert "no result (result.json is missing)" in refused(capsys, run, "me/toy")
-    assert hub.calls == []
+    assert hub.requests == []
 
 
-def test_without_a_token_or_a_network(hub, run, monkeypatch, capsys):
+def not_given(source: str) -> str:
+    """Why the hub does not give a hybridizer; nor a classifier, for the same reason."""
+    told = []
+    for what, load in (("hybridizer", Hybridizer.from_pretrained), ("classifier", load_classifier)):
+        with pytest.raises(InputError) as error:
+            load(source)
+        begin, end = f"{what}: {source} is no folder, and the hub does not give it (", ")"
+        assert str(error.value).startswith(begin) and str(error.value).endswith(end)
+        told.append(str(error.value).removeprefix(begin).removesuffix(end))
+    assert told[0] == told[1] and "\n" not in told[0]
+    return told[0]
+
+
+LOGIN = "log in by `hf auth login`, or set HF_TOKEN"
+HIDDEN = f"there is no such repository, or it is private; for one of yours, {LOGIN}"
+
+
+def test_what_the_hub_does_not_give(hub, run, monkeypatch):
+    main(["push", str(run), "me/toy", "--private"])
+    assert not_given("me/none") == HIDDEN
+    assert not_given("me/toy@v9") == "Invalid rev id: v9"
+    assert not_given(f"me/toy@{'e' * 40}") == f"Invalid rev id: {'e' * 40}"
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    assert not_given("me/toy") == f"the token is not valid; {LOGIN}"
+    monkeypatch.delenv("HF_TOKEN")
+    assert not_given("me/toy") == not_given("me/none") == HIDDEN
+    hub.repositories["me/toy"].private = False
+    load_classifier("me/toy")
+
+    # What has been read stays
+    hub.shutdown()
+    hub.server_close()
+    load_classifier("me/toy")
+    with pytest.raises(InputError, match=r"^classifier: me/other is no folder, and .* give it \(.*Connection refused"):
+        load_classifier("me/other")
+
+
+def test_what_the_hub_does_not_take(hub, run, monkeypatch, capsys):
+    main(["push", str(run), "me/toy"])
+    capsys.readouterr()
+    (run / "README.md").unlink()
+    before = dict(hub.repositories["me/toy"].branches)
+    invalid = 'Invalid metadata in README.md "license" must be one of [apache-2.0, cc-by-4.0, mit, other]'
+    foreign = 'You don\'t have the rights to create a model under the namespace "you".'
+    for repository, licence, reason in (("me/toy", "none", invalid), ("you/toy", "mit", foreign)):
+        said = refused(capsys, run, repository, "--license", licence)
+        assert said == f"error: hub: {repository} cannot be written ({reason})\n"
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    assert f"hub: me/toy cannot be written (the token is not valid; {LOGIN})" in refused(capsys, run, "me/toy")
+    monkeypatch.delenv("HF_TOKEN")
+    assert f"hub: there is no token; {LOGIN}\n" in refused(capsys, run, "me/toy")
+    assert hub.repositories.keys() == {"me/toy"} and hub.repositories["me/toy"].branches == before
+    assert not (run / "README.md").exists()  # with the wrong licence or for another id
+
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.shutdown()
+    hub.server_close()
+    said = refused(capsys, run, "me/toy")
+    assert "hub: me/toy cannot be written (" in said and "Connection refused" in said
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no route\nto the hub"), TimeoutError()])
+def test_whatever_else_goes_wrong(monkeypatch, error, tmp_path):
     def fail(*_, **__):
-        raise ConnectionError("no route\nto the hub")
+        raise error
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", fail)
-    assert "hub: me/toy cannot be written (no route)" in refused(capsys, run, "me/toy")
-    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
-    assert "hub: there is no token; log in by `hf auth login`" in refused(capsys, run, "me/toy")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    assert not_given("me/toy") == ("no route to the hub" if str(error) else "TimeoutError")
 
 
-def test_a_classifier_s_file_has_no_revision(run):
-    for path in (run, run / "network.safetensors"):
-        with pytest.raises(InputError, match="revision: v1, of a hub id"):
-            load_classifier(path, revision="v1")
+def test_one_revision_alone_is_given_and_of_a_hub_id(run):
+    for source, revision in (("me/toy@v2", "v1"), ("me/toy@", None), (str(run), "v1")):
+        for load in (Hybridizer.from_pretrained, load_classifier):
+            with pytest.raises(InputError, match="revision"):
+                load(source, revision=revision)
+    with pytest.raises(InputError, match="revision: v1, of a hub id"):
+        load_classifier(run / "network.safetensors", revision="v1")
     with pytest.raises(InputError, match="cannot be read"):
         load_classifier("missing/network.safetensors")
 

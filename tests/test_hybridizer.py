@@ -516,38 +516,6 @@ def test_unknown_backend_is_not_the_files_fault(folder_of_either):
         Hybridizer.from_pretrained(folder_of_either, backend="other")
 
 
-@pytest.mark.parametrize("error", [ConnectionError("no route\nto the hub"), TimeoutError(), ValueError("404")])
-def test_hub_that_cannot_be_reached(monkeypatch, error, tmp_path):
-    def fail(*_, **__):
-        raise error
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(InputError, match=r"^hybridizer: owner/name is no folder, and the hub does not give it") as info:
-        Hybridizer.from_pretrained("owner/name")
-    assert "\n" not in str(info.value)
-    assert (str(error).split("\n")[0] or "TimeoutError") in str(info.value)
-
-
-def test_hub_is_asked_for_the_two_files_alone(monkeypatch, folder, tmp_path, hybridizer, images):
-    asked = []
-
-    def download(name, *, revision, allow_patterns):
-        asked.append((name, revision, sorted(allow_patterns)))
-        return str(folder)
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    files, fetched = ["config.json", "model.safetensors"], Hybridizer.from_pretrained("owner/name")
-    Hybridizer.from_pretrained("owner/name", revision="v1")
-    Hybridizer.from_pretrained("owner/name@v2")
-    assert asked == [("owner/name", revision, files) for revision in (None, "v1", "v2")]
-    for source, given in (("owner/name@v2", "v1"), ("owner/name@", None), (str(folder), "v1")):
-        with pytest.raises(InputError, match="revision"):
-            Hybridizer.from_pretrained(source, revision=given)
-    assert torch.equal(hybrids(fetched, images), hybrids(hybridizer, images))
-
-
 @contextmanager
 def disk_of(size):
     """The system refuses to write files beyond this size, as a full disk would."""

@@ -270,7 +270,7 @@ def load_classifier(path: str | Path, *, revision: str | None = None) -> tuple[C
     `save_classifier`.
     """
     if not Path(path).is_file():
-        named = isinstance(path, str) and is_id(path) and not path.endswith(".safetensors")
+        named = isinstance(path, str) and is_id(path.partition("@")[0]) and not path.endswith(".safetensors")
         if named or (Path(path) / FILE).is_file():
             path = fetched(path, (FILE,), what="classifier", revision=revision) / FILE
     elif revision is not None:

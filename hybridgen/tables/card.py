@@ -2,7 +2,8 @@
 
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,9 +40,10 @@ def push(
         return _push_hybridizer(made, repo_id, private, revision, license)
     path = deployed(run)
     load_classifier(path)  # which refuses a damaged one
-    with TemporaryDirectory() as folder:
+    make = lambda: classifier_card(path, repo_id, license)
+    with TemporaryDirectory() as folder, _kept(path.parent, make) as text:
         shutil.copy(path, Path(folder) / FILE)
-        write_text(Path(folder) / CARD, _kept(path.parent, lambda: classifier_card(path, repo_id, license)))
+        write_text(Path(folder) / CARD, text)
         return pushed(Path(folder), repo_id, private=private, revision=revision)
 
 
@@ -57,15 +59,20 @@ def _push_hybridizer(folder: Path, repo_id: str, private: bool, revision: str | 
             images=group.images, license=license,
         )  # fmt: skip
 
-    return hybridizer.push_to_hub(repo_id, private=private, revision=revision, card=_kept(folder, made))
+    with _kept(folder, made) as text:
+        return hybridizer.push_to_hub(repo_id, private=private, revision=revision, card=text)
 
 
-def _kept(folder: Path, make: Callable[[], str]) -> str:
-    """The card that lies there, or else the one that is made, which is left there."""
+@contextmanager
+def _kept(folder: Path, make: Callable[[], str]) -> Iterator[str]:
+    """The card that lies there, or else one that is made, and left there when it has been pushed."""
     path = folder / CARD
-    if not path.exists():
-        write_text(path, make())
-    return path.read_text(encoding="utf-8")
+    if path.exists():
+        yield path.read_text(encoding="utf-8")
+    else:
+        text = make()
+        yield text
+        write_text(path, text)
 
 
 def classifier_card(path: Path, repo_id: str, license: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Measurements on cases worked by hand, and against scikit-learn and scipy."""
+"""Measurements on cases worked by hand, and against scikit-learn, scipy and torchmetrics."""
 
 import math
 from math import inf, log, nan
@@ -6,13 +6,16 @@ from math import inf, log, nan
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import brier_score_loss, log_loss, matthews_corrcoef, top_k_accuracy_score
+from torchmetrics.functional import classification as torchmetrics
 
 from hybridgen.evaluation.calibration import TEMPERATURES, best_temperature, calibrated_nll, calibration_error
-from hybridgen.evaluation.classification import FLOOR, brier, log_probabilities, nll, top_accuracy
+from hybridgen.evaluation.classification import FLOOR, brier, confusion_counts, log_probabilities, nll, top_accuracy
 from hybridgen.evaluation.diversity import disagreement, error_correlation, ratio_error
 from hybridgen.evaluation.ensembles import judged_by
+from hybridgen.evaluation.scoring import ByClass
 from hybridgen.types import InputError
 
 
@@ -35,6 +38,22 @@ LABELS = torch.tensor([0, 1, 2])
 
 
 # --- classification ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "classes"), [(30, 2), (500, 10), (150, 100)])
+def test_figures_are_torchmetrics(count, classes):
+    """Of 150 images some of the 100 classes have none; no confidence lies on the edge of a bin."""
+    logits, labels = some(count, classes)
+    counts, theirs = confusion_counts(logits, labels), (logits.double(), labels, classes)
+    for best in (1, min(5, classes)):
+        accuracy = torchmetrics.multiclass_accuracy(*theirs, average="micro", top_k=best)
+        assert top_accuracy(logits, labels, best) == pytest.approx(accuracy.item())
+    by_class = torchmetrics.multiclass_accuracy(*theirs, average=None)
+    assert [one.value if one else 0 for one in ByClass(counts).accuracies] == pytest.approx(by_class.tolist())
+    assert torch.equal(counts, torchmetrics.multiclass_confusion_matrix(*theirs))
+    error = torchmetrics.multiclass_calibration_error(*theirs, n_bins=15, norm="l1")
+    assert calibration_error(logits, labels) == pytest.approx(error.item(), rel=1e-5)
+    assert nll(logits, labels) == pytest.approx(F.cross_entropy(logits.double(), labels).item(), rel=1e-12)
 
 
 def test_likelihood_and_briers_score_by_hand():
