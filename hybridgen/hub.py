@@ -123,7 +123,7 @@ def card(
         library_name="hybridgen",
         tags=["hybridgen", *tags],
         pipeline_tag="image-classification" if "image-classification" in tags else "image-to-image",
-        datasets=[dataset],
+        datasets=[dataset] if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset) else None,  # which are ids
         metrics=sorted({metric for metric, _ in told}),
         model_name=name,
         eval_results=[

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -140,6 +141,8 @@ def test_a_classifier_there_and_back(hub, run, capsys):
 
     # A card that lies there goes as it stands
     (run / "README.md").write_text("---\nlicense: other\n---\n# Mine\n")
+    capsys.readouterr()
+    assert "--license mit: " in refused(capsys, run, "me/mine", "--license", "mit")
     main(["push", str(run / "network.safetensors"), "me/mine"])
     assert not hub.repositories["me/mine"].private
     assert hub.repositories["me/mine"].files("main")["README.md"] == (run / "README.md").read_bytes()
@@ -164,6 +167,15 @@ def test_a_run_s_hybridizer_with_what_its_hybrids_inherit(hub, tmp_path, capsys)
     assert "| accuracy of the oracle that judges hybrids | 90.0 % | – |" in card.text
     assert f"Split {own.origin.split_hash}." in card.text and "background" not in card.text
     assert (tmp_path / "run" / "hybridizer" / "README.md").read_text() == card.content
+
+
+@pytest.mark.parametrize("name", ["digits-m", "folder:my birds"])
+def test_data_are_told_to_the_hub_where_it_may_have_them(name):
+    """By an id, which a folder's name with a space is not."""
+    own = Hybridizer.from_pretrained(bundled())
+    own.origin = replace(own.origin, dataset=name)
+    card = ModelCard(own.card("me/own"))
+    assert card.data.datasets == (None if " " in name else [name]) and name.rpartition(":")[2] in card.text
 
 
 def test_a_hybridizer_in_memory(hub):

@@ -41,7 +41,7 @@ def push(
     path = deployed(run)
     load_classifier(path)  # which refuses a damaged one
     make = lambda: classifier_card(path, repo_id, license)
-    with TemporaryDirectory() as folder, _kept(path.parent, make) as text:
+    with TemporaryDirectory() as folder, _kept(path.parent, make, license) as text:
         shutil.copy(path, Path(folder) / FILE)
         write_text(Path(folder) / CARD, text)
         return pushed(Path(folder), repo_id, private=private, revision=revision)
@@ -59,15 +59,18 @@ def _push_hybridizer(folder: Path, repo_id: str, private: bool, revision: str | 
             images=group.images, license=license,
         )  # fmt: skip
 
-    with _kept(folder, made) as text:
+    with _kept(folder, made, license) as text:
         return hybridizer.push_to_hub(repo_id, private=private, revision=revision, card=text)
 
 
 @contextmanager
-def _kept(folder: Path, make: Callable[[], str]) -> Iterator[str]:
-    """The card that lies there, or else one that is made, and left there when it has been pushed."""
+def _kept(folder: Path, make: Callable[[], str], license: str | None) -> Iterator[str]:
+    """The card that lies there, or else one that is made, and left there when it has been pushed. InputError for a
+    licence beside the one that lies there."""
     path = folder / CARD
     if path.exists():
+        if license is not None:
+            raise InputError(f"--license {license}: {path} goes as it stands; name the licence there, or remove it")
         yield path.read_text(encoding="utf-8")
     else:
         text = make()
