@@ -29,7 +29,8 @@ AdaINTransfer, Perception = adain.AdaINTransfer, adain.Perception
 
 def with_hybrids(base, classify, hybridizer, how) -> nn.Module:
     how = how or HybridUse()
-    return base if hybridizer is None else hybrids.WithHybrids(base, classify, hybridizer, how, copies=how.copies or 3)
+    how = how.chosen(16, 14)
+    return base if hybridizer is None else hybrids.WithHybrids(base, classify, hybridizer, how)
 
 
 def FixMatch(classifier, *, threshold=0.95, labelling=None, hybridizer=None, how=None, **changes) -> nn.Module:

@@ -843,7 +843,7 @@ OF_CLASSIFIERS = {
     "labelled_batch": None, "unlabelled_batch": None, "ema_decay": 0.99, "weight_supervised": 1.0,
 }  # fmt: skip
 OF_HYBRIDS = {
-    "use": "contradict", "alpha": 0.9, "copies": None, "start": 1.5, "stop": 12, "reduction": "sum",
+    "use": "contradict", "alpha": None, "copies": None, "start": None, "stop": None, "reduction": "sum",
     "keep_consistent": True, "threshold": 0.9, "weight": 1.0,
 }  # fmt: skip
 OF_SETTINGS = {

@@ -158,7 +158,7 @@ def test_a_classifier_is_trained_alone_and_with_hybrids_from_every_seed_by_the_s
         hybridizer = second.plan.tasks["classifier"].objective._others[1]
         assert_same_plan(second.plan, hybrids.with_hybrids(plain(), hybridizer, ran.config.hybrids))
         objective = second.plan.tasks["classifier"].objective
-        assert isinstance(objective, WithHybrids) and objective.settings is ran.config.hybrids
+        assert isinstance(objective, WithHybrids) and objective.settings == ran.config.hybrids.chosen(16, 6)
         field = own[-2].removeprefix("--method.").replace("-", "_")
         owner = objective.base.labelling.weighting if "fixmatch" in name else objective.base
         if hasattr(owner, field):

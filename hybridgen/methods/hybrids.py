@@ -3,7 +3,7 @@ and CutMix mix in their place (table 2.6), added to a plan; or hybrids among the
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -34,19 +34,21 @@ Use = Literal["contradict", "consistency", "pseudo-label", "labelled"]
 
 @settings
 class Teaching:
-    """How and when hybrids teach a classifier (thesis 2.4.2). The defaults suit digits-m."""
+    """How and when hybrids teach a classifier (thesis 2.4.2)."""
 
     use: Use = "contradict"
     """How hybrids teach (table A.15)."""
-    alpha: Annotated[float, Field(gt=0.5, le=1), NUMBER] = 0.9
-    """α of equation 2.13: the semantic parent's share of the target. The thesis gives no value beyond α > 0.5."""
+    alpha: Annotated[float, Field(gt=0.5, le=1), NUMBER] | None = None
+    """α of equation 2.13: the semantic parent's share of the target. The thesis gives no value beyond α > 0.5; unless
+    given 0.9, and 0.6 of images above 16 pixels, where fewer hybrids have their semantic parent's class."""
     copies: Few | None = None
     """Hybrids of each image a step; unless given 3, and 1 of images above 16 pixels, where most of a step goes to
     them."""
-    start: Epoch = 1.5
-    """First epoch with hybrids."""
-    stop: Epoch = 12
-    """First epoch without them again."""
+    start: Epoch | None = None
+    """First epoch with hybrids; unless given 1.5, and of images above 16 pixels after a third of all, as in the thesis
+    for FixMatch: before, a classifier learns more from images."""
+    stop: Epoch | None = None
+    """First epoch without them again; unless given 12, and of images above 16 pixels after six sevenths of all."""
     reduction: Reduction = "sum"
     """Of the squared error on hybrids over classes: l_MSE of 2.13 is torch's, a mean."""
     keep_consistent: bool = True
@@ -58,8 +60,16 @@ class Teaching:
     """Of the loss on hybrids."""
 
     def active(self, clock: Clock) -> bool:
-        """Whether hybrids are used at this time."""
+        """Whether hybrids are used at this time, once all is `chosen`."""
+        assert self.start is not None and self.stop is not None
         return within(clock, self.start, self.stop)
+
+    def chosen(self, image_size: int, epochs: float) -> Self:
+        """With a value wherever none is given, for images of this side and so many epochs."""
+        usual: dict[str, Any] = dict(alpha=0.9, copies=3, start=1.5, stop=12.0)
+        if image_size > SMALL:
+            usual = dict(alpha=0.6, copies=1, start=epochs / 3, stop=epochs * 6 / 7)
+        return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
 
 
 @settings
@@ -169,9 +179,8 @@ def hybrid_loss(
     copies = len(logits) // len(targets)
     semantic = targets.repeat(copies, 1)
     if how.use in ("contradict", "consistency"):
-        alpha: float | Tensor = how.alpha if how.use == "contradict" else 1.0
-        if share is not None and how.use == "contradict":
-            alpha = share.unsqueeze(1)
+        alpha = 1.0 if how.use == "consistency" else how.alpha if share is None else share.unsqueeze(1)
+        assert alpha is not None
         mixed = alpha * semantic + (1 - alpha) * targets[partner]
         squared = (logits.softmax(dim=1) - mixed).square()
         losses = squared.sum(dim=1) if how.reduction == "sum" else squared.mean(dim=1)
@@ -202,11 +211,9 @@ class WithHybrids(nn.Module):
         classify: Callable[[Images], Float[Tensor, "hybrids classes"]],
         hybridizer: HybridSource,
         settings: Teaching,
-        *,
-        copies: int,
     ) -> None:
         super().__init__()
-        self.base, self.settings, self.copies = base, settings, copies
+        self.base, self.settings = base, settings
         # In a tuple: no part of what is trained, averaged and saved
         self._others = (classify, hybridizer)
 
@@ -216,8 +223,9 @@ class WithHybrids(nn.Module):
             raise InputError(f"hybrids: {type(self.base).__name__} does not say what it taught with")
         loss = kept = batch.labelled[0].new_zeros(())
         if how.active(clock):
+            assert how.copies is not None
             images, targets, labels = outcome.taught()
-            hybrids = draw_hybrids(hybridizer, images, labels, copies=self.copies, keep_consistent=how.keep_consistent)
+            hybrids = draw_hybrids(hybridizer, images, labels, copies=how.copies, keep_consistent=how.keep_consistent)
             logits = classify(hybrids.images)
             loss = hybrid_loss(logits, targets, labels, hybrids.partner, hybrids.kept, how, hybrids.share)
             kept = hybrids.kept.float().mean()
@@ -227,19 +235,21 @@ class WithHybrids(nn.Module):
 def with_hybrids(plan: Plan, hybridizer: HybridSource, settings: Teaching) -> Plan:
     """The plan of any classifier, with the loss on hybrids added to those of its task. InputError for a window that has
     no part of its epochs."""
-    epochs = plan.clock.steps / plan.clock.steps_per_epoch
-    if settings.start >= min(settings.stop, epochs):
-        raise InputError(
-            f"hybrids.start, hybrids.stop: the window [{settings.start:g}, {settings.stop:g}) has no part of the "
-            f"{epochs:g} epochs"
+    epochs, size = plan.clock.steps / plan.clock.steps_per_epoch, plan.context.dataset.image_size
+    how = settings.chosen(size, epochs)
+    assert how.start is not None and how.stop is not None
+    if how.start >= min(how.stop, epochs):
+        window = f"[{how.start:g}, {how.stop:g})"
+        raise InputError(f"hybrids.start, hybrids.stop: the window {window} has no part of the {epochs:g} epochs")
+    if size > SMALL and how != settings:
+        plan.context.tell(
+            f"hybrids from epoch {how.start:.3g} to {how.stop:.3g}, {how.copies} of each image, α {how.alpha:g}, for "
+            f"images above {SMALL} pixels; --hybrids.start, --hybrids.stop, --hybrids.copies, --hybrids.alpha"
         )
     task, classify = plan.tasks["classifier"], plan.classify
     assert classify is not None
-    copies = settings.copies or (3 if plan.context.dataset.image_size <= SMALL else 1)
-    objective = WithHybrids(
-        task.objective, lambda images: classify(plan.network, images), hybridizer, settings, copies=copies
-    )
-    weights = {**task.weights, "hybrids": settings.weight}
+    objective = WithHybrids(task.objective, lambda images: classify(plan.network, images), hybridizer, how)
+    weights = {**task.weights, "hybrids": how.weight}
     return replace(plan, tasks={**plan.tasks, "classifier": replace(task, objective=objective, weights=weights)})
 
 
@@ -410,9 +420,9 @@ def start_from(classifier: Classifier, hybridizer: Hybridizer) -> Classifier:
 
 
 PAPER: dict[str, Any] = dict(
-    use="contradict", copies=3, reduction="mean", threshold=0.95, keep_consistent=True, weight=1.0
+    use="contradict", alpha=0.9, copies=3, reduction="mean", threshold=0.95, keep_consistent=True, weight=1.0
 )
-"""Thesis 2.4.2 and A.1.2.3; what windows have the methods' files."""
+"""Thesis 2.4.2 and A.1.2.3, α but for its bound; what windows have the methods' files."""
 
 
 USERS: Mapping[str, Any] = dict(hybridizer="none")

@@ -9,7 +9,7 @@ from objectives import HybridUse
 from torch import nn
 
 from hybridgen.hybridizer import Hybridizer, Origin
-from hybridgen.methods.hybrids import HybridInputs, Mixer, WithHybrids, draw_hybrids, hybrid_loss
+from hybridgen.methods.hybrids import HybridInputs, Mixer, Teaching, WithHybrids, draw_hybrids, hybrid_loss
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
 from hybridgen.training import objective
 from hybridgen.training.objective import Outcome
@@ -89,7 +89,7 @@ def test_alpha_one_is_consistency(arguments):
 
 @pytest.mark.parametrize("use", ["contradict", "consistency", "pseudo-label", "labelled"])
 def test_gradient_to_the_logits_of_hybrids_that_count_and_to_no_target(arguments, use):
-    hybrid_loss(**arguments, how=HybridUse(use=use, copies=COPIES, threshold=0.5)).backward()
+    hybrid_loss(**arguments, how=HybridUse(use=use, alpha=0.9, copies=COPIES, threshold=0.5)).backward()
     counts = arguments["kept"].clone()
     if use == "pseudo-label":
         counts &= (arguments["targets"].max(dim=1).values >= 0.5).repeat(COPIES)
@@ -114,7 +114,7 @@ def test_gradient_of_equation_2_13_by_the_formula(arguments):
 def test_without_any_kept_hybrid_the_loss_is_zero(arguments):
     arguments["kept"] = torch.zeros_like(arguments["kept"])
     for use in ("contradict", "consistency", "pseudo-label", "labelled"):
-        assert hybrid_loss(**arguments, how=HybridUse(use=use, copies=COPIES)).item() == 0
+        assert hybrid_loss(**arguments, how=HybridUse(use=use, alpha=0.9, copies=COPIES)).item() == 0
 
 
 # --- drawing --------------------------------------------------------------------------------------------
@@ -247,12 +247,12 @@ def test_an_objective_learns_from_mixtures_without_knowing(images):
     """The loss is that of the drawn mixtures, and outside the window nothing is drawn."""
     targets, labels = draw(BATCH, CLASSES, seed=1).softmax(1), torch.tensor([2, 0])
     classify = lambda batch: batch.mean(dim=(2, 3)) @ draw(3, CLASSES, seed=2)
-    how, source = HybridUse(copies=2, start=1.0), Mixer("cutmix")
-    taught = WithHybrids(Taught(images, targets, labels), classify, source, how, copies=2)
+    how, source = HybridUse(copies=2, start=1.0, stop=2.0), Mixer("cutmix")
+    taught = WithHybrids(Taught(images, targets, labels), classify, source, how)
     batch = Batch((images[:2],), labels, ())
     outcome = lambda step: taught(batch, Clock(steps=9, steps_per_epoch=3, step=step))
     torch.manual_seed(7)
-    assert outcome(2).losses["hybrids"] == 0
+    assert outcome(2).losses["hybrids"] == 0 == outcome(6).losses["hybrids"]
     inside = outcome(3)
     torch.manual_seed(7)
     drawn = draw_hybrids(source, images, labels, copies=2, keep_consistent=True)
@@ -265,7 +265,7 @@ def test_hybrids_of_an_objective_that_does_not_say_what_it_taught_with():
         def forward(self, batch, clock):
             return Outcome({})
 
-    taught = WithHybrids(Silent(), lambda images: images, Mixer("mixup"), HybridUse(), copies=1)
+    taught = WithHybrids(Silent(), lambda images: images, Mixer("mixup"), HybridUse())
     with pytest.raises(InputError, match=r"^hybrids: Silent does not say"):
         taught(Batch((torch.rand(1, 3, 4, 4),), torch.zeros(1, dtype=torch.int64), ()), CLOCK)
 
@@ -315,8 +315,25 @@ def test_window_is_half_open_in_epochs():
 
 def test_defaults_are_the_thesis():
     how = HybridUse()
-    assert (how.use, how.copies, how.keep_consistent) == ("contradict", None, True)
-    assert how.active(Clock(steps=10, steps_per_epoch=1))
+    assert (how.use, how.reduction, how.keep_consistent) == ("contradict", "sum", True)
+
+
+@pytest.mark.parametrize(
+    ("size", "epochs", "values"),
+    [
+        (16, 14, (0.9, 3, 1.5, 12)),
+        (16, 300, (0.9, 3, 1.5, 12)),
+        (17, 14, (0.6, 1, 14 / 3, 12)),
+        (32, 300, (0.6, 1, 100, 300 * 6 / 7)),  # A.1.2.3: FixMatch's window begins with epoch 100 of 300
+    ],
+)
+def test_what_is_not_given_is_chosen_by_the_size_of_the_images(size, epochs, values):
+    chosen = lambda **given: Teaching(use="consistency", weight=2.0, **given).chosen(size, epochs)
+    of = lambda how: (how.alpha, how.copies, how.start, how.stop)
+    assert of(chosen()) == pytest.approx(values) and (chosen().use, chosen().weight) == ("consistency", 2.0)
+    for place, (name, value) in enumerate(dict(alpha=0.7, copies=2, start=0.0, stop=9.0).items()):
+        expected = [*values[:place], value, *values[place + 1 :]]
+        assert of(chosen(**{name: value})) == pytest.approx(expected)
 
 
 # --- hybrids among the labelled images (3.3.7) -----------------------------------------------------------------------

@@ -1113,14 +1113,13 @@ def test_every_field_of_hybrids_arrives(name, field, context, hybridizer):
         settings, changes = replace(settings, use="pseudo-label", threshold=0.01), dict(threshold=0.99999)
     seen = lambda how: observed(hybrids.with_hybrids(make(name, context), hybridizer, how))
     arrived = differing(once((name, settings), lambda: seen(settings)), seen(replace(settings, **changes)))
-    places = {"weight": {"classifier.weights"}, "copies": {"classifier.objective"}}
-    assert arrived == places.get(field, {"classifier.losses"})
+    assert arrived == ({"classifier.weights"} if field == "weight" else {"classifier.losses"})
     others = {"hybridizer", "baseline", "from_hybridizer", "allow_other_split"}  # what is loaded: tested with recipes
     assert {f.name for f in fields(hybrids.Settings)} == {*OF_HYBRIDS, "threshold", *others}
 
 
 @pytest.mark.parametrize(("size", "given", "copies"), [(16, None, 3), (17, None, 1), (16, 2, 2), (32, 4, 4)])
-def test_each_image_has_three_hybrids_and_above_16_pixels_one_unless_told_otherwise(size, given, copies, context):
+def test_each_image_has_three_hybrids_above_16_pixels_one_unless_told_otherwise(size, given, copies, context, capsys):
     base = make("supervised", context)
     base = replace(base, context=replace(context, dataset=replace(context.dataset, image_size=size)))
     plan = hybrids.with_hybrids(base, hybrids.Mixer("mixup"), hybrids.Settings(copies=given, start=0.0))
@@ -1128,6 +1127,9 @@ def test_each_image_has_three_hybrids_and_above_16_pixels_one_unless_told_otherw
     plan.network.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     plan.tasks["classifier"].objective(batch, plan.clock)
     assert seen[-1] == copies * (len(batch.labelled[0]) + len(batch.unlabelled[0]))
+    base.context.say()
+    said = f"hybrids from epoch 0 to 6, {copies} of each image, α 0.6, for images above 16 pixels; --hybrids.start"
+    assert (said in capsys.readouterr().out) == (size > 16)
 
 
 @pytest.mark.parametrize("name", METHODS)
