@@ -138,10 +138,11 @@ def test_a_classifier_there_and_back(hub, run, capsys):
     assert configuration == {"data": "npz:toy.npz", "labels": 4, "method": method, "hybrids": {"baseline": False}}
 
     # A card that lies there goes as it stands
-    (run / "README.md").write_text("---\nlicense: other\n---\n# Mine\n")
+    mine = "---\nlicense: other\n---\n# Mine\n"
+    (run / "README.md").write_text(mine)
     main(["push", str(run / "network.safetensors"), "me/mine"])
     assert ("create_repo", "me/mine", None, True) in hub.calls
-    assert (hub.place / "me/mine/main/README.md").read_text() == (run / "README.md").read_text()
+    assert (hub.place / "me/mine/main/README.md").read_text() == (run / "README.md").read_text() == mine
 
 
 def test_a_run_s_hybridizer_with_what_its_hybrids_inherit(hub, tmp_path, capsys):
