@@ -33,7 +33,7 @@ from hybridgen.data.readers import embedded
 from hybridgen.data.sources import Files, InMemory, decode
 from hybridgen.data.splits import Split, make_split
 from hybridgen.errors import InputError, exit_codes
-from hybridgen.evaluation.explore import Server
+from hybridgen.evaluation.explore import Explorer, Server
 from hybridgen.evaluation.export import BLOCK, Row
 from hybridgen.evaluation.grid import choose_parents, hybrid_grid, sample_grid
 from hybridgen.evaluation.oracle import Training, save_oracle, train_oracle
@@ -1189,13 +1189,15 @@ def test_explore_serves_until_it_is_interrupted(run, artefact, oracle, monkeypat
 
     def serve(server: Server) -> None:
         taken.append(server)
-        assert list(server.explorer.judges) == ["hybridizer's classifier", "oracle"]
+        explorer = server.explorer
+        assert list(explorer.judges) == ["hybridizer's classifier", "oracle"]
+        assert torch.equal(explorer.order, Explorer(explorer.hybridizer, explorer.dataset, "train", seed=5).order)
         printed.append(capsys.readouterr().out)
         refused(run("explore", "--hybridizer", artefact, "--port", server.server_port, *ONE), "--port", "not to be had")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Server, "serve_forever", serve)
-    said = run("explore", "--hybridizer", artefact, "--oracle", oracle, *ONE)
+    said = run("explore", "--hybridizer", artefact, "--oracle", oracle, "--part", "train", "--seed", 5, *ONE)
     assert (said.code, said.out, said.err) == (130, "", "") and taken[0].socket.fileno() == -1
     (line,) = printed
     assert line == f"http://127.0.0.1:{taken[0].server_port}/ shows hybrids of digits-m; Ctrl-C ends it\n"

@@ -330,6 +330,11 @@ def test_data_of_other_classes_and_taken_ports_are_refused(hybridizer, dataset, 
     assert [image["place"] for image in Explorer(hybridizer, dataset, "train").offer(Offer(after=0))] == [0]
 
 
+def test_the_order_of_images_is_the_seeds(hybridizer, dataset):
+    orders = [Explorer(hybridizer, dataset, seed=seed).order.tolist() for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2] and sorted(orders[2]) == list(range(30))
+
+
 @pytest.mark.skipif(FOUND is None, reason="needs chromium, which is not installed here")
 def test_a_browser_shows_it(server, hybridizer, dataset, tmp_path):
     def becomes(selector: str, pixels: np.ndarray) -> bool:

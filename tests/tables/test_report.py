@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,7 +134,7 @@ def test_the_page_says_what_the_files_say_and_loads_nothing(tmp_path):
     order = [row[0] for row in page.rows]
     assert order.index("epochs") < order.index("threshold")  # what is no default comes first
     assert page.row("of them unlabelled") == ["of them unlabelled", "30"] and page.row("processor")[1] == "an abacus"
-    assert page.row("hash of the split")[1] == "abc123"
+    assert page.row("hash of the split")[1] == "abc123" and page.row("classes") == ["classes", "3"]
     assert page.row("fingerprint")[1] == "f" * 16 + "…"  # of 64 letters
     # Three of the first class right, none of the second; of the third there are no images
     assert page.row(NAUGHTY, "3") == [NAUGHTY, "3", "100.0 [43.9, 100.0]"]
@@ -144,6 +145,8 @@ def test_the_page_says_what_the_files_say_and_loads_nothing(tmp_path):
     assert "b" not in page.tags and "<b>" not in page.scripts[0]
     assert all(address.startswith("data:image/png;base64,") for address in page.loaded) and len(page.pictures) == 1
     text = (tmp_path / "page.html").read_text()
+    assert re.findall(r'data-curve="(\S+)"', text) == ["validation/accuracy", "classifier/total"]
+    assert 'title="dog as dog: 0 of 3"' in text
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|import\(", text) and "link" not in page.tags
 
 
@@ -162,9 +165,11 @@ def test_variants_stand_in_one_table_where_only_some_have_several_seeds(tmp_path
     of_fixmatch = ["50.0 ± 12.5 [18.8, 81.2]", "25.0 ± 12.5 [6.0, 63.5]", "–", "1 min 01 s"]
     assert page.row("fixmatch")[1:] == of_fixmatch
     assert page.row("other")[1:] == ["50.0 [18.8, 81.2]", "25.0 [6.0, 63.5]", "–", "1 min 01 s"]
-    # Where there is no setup.json, of as many images as the result says
-    (tmp_path / "run" / "setup.json").unlink()
-    assert report(tmp_path / "run").row("other")[1] == "50.0"
+    # Where there is no setup.json, of as many images as the result says, or as were predicted
+    for folder in (tmp_path / "run", tmp_path / "run" / "other-seed0"):
+        (folder / "setup.json").unlink()
+    page = report(tmp_path / "run")
+    assert page.row("other")[1] == "50.0" and page.row("other, seed 0", "finished")[2] == "50.0 [18.8, 81.2]"
     (tmp_path / "run" / "result.json").write_text(json.dumps(result | {"test_images": 6}))
     assert report(tmp_path / "run").row("other")[1] == "50.0 [18.8, 81.2]"
 
@@ -185,6 +190,9 @@ def test_a_comparison_of_rounds_tells_gains_further_figures_and_what_each_rounds
     own.write_text(json.dumps(json.loads(own.read_text()) | {"test_nll_last": 0.123456, "test_ece_last": 2}))
     for name in ("config.yaml", "setup.json"):
         shutil.copy(run / "zmatch-seed2" / name, run)
+    Image.new("RGB", (4, 6)).save(run / "grid.png")
+    with (run / "zmatch-seed2" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "epoch": 1.0, "x": 1.0}\n' * 400)
     figures = {"test_accuracy_last": {"mean": 0.5, "std": 0.1}, "test_accuracy_selected": {"mean": 0.5, "std": 0.1},
                "seconds": {"mean": 61.0}}  # fmt: skip
     gains = ({}, {"gain": {"mean": 0.12, "low": -0.01, "high": 0.25}}, {"gain": {"mean": 0.2, "low": 0.1, "high": 0.3}})
@@ -201,6 +209,8 @@ def test_a_comparison_of_rounds_tells_gains_further_figures_and_what_each_rounds
     order = ["ZMatch, seed 2", "ZMatch, seed 10", "ZMatch + SciMix, seed 2", "ZMatch + SciMix, round 2, seed 2",
              "Hybridizer, seed 2"]  # fmt: skip
     assert [each["name"] for each in json.loads(page.scripts[0])["runs"]] == order
+    assert [each["alt"] for each in page.pictures] == ["as last drawn"] and "hybrids that were used" in page.text
+    assert "Of longer curves 400 records at most are drawn" in page.text
     assert page.row("ZMatch + SciMix")[3] == "+12.0 [-1.0, +25.0] within chance"
     assert page.row("ZMatch + SciMix, round 2")[3] == "+20.0 [+10.0, +30.0]"
     assert "mean ± standard deviation over seeds, and Wilson's 95 % interval. Gains" in page.text
@@ -208,6 +218,7 @@ def test_a_comparison_of_rounds_tells_gains_further_figures_and_what_each_rounds
     assert page.row("run", "ece last") == ["run", "ece last", "nll last"]
     assert page.row(order[2], "2")[1:] == ["2", "0.1235"] and page.row(order[0], "–")[1:] == ["–", "–"]
     # Of each variant the first seed; of its six images four or five are right
+    assert "Accuracy by class, of each variant's first seed and its selected network; Wilson's" in page.text
     titles = re.findall(r"Confusion, (.+) right", page.text)
     assert titles == [f"{name}, seed 2: {right} of 6" for name, right in zip(variants, (4, 5, 4), strict=True)]
     assert [cell.partition(" ")[0] for cell in page.row("dog", "3")[2:]] == ["33.3", "66.7", "33.3"]
@@ -247,9 +258,13 @@ def test_runs_stand_side_by_side_and_unfinished_ones_say_so(tmp_path):
     assert page.row("two: fixmatch, seed 0")[1:4] == ["unfinished, recorded up to step 3 of 12", "–", "–"]
     assert "two: unfinished: result.json is not there yet" in page.text
     assert page.row("labels") == ["labels", "3", "4"]
+    assert page.row("hash of the split") == ["hash of the split", "abc123", "not recorded"]
     data = json.loads(page.scripts[0])
     assert [each["run"] for each in data["curves"]["classifier/total"]] == [0, 1]
     assert [run["colour"] for run in data["runs"]] == [0, 1]
+    (tmp_path / "three").mkdir()
+    (tmp_path / "three" / "config.yaml").write_text("data: toy\n")
+    assert "no training has begun" in report(tmp_path / "three").text
 
 
 def test_curves_of_a_variant_have_a_colour_and_lines_apart_from_all_others_of_it(tmp_path):
@@ -320,25 +335,30 @@ def test_what_is_damaged_is_one_line_or_a_note(tmp_path, capsys):
     for name in ("predictions.npz", "setup.json", "grid.png", "transfer.json"):
         assert re.search(rf"left out: \S*{name}", page.text), name
     assert page.row("run, seed 0", "finished")[2] == "50.0"  # of how many images is not known
+    lopsided = {"classes": ["a", "b"], "confusion": [[1.0], [0.0]]}
+    (tmp_path / "run" / "transfer.json").write_text(json.dumps(RATES | lopsided))
+    assert re.search(r"left out: \S*transfer.json", report(tmp_path / "run").text)
 
 
 def test_pictures_over_training_are_those_of_tensorboard_without_steps_that_were_done_again(tmp_path):
     from torch.utils.tensorboard import SummaryWriter
 
-    image = lambda grey: torch.full((3, 2, 2), grey / 255)
+    image, run = lambda grey: torch.full((3, 2, 2), grey / 255), tmp_path / "run"
+    leave(run)
     for purge, steps in ((None, (1, 2, 3)), (3, (4, 5))):
-        with SummaryWriter(str(tmp_path / "tensorboard"), purge_step=purge) as writer:
+        with SummaryWriter(str(run / "tensorboard"), purge_step=purge) as writer:
             for step in steps:
                 writer.add_image("grid", image(10.0 * step), step)
                 writer.add_scalar("loss", 1.0, step)
-    assert pictures_of(tmp_path, most=9) == []  # a run that has no picture of its own draws none
-    Image.new("RGB", (2, 2)).save(tmp_path / "grid.png")
-    found = pictures_of(tmp_path, most=9)
+    assert pictures_of(run, most=9) == []  # a run that has no picture of its own draws none
+    Image.new("RGB", (2, 2)).save(run / "grid.png")
+    found = pictures_of(run, most=9)
     assert [step for step, _ in found] == [1, 2, 4, 5]
     (tmp_path / "one.png").write_bytes(found[2][1])
     with Image.open(tmp_path / "one.png") as picture:
         assert picture.getpixel((0, 0)) == (40, 40, 40)
-    assert [step for step, _ in pictures_of(tmp_path, most=2)] == [1, 5]
+    assert [step for step, _ in pictures_of(run, most=2)] == [1, 5]
+    assert [each["alt"] for each in report(run).pictures] == ["step 1", "step 2", "step 4", "step 5"]
 
 
 # --- gains by image, and verdicts ----------------------------------------------------------------------------
@@ -415,6 +435,8 @@ def test_a_hybridizer_is_judged_and_may_teach_a_classifier_of_the_same_data(
     found = SimpleNamespace(to_dict=lambda: rates, confusion=torch.eye(3))
     monkeypatch.setattr(ending, "transfer_rates", lambda *given: judged.append(given) or found)
     context = noise(3, 16, 40, Accelerator(cpu=True), labelled=12)
+    labels = torch.where(torch.arange(40) < 20, context.dataset.test.labels, -1)  # of twenty images the class is known
+    context = replace(context, dataset=replace(context.dataset, test=replace(context.dataset.test, labels=labels)))
     plan = SimpleNamespace(context=context, stream=SimpleNamespace(images_per_step=38))
     hybridizer = SimpleNamespace(origin=SimpleNamespace(method=method))
     settings = RunSettings(out=tmp_path, data="svhn", labels=60, split_seed=7, validation=9, seed=5)
@@ -423,10 +445,10 @@ def test_a_hybridizer_is_judged_and_may_teach_a_classifier_of_the_same_data(
     assert conclude_hybridizer(settings, plan, hybridizer, judge, result) is result
     assert asked == [20] and judged == [(hybridizer, context.dataset, "the oracle", context.accelerator)]
     assert json.loads((tmp_path / "transfer.json").read_text()).items() >= rates.items()
-    # Of 40 test images Wilson's interval of 55 % is [39.8, 69.3], by the formula of 1927
+    # Of 20 test images Wilson's interval of 55 % is [34.2, 74.2], by the formula of 1927
     lines = [
         "noise, 12 labels, 7 steps, 66 seconds",
-        "its own classifier: test accuracy 55.0 % [39.8, 69.3], 95 % by 40 test images",
+        "its own classifier: test accuracy 55.0 % [34.2, 74.2], 95 % by 20 test images",
         f"hybrids: {spoken_rates(rates)}; {tmp_path / 'grid.png'}",
         f"hybrids: {verdict(rates)}",
     ]

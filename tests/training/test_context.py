@@ -168,6 +168,22 @@ def test_data_and_split_are_what_the_settings_ask_for(monkeypatch, tmp_path, cap
     made.split.save(tmp_path / "split.json")
     of_file = Context.of(RunSettings(**given, labels=20, split=tmp_path / "split.json", precision="fp32"))
     assert of_file.split == made.split
+    of_file.say()
+    assert capsys.readouterr().out == "what was drawn\n"
+
+
+def test_what_settings_leave_open_is_told(monkeypatch, capsys):
+    dataset = context_of(16).dataset
+    dataset = replace(dataset, train=replace(dataset.train, files=tuple(map(str, range(40)))))
+    monkeypatch.setattr(module, "load_dataset", lambda name, **how: dataset)
+    Context.of(RunSettings(labels=10, threads=1, precision="fp32")).say()
+    assert capsys.readouterr().out == (
+        "images are brought to 16×16; --image-size\n"
+        "10 images are labelled, 30 are set aside for validation, 0 unlabelled; --labels, --validation\n"
+    )
+    Context.of(RunSettings(validation=7, image_size=16, threads=1, precision="fp32")).say()
+    said = "33 images are labelled, 7 are set aside for validation, 0 unlabelled; --labels, --validation\n"
+    assert capsys.readouterr().out == said
 
 
 def test_streams_and_networks_are_as_the_settings_have_them(monkeypatch):

@@ -226,9 +226,9 @@ class Fake(GeneralTracker):
     name, requires_logging_directory, tracker = "fake", False, None
     made: ClassVar[list["Fake"]] = []
 
-    def __init__(self, project: str) -> None:
+    def __init__(self, project: str, run: str) -> None:
         super().__init__()
-        self.told = [("project", project)]
+        self.told = [("project", project, run)]
         self.made.append(self)
 
     def start(self):
@@ -249,11 +249,12 @@ class Fake(GeneralTracker):
 
 def test_another_tracker_is_told_the_same_as_tensorboard(tmp_path, monkeypatch):
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "fake", Fake)
+    monkeypatch.setitem(trackers.NAMED, "fake", "run")
     with run(tmp_path, log_with=("tensorboard", "fake", "fake")) as made:
         train(made)
         made.picture("grid", torch.rand(3, 5, 7))
     (fake,) = Fake.made
-    assert fake.told[:2] == [("project", "hybridgen"), ("start",)] and fake.told[-1] == ("finish",)
+    assert fake.told[:2] == [("project", "hybridgen", tmp_path.name), ("start",)] and fake.told[-1] == ("finish",)
     assert fake.told[2] == ("configuration", {
         "rate": 0.1, "channels": "[8, 16]", "hybridizer": "some/folder", "out": "run", "resume": False,
         "threads": None, "record_every": 4, "save_every": 5,
@@ -278,6 +279,7 @@ def test_trackers_that_cannot_be_are_an_input_error(tmp_path, monkeypatch):
         raise RuntimeError("no key\nset one")
 
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "fake", Fake)
+    monkeypatch.setitem(trackers.NAMED, "fake", "run")
     monkeypatch.setattr(Fake, "start", start)
     with pytest.raises(InputError, match=r"^log_with: fake fails \(no key\); "), run(tmp_path, log_with=("fake",)):
         pass
@@ -308,10 +310,11 @@ def test_curves_show_every_term_over_the_steps_at_which_it_was_recorded(tmp_path
     finished(tmp_path)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write("".join(f'{{"step": {step}, "epoch": 2.0, "val_score/a": {step / 2}}}\n' for step in range(30, 70)))
+        file.write('{"step": 70, "validation/b": 1, "x": 2, "y": 3, "z": 4}\n')
     record.draw_curves(tmp_path)
-    first, second = drawn[-1].axes
-    assert [axis.get_title() for axis in (first, second)] == ["it/error", "val score/a"]
-    assert [axis.get_xlabel() for axis in (first, second)] == ["step", "step"]
+    _, first, second, *_ = axes = drawn[-1].axes  # four beside one another
+    assert [axis.get_title() for axis in axes] == ["validation/b", "it/error", "val score/a", "x", "y", "z"]
+    assert [axis.get_xlabel() for axis in axes] == ["", "", "step", "step", "step", "step"]
     rows = [row for row in read_metrics(tmp_path) if "it/error" in row]
     ((few,), (many,)) = (axis.get_lines() for axis in (first, second))
     assert few.get_xydata().tolist() == [[row["step"], row["it/error"]] for row in rows]
