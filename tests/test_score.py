@@ -534,8 +534,12 @@ def test_bad_input_is_one_line(score, runs, data, tmp_path):
         ((lone, "--data", "digits-m"), "network.safetensors: a classifier of 3 (0, 1, 2) classes, digits-m has 10"),
         ((lone, "--data", f"npz:{data}", "--part", "validation"), "no run's folder tells which images these are"),
         ((lone, "--data", f"npz:{data}", "--image-size", 32), "a network for images of 16×16, these have 32×32"),
+        ((lone, "--data", f"npz:{data}", "--image-size", 8), "these have 8×8; --image-size 16 makes them alike"),
         ((lone, "--data", f"npz:{data}", "--part", "train"), "--part train: no run's folder tells which images"),
-        ((plain, "--data", f"npz:{other}"), "trained on other data or another split"),
+        (
+            (plain, "--data", f"npz:{other}"),
+            f"another split than npz:{other} (split {find(plain).split_hash}, of these",
+        ),
         ((plain, "--data", f"npz:{renamed}"), "a classifier of 3 (0, 1, 2) classes"),
         ((mixmo, "--data", f"npz:{renamed}", "--allow-other-data"), "a classifier of 3 (0, 1, 2) classes"),
         ((plain, fixmatch), "trained on another split"),
@@ -627,8 +631,13 @@ def test_the_data_are_those_of_the_run_where_they_lie(runs, monkeypatch):
         dataset_of([moved, smaller])
     dataset_of([moved])
     dataset_of([moved], "digits-m", data_root="here", image_size=8, download=True)
-    common = {"whole": False}
+    photographs = replace(left, config=left.config | {"data": "folder:a", "image_size": 16, "whole": True})
+    dataset_of([photographs])
+    dataset_of([photographs], "svhn")
+    common, own = {"image_size": 16, "data_root": "data", "download": False}, left.config["data"]
     assert asked == [
-        (left.config["data"], {"image_size": 16, "data_root": "elsewhere", "download": False} | common),
-        ("digits-m", {"image_size": 8, "data_root": "here", "download": True} | common),
+        (own, common | {"data_root": "elsewhere", "whole": False}),
+        ("digits-m", {"image_size": 8, "data_root": "here", "download": True, "whole": False}),
+        ("folder:a", common | {"whole": True}),
+        ("svhn", common | {"whole": False}),  # which has no files that could be whole
     ]
