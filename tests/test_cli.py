@@ -954,6 +954,30 @@ def test_studies_of_networks_see_so_many_drawn_images(run, monkeypatch, tmp_path
         assert torch.equal(drawn[name][0], of[:6]) and drawn[name][1] == 5
 
 
+@pytest.mark.parametrize(
+    ("words", "own", "classes", "side"),
+    [
+        ("", dict(inputs=2, source="embedding", place="late"), 100, 32),
+        ("--inputs 3 --source encoding --place early --classes 7 --image-size 16",
+         dict(inputs=3, source="encoding", place="early"), 7, 16),
+    ],
+)  # fmt: skip
+def test_a_new_network_whose_inferences_are_studied_is_as_it_is_asked_for(
+    run, monkeypatch, tmp_path, words, own, classes, side
+):
+    asks(monkeypatch, "hybridgen.evaluation.inference.costs")
+    new = ("--network", "vit-8-2-1", "--batch", 5, "--rounds", 4, "--seed", 3, *words.split())
+    with pytest.raises(Asked) as asked:
+        run("study", "inference", "--out", tmp_path, *new, *ONE)
+    (every, images), how = asked.value.args
+    network = every["separate"].network
+    assert images.shape == (5, 3, side, side) and how == {"rounds": 4}
+    assert network.options.items() >= own.items() and network.num_classes == classes and network.image_size == side
+    torch.manual_seed(3)
+    first = make_network("vit-8-2-1", classes, image_size=side).patch_embed
+    assert torch.equal(network.encoders[0].proj.weight, first.proj.weight)
+
+
 # --- studies of mixing ----------------------------------------------------------------------------------
 
 

@@ -11,17 +11,19 @@ from recipe_modules import recipe
 
 from hybridgen import __version__
 from hybridgen.configuration import parse
+from hybridgen.data.datasets import Part
+from hybridgen.data.sources import InMemory
 from hybridgen.data.splits import Split
 from hybridgen.tables.cost import noise
 from hybridgen.training.setup import write_setup
 
 
 def test_setup_tells_counts_changed_settings_and_versions_and_keeps_the_split_of_a_file(tmp_path):
-    """Of forty training images, and of as many test images of which two are of unknown class; without folders."""
+    """Of forty training images and thirty test images, of two of which the class is not known; without folders."""
     made = noise(3, 16, 40, Accelerator(cpu=True))
-    labels = made.dataset.test.labels.clone()
-    labels[5:7] = -1
-    dataset = replace(made.dataset, name="npz:/home/me/toy.npz", test=replace(made.dataset.test, labels=labels))
+    labels = torch.tensor([0, 1, 2, -1, -1] + [0] * 25)
+    test = Part(InMemory(made.dataset.test.images.pixels[:30]), labels)
+    dataset = replace(made.dataset, name="npz:/home/me/toy.npz", test=test)
     split = Split("noise", "noise", 7, tuple(range(12)), tuple(range(12, 35)), tuple(range(35, 40)))
     module, file = recipe("mean_teacher"), tmp_path / "mine.json"
     given = ["--split", str(file), "--epochs", "3", "--hybrids.no-keep-consistent", "--seed", "5"]
@@ -32,7 +34,7 @@ def test_setup_tells_counts_changed_settings_and_versions_and_keeps_the_split_of
     own = told.pop("environment")
     assert told == {
         "data": {"name": "toy.npz", "fingerprint": "noise", "image_size": 16, "classes": ["0", "1", "2"], "train": 40,
-                 "test": 38},
+                 "test": 28},
         "split": {"labelled": 12, "unlabelled": 23, "validation": 5, "seed": 7, "hash": split.hash},
         "recipe": "mean_teacher", "steps": 30,
         "changed": ["split", "seed", "method.epochs", "hybrids.keep_consistent"],
