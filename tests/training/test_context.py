@@ -109,6 +109,10 @@ def test_a_network_that_is_given_is_taken():
         assert isinstance(context.classifier("fast-4-8").network, FastClassifier)
         assert isinstance(context.classifier("leaky-wrn-10-1").network, WideResNetClassifier)
     assert context_of(16).network(None, small="wrn-16-1") == "wrn-16-1"
+    made = context_of(16).classifier("cifar-resnet18", width=0.25, heads=2, momentum=0.25)
+    assert (made.channels, made.heads) == (128, 2)
+    assert {part.momentum for part in made.modules() if isinstance(part, torch.nn.BatchNorm2d)} == {0.25}
+    assert context_of(16).classifier("vit-8-2-1", image_size=8).network.image_size == 8  # of crops
 
 
 def test_the_images_that_are_whitened_are_evenly_chosen(monkeypatch):
@@ -196,12 +200,15 @@ def test_streams_and_networks_are_as_the_settings_have_them(monkeypatch):
     context = replace(context, settings=RunSettings(**settings))
     views = (lambda images, generator: images,)
     how = dict(
-        labelled=3, labelled_views=views, unlabelled=6, unlabelled_views=views * 2, unlabelled_pool=range(13, 25)
+        labelled=6, labelled_views=views, unlabelled=6, unlabelled_views=views * 2, unlabelled_pool=range(13, 25)
     )
-    context.stream(7, **how, repetitions=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Accelerator, "process_index", 1)
+        patch.setattr(Accelerator, "num_processes", 2)
+        context.stream(7, **how, repetitions=3)
     ((part, split, told),) = given
     assert part is context.dataset.train and split is context.split
-    assert told == how | dict(seed=7, rank=0, world=1, device=torch.device("cpu"), workers=5, repetitions=3)
+    assert told == how | dict(seed=7, rank=1, world=2, device=torch.device("cpu"), workers=5, repetitions=3)
     context.laid_out(torch.nn.Identity())
     context.laid_out(torch.nn.Identity(), compiled=False)
     assert laid == [dict(channels_last=False, compiled=compiled, synchronized=True) for compiled in (True, False)]

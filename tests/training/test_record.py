@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import ClassVar
 
@@ -176,14 +177,14 @@ def test_tensorboard_has_the_same_values_and_the_pictures(tmp_path):
     assert [(e.step, e.value) for e in events.Scalars("validation/accuracy")] == [(10, 0.75)]
     (image,) = events.Images("grid")
     assert (image.step, image.height, image.width) == (10, 5, 7)
-    with Image.open(tmp_path / "grid.png") as picture:
-        assert picture.size == (7, 5)
+    with Image.open(tmp_path / "grid.png") as picture, Image.open(BytesIO(image.encoded_image_string)) as shown:
+        assert picture.size == (7, 5) and picture.convert("RGB").tobytes() == shown.convert("RGB").tobytes()
         pixels = torch.tensor(list(picture.convert("RGB").tobytes())).view(5, 7, 3)
     torch.testing.assert_close(pixels.permute(2, 0, 1) / 255, grid, atol=0.51 / 255, rtol=0)
 
 
 def test_tensorboard_has_the_configuration_once_and_what_the_process_does(tmp_path, monkeypatch):
-    """Ten steps of two images each, of which each takes half a second, and a checkpoint every five, which takes an
+    """Ten steps of two images each, of which each takes half a second, and a checkpoint every four, which takes an
     hour; rates are 0.1 times the step, and a third of it of slowed parameters."""
     clock, before = [0.0], psutil.Process().memory_info().rss
     monkeypatch.setattr(record, "now", lambda device: clock[0])
@@ -199,7 +200,8 @@ def test_tensorboard_has_the_configuration_once_and_what_the_process_does(tmp_pa
     optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))]} for _ in range(2)], lr=0.0)
     optimizer.param_groups[1]["factor"] = 1 / 3
     for resume in (False, True):  # once is once a run, however often it is begun
-        with run(tmp_path, optimizers={"it": optimizer}, images_per_step=2, resume=resume) as made:
+        often = dict(record_every=2, save_every=4)
+        with run(tmp_path, optimizers={"it": optimizer}, images_per_step=2, resume=resume, **often) as made:
             while not made.clock.done and (resume or made.clock.step < 7):
                 made.clock.step += 1
                 clock[0] += 0.5
@@ -209,9 +211,9 @@ def test_tensorboard_has_the_configuration_once_and_what_the_process_does(tmp_pa
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     read = lambda tag: [(event.step, event.value) for event in events.Scalars(tag)]
-    assert read("learning_rate/it") == [(4, pytest.approx(0.4)), (8, pytest.approx(0.8)), (10, pytest.approx(1.0))]
-    assert read("learning_rate/it/x0.333333") == [(step, pytest.approx(step / 30)) for step in (4, 8, 10)]
-    assert read("speed/images_per_second") == [(step, pytest.approx(4)) for step in (4, 8, 10)]
+    assert read("learning_rate/it") == [(step, pytest.approx(step / 10)) for step in (2, 4, 6, 8, 10)]
+    assert read("learning_rate/it/x0.333333") == [(step, pytest.approx(step / 30)) for step in (2, 4, 6, 8, 10)]
+    assert read("speed/images_per_second") == [(step, pytest.approx(4)) for step in (2, 4, 6, 8, 10)]
     most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _, gib in read("memory/peak_gib"):  # Linux counts pages in batches
         assert 0.95 * before < gib * 2**30 < 1.05 * most
