@@ -322,6 +322,16 @@ def test_table_and_picture_of_the_probe(dataset):
         assert list(line.get_ydata()) == pytest.approx([by_chance] * 2)
 
 
+def test_test_images_of_unknown_class_are_as_if_they_were_not_there(dataset):
+    kept = torch.tensor([i for i in range(COUNT) if i % 5 != 1])
+    part, labels = dataset.test, dataset.test.labels.clone()
+    labels[1::5] = -1
+    few = Part(InMemory(part.images.pixels[kept]), part.labels[kept], part.masks[kept], part.backgrounds[kept])
+    values = found("probe", replace(dataset, test=replace(part, labels=labels)), tiny(), repeats=1)
+    assert values == found("probe", replace(dataset, test=few), tiny(), repeats=1)
+    assert values["semantic_parents"] == len(kept) < COUNT
+
+
 def test_probe_of_vectors_is_not_pooled(dataset):
     finding = study("probe", conditions(dataset, tiny(), repeats=1))
     assert "pooled_semantic_probe" not in finding.values["hybridizers"]["SciMix"]
