@@ -33,7 +33,7 @@ from hybridgen.data.readers import embedded
 from hybridgen.data.sources import Files, InMemory, decode
 from hybridgen.data.splits import Split, make_split
 from hybridgen.errors import InputError, exit_codes
-from hybridgen.evaluation.explore import Server
+from hybridgen.evaluation.explore import Explorer, Server
 from hybridgen.evaluation.export import BLOCK, Row
 from hybridgen.evaluation.grid import choose_parents, hybrid_grid, sample_grid
 from hybridgen.evaluation.oracle import Training, save_oracle, train_oracle
@@ -669,12 +669,16 @@ def test_a_split_hides_classes_and_leaves_its_validation_out(run, artefact, digi
         assert said.code == 2 and word in said.err and not (tmp_path / "refused").exists()
 
 
+PHOTOGRAPHS = {"fingerprint": "0" * 64, "dataset": "photographs"}
+WARNING = "warning: the hybridizer was trained on photographs, not on these images of digits-m\n"
+
+
 def test_images_that_the_hybridizer_was_not_trained_on_are_told(run, artefact, tmp_path):
-    other = with_origin(artefact, tmp_path / "other", fingerprint="0" * 64, dataset="photographs")
+    other = with_origin(artefact, tmp_path / "other", **PHOTOGRAPHS)
     grid = ("hybridize", "--rows", 2, "--columns", 2, *ONE)
     said = run(*grid, "--hybridizer", other, "--out", tmp_path / "a.png")
     assert said.code == 0
-    assert said.err == "warning: the hybridizer was trained on photographs, not on these images of digits-m\n"
+    assert said.err == WARNING
     assert run(*grid, "--hybridizer", artefact, "--out", tmp_path / "b.png").err == ""
 
 
@@ -694,7 +698,7 @@ def test_own_classes_must_be_the_hybridizers(run, artefact, tmp_path):
 # --- evaluate -------------------------------------------------------------------------------------------
 
 
-def test_evaluate_prints_rates(run, artefact, oracle):
+def test_evaluate_prints_rates(run, artefact, oracle, tmp_path):
     common = ("evaluate", "--hybridizer", artefact, "--oracle", oracle, "--repeats", 1, *ONE)
     plain = json.loads(run(*common, "--json").out)
     for key in ("semantic_transfer", "nonsemantic_preservation", "oracle_accuracy", "background_inheritance"):
@@ -705,8 +709,13 @@ def test_evaluate_prints_rates(run, artefact, oracle):
     other = json.loads(run(*common, "--json", "--seed", 3, "--fda-beta", 0.2).out)
     assert [other[key] for key in ("repeats", "seed", "fda_beta")] == [1, 3, 0.2]
     assert other["fda"] != plain["fda"] and other["mixup"] != plain["mixup"]
-    table = run(*common).out
-    assert f"{plain['semantic_transfer']:.1%}" in table and f"{plain['oracle_accuracy']:.1%}" in table
+    said = run("evaluate", "--hybridizer", with_origin(artefact, tmp_path, **PHOTOGRAPHS), *common[3:])
+    table = said.out
+    assert (
+        said.err == WARNING
+        and f"{plain['semantic_transfer']:.1%}" in table
+        and f"{plain['oracle_accuracy']:.1%}" in table
+    )
     assert "MixUp" in table and "FDA" in table
 
 
@@ -762,7 +771,8 @@ def test_study_that_cannot_be_made_trains_no_oracle(run, artefact, tmp_path, mon
 def test_study_agrees_with_evaluate(run, artefact, oracle, tmp_path):
     common = ("--hybridizer", artefact, "--oracle", oracle, "--repeats", 1, "--seed", 3, *ONE)
     rates = json.loads(run("evaluate", *common, "--json").out)
-    run("study", "transfer", *common, "--out", tmp_path)
+    other = with_origin(artefact, tmp_path / "other", **PHOTOGRAPHS)
+    assert run("study", "transfer", "--hybridizer", other, *common[2:], "--out", tmp_path).err == WARNING
     (own,) = json.loads((tmp_path / "transfer.json").read_text())["hybridizers"].values()
     for key in ("semantic_transfer", "semantic_transfer_interval", "nonsemantic_preservation"):
         assert own[key] == rates[key]
@@ -942,6 +952,30 @@ def test_studies_of_networks_see_so_many_drawn_images(run, monkeypatch, tmp_path
     assert counts == [8, 6] and asked.value.args == (({"a": None, "b": None},), {})
     for name, of in (("network a", images), ("network b", images / 2)):
         assert torch.equal(drawn[name][0], of[:6]) and drawn[name][1] == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "own", "classes", "side"),
+    [
+        ("", dict(inputs=2, source="embedding", place="late"), 100, 32),
+        ("--inputs 3 --source encoding --place early --classes 7 --image-size 16",
+         dict(inputs=3, source="encoding", place="early"), 7, 16),
+    ],
+)  # fmt: skip
+def test_a_new_network_whose_inferences_are_studied_is_as_it_is_asked_for(
+    run, monkeypatch, tmp_path, words, own, classes, side
+):
+    asks(monkeypatch, "hybridgen.evaluation.inference.costs")
+    new = ("--network", "vit-8-2-1", "--batch", 5, "--rounds", 4, "--seed", 3, *words.split())
+    with pytest.raises(Asked) as asked:
+        run("study", "inference", "--out", tmp_path, *new, *ONE)
+    (every, images), how = asked.value.args
+    network = every["separate"].network
+    assert images.shape == (5, 3, side, side) and how == {"rounds": 4}
+    assert network.options.items() >= own.items() and network.num_classes == classes and network.image_size == side
+    torch.manual_seed(3)
+    first = make_network("vit-8-2-1", classes, image_size=side).patch_embed
+    assert torch.equal(network.encoders[0].proj.weight, first.proj.weight)
 
 
 # --- studies of mixing ----------------------------------------------------------------------------------
@@ -1182,23 +1216,27 @@ def test_bad_input(run, artefact, oracle, networks, tmp_path, monkeypatch, line,
     assert not list(tmp_path.iterdir())
 
 
-def test_explore_serves_until_it_is_interrupted(run, artefact, oracle, monkeypatch, capsys):
+def test_explore_serves_until_it_is_interrupted(run, artefact, oracle, monkeypatch, capsys, tmp_path):
     """With an oracle, at the port that is free; a port that is taken is one line."""
     taken: list[Server] = []
-    printed: list[str] = []
+    printed: list[tuple[str, str]] = []
 
     def serve(server: Server) -> None:
         taken.append(server)
-        assert list(server.explorer.judges) == ["hybridizer's classifier", "oracle"]
-        printed.append(capsys.readouterr().out)
+        explorer = server.explorer
+        assert list(explorer.judges) == ["hybridizer's classifier", "oracle"]
+        assert torch.equal(explorer.order, Explorer(explorer.hybridizer, explorer.dataset, "train", seed=5).order)
+        printed.append(capsys.readouterr())
         refused(run("explore", "--hybridizer", artefact, "--port", server.server_port, *ONE), "--port", "not to be had")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Server, "serve_forever", serve)
-    said = run("explore", "--hybridizer", artefact, "--oracle", oracle, *ONE)
+    other = with_origin(artefact, tmp_path, **PHOTOGRAPHS)
+    said = run("explore", "--hybridizer", other, "--oracle", oracle, "--part", "train", "--seed", 5, *ONE)
     assert (said.code, said.out, said.err) == (130, "", "") and taken[0].socket.fileno() == -1
-    (line,) = printed
+    ((line, warning),) = printed
     assert line == f"http://127.0.0.1:{taken[0].server_port}/ shows hybrids of digits-m; Ctrl-C ends it\n"
+    assert warning == WARNING
 
 
 NEEDED = {

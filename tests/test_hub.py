@@ -1,6 +1,7 @@
 """What goes to the hub and comes from it, by huggingface_hub's own client and a hub of this process."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,12 +18,12 @@ from recipe_modules import recipe
 from hybridgen.assets import bundled
 from hybridgen.cli import main
 from hybridgen.configuration import parse
-from hybridgen.hub import without_places
+from hybridgen.hub import Figure, without_places
 from hybridgen.hybridizer import Hybridizer
 from hybridgen.networks.classifiers import Classifier, load_classifier, save_classifier
 from hybridgen.networks.registry import make_network
 from hybridgen.settings import plain
-from hybridgen.tables.card import command
+from hybridgen.tables.card import command, figures
 from hybridgen.tables.left import Group
 from hybridgen.training.record import identity
 from hybridgen.training.setup import begun_by
@@ -72,7 +73,7 @@ def leave(folder: Path, **result) -> None:
 @pytest.fixture
 def run(tmp_path) -> Path:
     """A finished run of a classifier; of its six test images the half, and of the last network a third, are right."""
-    leave(tmp_path / "run", test_accuracy_selected=0.5, test_accuracy_last=1 / 3)
+    leave(tmp_path / "run", test_accuracy_selected=0.5, test_accuracy_last=1 / 3, seed=7)
     leave_classifier(tmp_path / "run", seed=0)
     return tmp_path / "run"
 
@@ -129,8 +130,10 @@ def test_a_classifier_there_and_back(hub, run, capsys):
         "| accuracy, after the last step | 33.3 % | 9.7 to 70.0 |",
         "images of 16×16, 3 classes (a, b, c)",
         "`hybridgen train mean-teacher --data npz:toy.npz --labels 4 --epochs 3.0 --hybrids.no-baseline`: from "
-        "4 labelled, 30 unlabelled, 5 validation images; seed 0, 1,234 steps, 75 seconds. Split abc123.",
+        "4 labelled, 30 unlabelled, 5 validation images; seed 7, 1,234 steps, 75 seconds. Split abc123.",
         'classifier, classes, side = load_classifier("me/toy")\n',
+        "classifier(images)  # of [b, 3, 16, 16] in [0, 1]",
+        "It knows its 3 classes alone",
         "  epochs: 3.0\n  rate: 0.1\n",
     ):
         assert said in card.text, said
@@ -140,12 +143,13 @@ def test_a_classifier_there_and_back(hub, run, capsys):
     assert configuration == {"data": "npz:toy.npz", "labels": 4, "method": method, "hybrids": {"baseline": False}}
 
     # A card that lies there goes as it stands
-    (run / "README.md").write_text("---\nlicense: other\n---\n# Mine\n")
+    mine = "---\nlicense: other\n---\n# Mine\n"
+    (run / "README.md").write_text(mine)
     capsys.readouterr()
     assert "--license mit: " in refused(capsys, run, "me/mine", "--license", "mit")
     main(["push", str(run / "network.safetensors"), "me/mine"])
     assert not hub.repositories["me/mine"].private
-    assert hub.repositories["me/mine"].files("main")["README.md"] == (run / "README.md").read_bytes()
+    assert hub.repositories["me/mine"].files("main")["README.md"].decode() == mine == (run / "README.md").read_text()
 
 
 def test_a_run_s_hybridizer_with_what_its_hybrids_inherit(hub, tmp_path, capsys):
@@ -153,17 +157,25 @@ def test_a_run_s_hybridizer_with_what_its_hybrids_inherit(hub, tmp_path, capsys)
     own = Hybridizer.from_pretrained(bundled())
     own.save_pretrained(tmp_path / "run" / "hybridizer")
     rates = {"semantic_transfer": 0.75, "nonsemantic_preservation": 0.5, "background_inheritance": None}
-    rates |= {f"{name}_interval": [0.25, 0.875] for name in rates} | {"oracle_accuracy": 0.9}
+    rates |= {f"{name}_interval": [0.25, value and value + 0.125] for name, value in rates.items()}
+    rates |= {"oracle_accuracy": 0.9}
     (tmp_path / "run" / "transfer.json").write_text(json.dumps(rates | {"classes": ["a"], "confusion": [[1.0]]}))
-    main(["push", str(tmp_path / "run"), "me/digits"])
+    main(["push", str(tmp_path / "run"), "me/digits", "--private", "--revision", "v1", "--license", "mit"])
+    assert hub.repositories["me/digits"].private
     images = torch.rand(2, 3, own.image_size, own.image_size)
-    assert torch.equal(Hybridizer.from_pretrained("me/digits")(images), own(images))
-    files = hub.repositories["me/digits"].files("main")
+    assert torch.equal(Hybridizer.from_pretrained("me/digits@v1")(images), own(images))
+    files = hub.repositories["me/digits"].files("v1")
     assert files.keys() == {".gitattributes", "README.md", "config.json", "model.safetensors"}
     card = ModelCard(files["README.md"].decode())
-    assert (card.data.license, card.data.library_name, card.data.datasets) == (None, "hybridgen", ["digits-m"])
+    assert (card.data.license, card.data.library_name, card.data.datasets) == ("mit", "hybridgen", ["digits-m"])
     assert card.data.eval_results[0].metric_value == 0.5
     assert "| semantic transfer, by an oracle | 75.0 % | 25.0 to 87.5 |" in card.text
+    assert (
+        "| non-semantic preservation (nearer in pixels to the non-semantic parent) | 50.0 % | 25.0 to 62.5 |"
+        in card.text
+    )
+    assert "| on the 6 test images |" in card.text and "seed 0, 1,234 steps, 75 seconds" in card.text
+    assert "| accuracy of its own classifier, after the last step | 50.0 % | 18.8 to 81.2 |" in card.text
     assert "| accuracy of the oracle that judges hybrids | 90.0 % | – |" in card.text
     assert f"Split {own.origin.split_hash}." in card.text and "background" not in card.text
     assert (tmp_path / "run" / "hybridizer" / "README.md").read_text() == card.content
@@ -176,6 +188,16 @@ def test_data_are_told_to_the_hub_where_it_may_have_them(name):
     own.origin = replace(own.origin, dataset=name)
     card = ModelCard(own.card("me/own"))
     assert card.data.datasets == (None if " " in name else [name]) and name.rpartition(":")[2] in card.text
+
+
+def test_a_hybridizer_of_no_run_and_figures_of_unknown_images(hub, tmp_path):
+    """Without a number of test images there is no interval, and without a test image of known class no figure."""
+    shutil.copytree(bundled(), tmp_path / "own", ignore=shutil.ignore_patterns("README.md"))
+    main(["push", str(tmp_path / "own"), "me/digits", "--license", "mit"])
+    assert ModelCard(hub.repositories["me/digits"].files("main")["README.md"].decode()).data.license == "mit"
+    group = Group(Path(), "a", {}, {}, {"test_accuracy_selected": 0.25, "test_accuracy_last": math.nan}, None, [], [])
+    how = "accuracy, selected on the validation images"
+    assert figures(group, "accuracy") == [Figure(how, 0.25, None, "accuracy")]
 
 
 def test_a_hybridizer_in_memory(hub):

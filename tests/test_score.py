@@ -33,6 +33,7 @@ from hybridgen.networks.classifiers import load_classifier
 from hybridgen.training.context import split_of
 from hybridgen.training.engine import make_accelerator
 from hybridgen.training.record import read_result
+from hybridgen.types import InputError
 
 THREADS = torch.get_num_threads()
 FIGURES = ("accuracy", "top5", "nll", "nll_calibrated", "ece", "brier")
@@ -105,7 +106,7 @@ def score(capsys):
             captured = capsys.readouterr()
             assert stop.code == 2 and captured.out == "" and captured.err.count("\n") == 1, captured
             return captured.err
-        captured = capsys.readouterr().out
+        captured, command.told = capsys.readouterr()
         return json.loads(captured) if json_ else captured
 
     return command
@@ -399,6 +400,7 @@ def test_own_corruptions_by_hand(score, runs, data):
     run = runs / "fixmatch" / "fixmatch-seed0"
     kinds = ("--corruptions", "impulse-noise", "contrast", "--severities", "2", "5", "--batch", "25", "--seed", "3")
     found = score(run, *kinds)["corruptions"]
+    assert "corruptions: 4 times all images, about " in score.told
     assert (found["of"], found["severities"]) == ("hybridgen's own corruptions", [2, 5])
     own = found["classifiers"]["fixmatch-seed0"]
     classifier, *_ = load_classifier(run / "network.safetensors")
@@ -532,8 +534,12 @@ def test_bad_input_is_one_line(score, runs, data, tmp_path):
         ((lone, "--data", "digits-m"), "network.safetensors: a classifier of 3 (0, 1, 2) classes, digits-m has 10"),
         ((lone, "--data", f"npz:{data}", "--part", "validation"), "no run's folder tells which images these are"),
         ((lone, "--data", f"npz:{data}", "--image-size", 32), "a network for images of 16×16, these have 32×32"),
+        ((lone, "--data", f"npz:{data}", "--image-size", 8), "these have 8×8; --image-size 16 makes them alike"),
         ((lone, "--data", f"npz:{data}", "--part", "train"), "--part train: no run's folder tells which images"),
-        ((plain, "--data", f"npz:{other}"), "trained on other data or another split"),
+        (
+            (plain, "--data", f"npz:{other}"),
+            f"another split than npz:{other} (split {find(plain).split_hash}, of these",
+        ),
         ((plain, "--data", f"npz:{renamed}"), "a classifier of 3 (0, 1, 2) classes"),
         ((mixmo, "--data", f"npz:{renamed}", "--allow-other-data"), "a classifier of 3 (0, 1, 2) classes"),
         ((plain, fixmatch), "trained on another split"),
@@ -620,10 +626,18 @@ def test_the_data_are_those_of_the_run_where_they_lie(runs, monkeypatch):
     )
     left = find(runs / "fixmatch" / "fixmatch-seed0")
     moved = replace(left, config=left.config | {"data_root": "elsewhere", "image_size": 16})
+    smaller = replace(left, config=left.config | {"image_size": 8})
+    with pytest.raises(InputError, match=r"^RUNS: of images of different sizes \((16, 8|8, 16)\)"):
+        dataset_of([moved, smaller])
     dataset_of([moved])
     dataset_of([moved], "digits-m", data_root="here", image_size=8, download=True)
-    common = {"whole": False}
+    photographs = replace(left, config=left.config | {"data": "folder:a", "image_size": 16, "whole": True})
+    dataset_of([photographs])
+    dataset_of([photographs], "svhn")
+    common, own = {"image_size": 16, "data_root": "data", "download": False}, left.config["data"]
     assert asked == [
-        (left.config["data"], {"image_size": 16, "data_root": "elsewhere", "download": False} | common),
-        ("digits-m", {"image_size": 8, "data_root": "here", "download": True} | common),
+        (own, common | {"data_root": "elsewhere", "whole": False}),
+        ("digits-m", {"image_size": 8, "data_root": "here", "download": True, "whole": False}),
+        ("folder:a", common | {"whole": True}),
+        ("svhn", common | {"whole": False}),  # which has no files that could be whole
     ]

@@ -36,6 +36,7 @@ from hybridgen.networks.autoencoder import Architecture, SamosaArchitecture, Sam
 from hybridgen.tables import compare, pipeline
 from hybridgen.tables.compare import OF_ENSEMBLES, Comparison
 from hybridgen.tables.cost import noise
+from hybridgen.tables.ending import conclude_hybridizer
 from hybridgen.training.context import Context
 from hybridgen.training.schedules import value
 from hybridgen.types import InputError
@@ -44,6 +45,7 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 SMALL = ("--validation", "0", "--seed", "3", "--threads", "1", "--rate", "0.037", "--epochs", "6")
 BATCHES = ("--labelled-batch", "4", "--unlabelled-batch", "8")
 TRAINED = ("--hybridizer", "trained")
+JUDGE = "in the place of an oracle, which judges nothing here"
 
 
 def load(name: str):
@@ -82,7 +84,7 @@ class Ran:
         conclude, judged = Comparison.conclude, Comparison.judged
         noted = lambda compared, **how: self.concluded.append(how) or conclude(compared, **how)
         monkeypatch.setattr(Comparison, "conclude", noted)
-        noted = lambda compared, *given: self.judged.append(given) or judged(compared, *given)
+        noted = lambda compared, made, judge: self.judged.append((made, judge)) or judged(compared, made, None)
         monkeypatch.setattr(Comparison, "judged", noted)
         presets = getattr(self.module, "PRESETS", {})
         self.config = parse(self.module.Config, presets, [*arguments, "--out", str(tmp_path / "out")])
@@ -92,7 +94,8 @@ class Ran:
         if hybridizer is not None:
             monkeypatch.setattr(Hybridizer, "from_pretrained", classmethod(lambda cls, source: hybridizer))
         given = {name: of(self) for name, of in others.items()}
-        for replaced, by in {"train": self.train, "judge_of": lambda *_: None, **given}.items():
+        own = {"train": self.train, "judge_of": self.judge_of, "conclude_hybridizer": self.conclude_hybridizer}
+        for replaced, by in (own | given).items():
             places = [place for place in (self.module, pipeline) if hasattr(place, replaced)]
             assert places or replaced not in given
             for place in places:
@@ -107,6 +110,14 @@ class Ran:
         )
         scores = {f"test_accuracy_{which}": seed / 10 for which in ("last", "selected")}
         return scores | {"seconds": 1.0, "steps": plan.clock.steps}
+
+    def judge_of(self, settings, dataset):
+        assert settings is self.config.oracle and dataset is self.context.dataset
+        return JUDGE
+
+    def conclude_hybridizer(self, settings, plan, hybridizer, judge, result):
+        self.judged.append((hybridizer, judge))
+        return conclude_hybridizer(settings, plan, hybridizer, None, result)
 
 
 def weights(plan) -> torch.Tensor:
@@ -164,7 +175,7 @@ def test_a_classifier_is_trained_alone_and_with_hybrids_from_every_seed_by_the_s
         if hasattr(owner, field):
             assert getattr(owner, field) == 0.123
     assert list(ran.result["classifiers"]) == [title, f"{title} + SciMix"]
-    assert ran.judged == [(hybridizer, None)]  # no judge is asked for here
+    assert ran.judged == [(hybridizer, JUDGE)]
     assert ran.result["classifiers"][title]["test_accuracy_last"]["mean"] == pytest.approx(0.35)
 
 
@@ -351,6 +362,7 @@ def test_samosa_is_trained_from_every_seed_and_its_hybrids_are_judged_by_those_o
     monkeypatch.setattr(Hybridizer, "from_pretrained", classmethod(lambda cls, source: loaded.append(source) or made))
     ran = Ran(name, tmp_path, monkeypatch, *SMALL, *BATCHES, *more)
     assert loaded == [ran.config.out / "samosa-seed3" / "hybridizer"] and len(ran.runs) == 4
+    assert ran.judged == [(made, JUDGE)]
     module, title, heads, _ = SAMOSA[name]
     method = ran.config.method
     if name == "samosa_mixmatch":
@@ -513,6 +525,8 @@ def test_scimix_is_trained_once_with_pictures_of_its_averages(tmp_path, monkeypa
             parameter.mul_(3)
     (after,) = run.plan.pictures().values()
     assert not torch.equal(before, after) and torch.equal(after, drawn(ran, run, "scimix"))
+    ((hybridizer, judge),) = ran.judged
+    assert hybridizer.autoencoder is run.plan.average.network and judge == JUDGE
 
 
 def finished(guides: list):
@@ -558,6 +572,10 @@ def test_the_pipeline_goes_from_classifier_to_hybridizer_to_classifier_round_by_
     words = [word for name, each in generator.items() for word in (f"--generator.{name}", *str(each).split())]
     guides, told = [], []
     made = of("scimix")
+    shares = iter((0.1, 0.2, 0.3, 0.5))  # that hybrids inherit, of both seeds of the first round, and of the second
+    rates = lambda *_: {"semantic_transfer": next(shares), "background_inheritance": None, **dict.fromkeys(
+        ("nonsemantic_preservation", "oracle_accuracy"), 0.9)}  # fmt: skip
+    monkeypatch.setattr(Comparison, "judged", rates)
     monkeypatch.setattr(Comparison, "tell_time", lambda self, *about, like: told.append(about))
     monkeypatch.setattr(compare, "read_result", lambda folder: {"seconds": 1.0})
     ran = Ran(
@@ -596,7 +614,11 @@ def test_the_pipeline_goes_from_classifier_to_hybridizer_to_classifier_round_by_
     assert list(ran.result["classifiers"]) == rows
     assert ran.result["beside"].keys() == {"Hybridizer", "Hybridizer, round 2"}
     ((plans, count, judge),) = told
-    assert plans.keys() == {*rows, "Hybridizer", "Hybridizer, round 2"} and (count, judge) == (2, None)
+    assert plans.keys() == {*rows, "Hybridizer", "Hybridizer, round 2"} and (count, judge) == (2, JUDGE)
+    assert ran.judged == [(made, JUDGE)] * 4
+    assert list(ran.result["earlier"]) == rows[1:2]
+    assert ran.result["earlier"][rows[1]]["semantic_transfer"] == pytest.approx(0.15)
+    assert ran.result["transfer"]["semantic_transfer"] == pytest.approx(0.4)
     assert plans["Hybridizer"].tasks.keys() == {"generator", "discriminator"}
     assert isinstance(plans[rows[2]].tasks["classifier"].objective, WithHybrids)
     assert not isinstance(plans[rows[0]].tasks["classifier"].objective, WithHybrids)
@@ -636,6 +658,8 @@ def test_adain_trains_perception_and_then_the_decoder(tmp_path, monkeypatch):
     assert second.more == {"claimed": True, "seconds": 1.0}
     assert first.plan.network is second.plan.network.classifier
     assert torch.equal(second.plan.pictures()["grid"], drawn(ran, second, "adain"))
+    ((hybridizer, judge),) = ran.judged
+    assert hybridizer.autoencoder is second.plan.average.network and judge == JUDGE
     own = adain.transfer_stream(ran.config.method, second.plan.context, 3)
     assert second.plan.stream.indices(0)[1].tolist() == own.indices(0)[1].tolist()
     for run in (first, second):  # all labels are shown

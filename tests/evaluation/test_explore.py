@@ -327,7 +327,14 @@ def test_data_of_other_classes_and_taken_ports_are_refused(hybridizer, dataset, 
             Explorer(hybridizer, replace(dataset, classes=classes))
     with pytest.raises(InputError, match=rf"^--port {server.server_port}: not to be had \(Address already in use\)"):
         Server(explorer, server.server_port)
-    assert [image["place"] for image in Explorer(hybridizer, dataset, "train").offer(Offer(after=0))] == [0]
+    of_training = Explorer(hybridizer, dataset, "train")
+    assert [image["place"] for image in of_training.offer(Offer(after=0))] == [0]
+    assert "1 train images, 16×16 pixels" in of_training.page()
+
+
+def test_the_order_of_images_is_the_seeds(hybridizer, dataset):
+    orders = [Explorer(hybridizer, dataset, seed=seed).order.tolist() for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2] and sorted(orders[2]) == list(range(30))
 
 
 @pytest.mark.skipif(FOUND is None, reason="needs chromium, which is not installed here")

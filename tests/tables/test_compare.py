@@ -24,8 +24,8 @@ from hybridgen.training.schedules import Clock
 from hybridgen.types import InputError
 
 TRAIN, TEST = (
-    Part(InMemory(torch.zeros(count, 3, 16, 16, dtype=torch.uint8)), torch.zeros(count, dtype=torch.long))
-    for count in (60, 30)
+    Part(InMemory(torch.zeros(len(labels), 3, 16, 16, dtype=torch.uint8)), torch.tensor(labels))
+    for labels in ([0] * 60, [0] * 30 + [-1] * 2)  # of two the class is not known
 )
 DATASET = Dataset("toy", ("a",), 16, TRAIN, TEST, "f" * 64, True, (0.5,) * 3, (0.5,) * 3)
 SPLIT = Split("toy", "f" * 64, 0, tuple(range(40)), tuple(range(40, 60)), ())
@@ -59,6 +59,7 @@ def test_every_variant_from_every_seed_and_no_other(tmp_path):
     made = []
     compared = comparison(tmp_path / "c", made)
     assert made == [("FixMatch", 3), ("FixMatch + SciMix", 3)]  # refused before there is a folder, if they must be
+    assert json.loads((tmp_path / "c" / "setup.json").read_text())["data"]["name"] == "toy"
     todo = list(compared.unfinished())
     assert [(run.variant, run.seed) for run in todo] == list(GIVEN)
     names = ["fixmatch-seed3", "scimix-seed3", "fixmatch-seed4", "scimix-seed4"]
@@ -81,7 +82,7 @@ def test_means_and_deviations_by_hand(tmp_path, capsys):
     assert concluded["test_accuracy_last"] == pytest.approx(0.75)
     assert concluded["test_accuracy_selected"] == pytest.approx(0.82)
     assert concluded["seconds"] == pytest.approx(66.0)
-    told = {"seed": 3, "seeds": 2, "steps": 7, "split_hash": SPLIT.hash, "kept": 1, "transfer": None}
+    told = {"seed": 3, "seeds": 2, "steps": 7, "split_hash": SPLIT.hash, "test_images": 30, "kept": 1, "transfer": None}
     assert told.items() <= concluded.items()
     assert json.loads((tmp_path / "c" / "result.json").read_text()) == concluded
     said = capsys.readouterr().out
@@ -147,6 +148,26 @@ def test_gains_are_by_seed_and_their_interval_is_students(tmp_path, capsys):
     assert "gain" not in rows["FixMatch"] and rows["FixMatch + SciMix"]["gain"]["mean"] == pytest.approx(0.205)
     said = capsys.readouterr().out
     assert "gain of the last, 95 % by Student's t" in said and "+20.5 [+14.1, +26.9]\n" in said
+
+
+def test_of_one_seed_gains_are_by_image_of_its_runs_and_the_networks_that_are_there_may_be_scored(
+    tmp_path, monkeypatch, capsys
+):
+    asked, out = [], tmp_path / "c"
+    paired = {"mean": 0.2, "low": 0.1, "high": 0.35}
+    monkeypatch.setattr(compare, "gain_of_runs", lambda *runs: asked.append(runs) or paired)
+    compared = comparison(out, seeds=1)
+    for run in compared.unfinished():
+        run.folder.mkdir()
+        compared.add(run, result(run))
+    (out / "scimix-seed3" / "network.safetensors").touch()
+    rows = compared.conclude(transfer=RATES)["classifiers"]
+    assert asked == [(out / "fixmatch-seed3", out / "scimix-seed3")]
+    assert "gain_by_image" not in rows["FixMatch"] and rows["FixMatch + SciMix"]["gain_by_image"] == paired
+    said = capsys.readouterr().out
+    assert "95 % paired by image" in said and "Student" not in said and "+20.0 [+10.0, +35.0]\n" in said
+    assert f"hybrids: {spoken_rates(RATES)}; {out / 'grid.png'}\nhybrids: good enough to teach" in said
+    assert said.endswith(f"next: hybridgen score {out / 'scimix-seed3'}\n")
 
 
 # --- hybrids, and who judges them ----------------------------------------------------------------------------
@@ -225,7 +246,7 @@ def test_what_is_trained_beside_the_variants_is_counted(tmp_path, capsys, monkey
     told = []
     monkeypatch.setattr(compare, "whole_time", lambda parts: told.append(parts) or 600.0)
     monkeypatch.setattr(compare, "oracle_seconds", lambda judge, *_: 0.5 * judge.steps)
-    monkeypatch.setattr(compare, "judging_seconds", lambda *_: 7.5)
+    monkeypatch.setattr(compare, "judging_seconds", lambda *_: 75.0)  # of each: 600 + 400 + 2 · 2 · 75 s are 22 minutes
     plan = object.__new__(Plan)
     plan.clock, plan.stream = Clock(1234, 2), SimpleNamespace(images_per_step=3)
     compared = comparison(tmp_path / "c", beside={"Hybridizer": plan})
@@ -235,8 +256,10 @@ def test_what_is_trained_beside_the_variants_is_counted(tmp_path, capsys, monkey
     compared.tell_time(parts, 2, judge, like=hybridizer)
     assert capsys.readouterr().out.endswith(
         f"in {tmp_path / 'c'} are trained: FixMatch (7 steps), FixMatch + SciMix (7 steps), Hybridizer (1,234 steps), "
-        "each from 2 seeds\nwhat is left of 6 trainings and of judging takes about 17 minutes\n"  # 1,030 s
+        "each from 2 seeds\nwhat is left of 6 trainings and of judging takes about 22 minutes\n"
     )
+    comparison(tmp_path / "d", seeds=1).tell_time({"FixMatch": plan})
+    assert capsys.readouterr().out.endswith("what is left of the training takes about 10 minutes\n")
     compared.tell_time(parts, 2, None, like=hybridizer)
     assert capsys.readouterr().out == "what is left of 6 trainings takes about 10 minutes\n"
     names = [f"{name}-seed{seed}" for name in ("fixmatch", "scimix", "hybridizer") for seed in (3, 4)]
@@ -246,8 +269,9 @@ def test_what_is_trained_beside_the_variants_is_counted(tmp_path, capsys, monkey
         write_result(tmp_path / "c" / f"hybridizer-seed{seed}", CONTEXT.accelerator, seconds=seconds)
     for run in compared.unfinished():
         compared.add(run, result(run))
-    concluded = compared.conclude(earlier={"FixMatch + SciMix": RATES})
-    assert concluded["seconds"] == pytest.approx(66 + 210) and concluded["earlier"] == {"FixMatch + SciMix": RATES}
+    concluded = compared.conclude(earlier={"FixMatch": None, "FixMatch + SciMix": RATES})
+    assert concluded["seconds"] == pytest.approx(66 + 210)
+    assert concluded["earlier"] == {"FixMatch": None, "FixMatch + SciMix": RATES}
     assert concluded["beside"]["Hybridizer"]["seconds"]["mean"] == pytest.approx(105)
     said = capsys.readouterr().out
     assert "hybrids of FixMatch + SciMix: semantic transfer 0.610" in said

@@ -68,6 +68,8 @@ def test_the_epoch_that_was_selected(runs):
     found = over("method.alpha", runs, epoch="selected")
     assert found.values["figures"]["accuracy"]["mimo"][1]["mean"] == 0.125
     assert found.values["epoch"] == "selected" and "Of the test images, selected epoch; 6 runs" in found.table
+    with pytest.raises(InputError, match=r"there are accuracy$"):
+        over("method.alpha", runs, ["ratio-error"], epoch="selected")
 
 
 def test_a_value_in_a_folders_name_is_not_the_methods(tmp_path):

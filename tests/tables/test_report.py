@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,10 +15,15 @@ from accelerate import Accelerator
 from PIL import Image
 
 from hybridgen.cli import main
+from hybridgen.evaluation.oracle import Training
 from hybridgen.evaluation.paired import gain_of_runs, paired_gain
-from hybridgen.evaluation.transfer import verdict
-from hybridgen.tables.ending import end, save_transfer
+from hybridgen.evaluation.transfer import HYBRIDIZER, MIXUP, spoken_rates, verdict
+from hybridgen.tables import ending
+from hybridgen.tables.cost import noise
+from hybridgen.tables.ending import conclude_hybridizer, end, save_transfer
 from hybridgen.tables.pictures import pictures_of
+from hybridgen.tables.report import confusion, curves_of
+from hybridgen.training.context import RunSettings
 from hybridgen.types import InputError
 
 NAUGHTY = "<b>cat</b>"
@@ -51,9 +57,13 @@ class Page(HTMLParser):
         if self.rows and self.rows[-1] and self.lasttag in ("td", "th", "small"):
             self.rows[-1][-1] += data
 
+    def all_rows(self, *beginning: str) -> list[list[str]]:
+        found = (row for row in self.rows if row[: len(beginning)] == list(beginning))
+        return [[re.sub(r"\s+", " ", text).strip() for text in row] for row in found]
+
     def row(self, *beginning: str) -> list[str]:
-        (found,) = (row for row in self.rows if row[: len(beginning)] == list(beginning))
-        return [re.sub(r"\s+", " ", text).strip() for text in found]
+        (found,) = self.all_rows(*beginning)
+        return found
 
 
 def leave(
@@ -124,7 +134,7 @@ def test_the_page_says_what_the_files_say_and_loads_nothing(tmp_path):
     order = [row[0] for row in page.rows]
     assert order.index("epochs") < order.index("threshold")  # what is no default comes first
     assert page.row("of them unlabelled") == ["of them unlabelled", "30"] and page.row("processor")[1] == "an abacus"
-    assert page.row("hash of the split")[1] == "abc123"
+    assert page.row("hash of the split")[1] == "abc123" and page.row("classes") == ["classes", "3"]
     assert page.row("fingerprint")[1] == "f" * 16 + "…"  # of 64 letters
     # Three of the first class right, none of the second; of the third there are no images
     assert page.row(NAUGHTY, "3") == [NAUGHTY, "3", "100.0 [43.9, 100.0]"]
@@ -135,6 +145,8 @@ def test_the_page_says_what_the_files_say_and_loads_nothing(tmp_path):
     assert "b" not in page.tags and "<b>" not in page.scripts[0]
     assert all(address.startswith("data:image/png;base64,") for address in page.loaded) and len(page.pictures) == 1
     text = (tmp_path / "page.html").read_text()
+    assert re.findall(r'data-curve="(\S+)"', text) == ["validation/accuracy", "classifier/total"]
+    assert 'title="dog as dog: 0 of 3"' in text
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|import\(", text) and "link" not in page.tags
 
 
@@ -153,11 +165,87 @@ def test_variants_stand_in_one_table_where_only_some_have_several_seeds(tmp_path
     of_fixmatch = ["50.0 ± 12.5 [18.8, 81.2]", "25.0 ± 12.5 [6.0, 63.5]", "–", "1 min 01 s"]
     assert page.row("fixmatch")[1:] == of_fixmatch
     assert page.row("other")[1:] == ["50.0 [18.8, 81.2]", "25.0 [6.0, 63.5]", "–", "1 min 01 s"]
-    # Where there is no setup.json, of as many images as the result says
-    (tmp_path / "run" / "setup.json").unlink()
-    assert report(tmp_path / "run").row("other")[1] == "50.0"
+    # Where there is no setup.json, of as many images as the result says, or as were predicted
+    for folder in (tmp_path / "run", tmp_path / "run" / "other-seed0"):
+        (folder / "setup.json").unlink()
+    page = report(tmp_path / "run")
+    assert page.row("other")[1] == "50.0" and page.row("other, seed 0", "finished")[2] == "50.0 [18.8, 81.2]"
     (tmp_path / "run" / "result.json").write_text(json.dumps(result | {"test_images": 6}))
     assert report(tmp_path / "run").row("other")[1] == "50.0 [18.8, 81.2]"
+
+
+RATES = {
+    "semantic_transfer": 0.61, "semantic_transfer_interval": [0.59, 0.63], "nonsemantic_preservation": 0.97,
+    "nonsemantic_preservation_interval": [0.96, 0.98], "background_inheritance": None, "oracle_accuracy": 0.9,
+}  # fmt: skip
+
+
+def test_a_comparison_of_rounds_tells_gains_further_figures_and_what_each_rounds_hybrids_inherit(tmp_path):
+    """Runs stand in the order of the table, then by number of their seeds; what is trained beside stands last."""
+    run, variants = tmp_path / "run", ("ZMatch", "ZMatch + SciMix", "ZMatch + SciMix, round 2")
+    for name in ("zmatch-seed2", "zmatch-seed10", "scimix-seed2", "scimix-round-2-seed2", "hybridizer-seed2"):
+        right = {"zmatch-seed10": 6, "scimix-seed2": 5}.get(name, 4)
+        leave(run / name, seed=int(name.rpartition("-seed")[2]), right=right, finished=name != "hybridizer-seed2")
+    own = run / "scimix-seed2" / "result.json"
+    own.write_text(json.dumps(json.loads(own.read_text()) | {"test_nll_last": 0.123456, "test_ece_last": 2}))
+    for name in ("config.yaml", "setup.json"):
+        shutil.copy(run / "zmatch-seed2" / name, run)
+    Image.new("RGB", (4, 6)).save(run / "grid.png")
+    with (run / "zmatch-seed2" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "epoch": 1.0, "x": 1.0}\n' * 400)
+    figures = {"test_accuracy_last": {"mean": 0.5, "std": 0.1}, "test_accuracy_selected": {"mean": 0.5, "std": 0.1},
+               "seconds": {"mean": 61.0}}  # fmt: skip
+    gains = ({}, {"gain": {"mean": 0.12, "low": -0.01, "high": 0.25}}, {"gain": {"mean": 0.2, "low": 0.1, "high": 0.3}})
+    several = {name: value for name, value in RATES.items() if not name.endswith("_interval")}
+    result = {
+        "classifiers": {name: figures | gain for name, gain in zip(variants, gains, strict=True)},
+        "beside": {"Hybridizer": {"seconds": {"mean": 1.0}}}, "earlier": {"ZMatch + SciMix": RATES},
+        "transfer": several | {"semantic_transfer": 0.3, "semantic_transfer_std": 0.02},
+    }  # fmt: skip
+    (run / "result.json").write_text(json.dumps(result))
+    seen = {"classes": ["a", "b"], "confusion": [[0.75, 0.25], [None, None]]}
+    (run / "transfer.json").write_text(json.dumps(RATES | {"semantic_transfer": 0.45} | seen))
+    page = report(run)
+    order = ["ZMatch, seed 2", "ZMatch, seed 10", "ZMatch + SciMix, seed 2", "ZMatch + SciMix, round 2, seed 2",
+             "Hybridizer, seed 2"]  # fmt: skip
+    assert [each["name"] for each in json.loads(page.scripts[0])["runs"]] == order
+    assert [each["alt"] for each in page.pictures] == ["as last drawn"] and "hybrids that were used" in page.text
+    assert "Of longer curves 400 records at most are drawn" in page.text
+    assert page.row("ZMatch + SciMix")[3] == "+12.0 [-1.0, +25.0] within chance"
+    assert page.row("ZMatch + SciMix, round 2")[3] == "+20.0 [+10.0, +30.0]"
+    assert "mean ± standard deviation over seeds, and Wilson's 95 % interval. Gains" in page.text
+    assert "95 % intervals by Student's t." in page.text
+    assert page.row("run", "ece last") == ["run", "ece last", "nll last"]
+    assert page.row(order[2], "2")[1:] == ["2", "0.1235"] and page.row(order[0], "–")[1:] == ["–", "–"]
+    # Of each variant the first seed; of its six images four or five are right
+    assert "Accuracy by class, of each variant's first seed and its selected network; Wilson's" in page.text
+    titles = re.findall(r"Confusion, (.+) right", page.text)
+    assert titles == [f"{name}, seed 2: {right} of 6" for name, right in zip(variants, (4, 5, 4), strict=True)]
+    assert [cell.partition(" ")[0] for cell in page.row("dog", "3")[2:]] == ["33.3", "66.7", "33.3"]
+    assert [row[1:3] for row in page.all_rows("dog")[1:]] == [["67", "33"], ["33", "67"], ["67", "33"]]
+    # Of several hybridizers their means and deviations, in the place of the one whose picture and confusion there is
+    rates = [row[1:] for row in page.all_rows(HYBRIDIZER)]
+    assert rates == [["61.0 [59.0, 63.0]", "97.0 [96.0, 98.0]", "–"], ["30.0 ± 2.0", "97.0", "–"]]
+    verdicts = re.findall(r"Verdict: (good enough to teach|semantic transfer below)", page.text)
+    assert verdicts == ["good enough to teach", "semantic transfer below"]
+    assert not page.all_rows("a", "75")
+
+    # Of one, with its confusion and the simpler hybrids beside it; and gains by image
+    for gain in result["classifiers"].values():
+        gain |= {"gain_by_image": gain.pop("gain")} if "gain" in gain else {}
+    (run / "result.json").write_text(json.dumps(result | {"transfer": RATES, "earlier": None}))
+    of_mixup = {"semantic_transfer": 0.2, "semantic_transfer_interval": [0.1, 0.3], "nonsemantic_preservation": 0.7,
+                "nonsemantic_preservation_interval": [0.6, 0.8], "background_inheritance": 0.5,
+                "background_inheritance_interval": [0.4, 0.6]}  # fmt: skip
+    one = RATES | seen | {"mixup": of_mixup, "semantic_parents": 28, "repeats": 4}
+    (run / "transfer.json").write_text(json.dumps(one))
+    page = report(run)
+    assert page.row(MIXUP)[1:] == ["20.0 [10.0, 30.0]", "70.0 [60.0, 80.0]", "50.0 [40.0, 60.0]"]
+    assert (
+        "sees the class of 90.0% of the test images; 95 % intervals by 28 semantic parents of 4 partners" in page.text
+    )
+    assert page.row("a", "75") == ["a", "75", "25"] and page.row("b", "–") == ["b", "–", "–"]
+    assert "paired by image, of the selected networks" in page.text
 
 
 def test_runs_stand_side_by_side_and_unfinished_ones_say_so(tmp_path):
@@ -170,9 +258,13 @@ def test_runs_stand_side_by_side_and_unfinished_ones_say_so(tmp_path):
     assert page.row("two: fixmatch, seed 0")[1:4] == ["unfinished, recorded up to step 3 of 12", "–", "–"]
     assert "two: unfinished: result.json is not there yet" in page.text
     assert page.row("labels") == ["labels", "3", "4"]
+    assert page.row("hash of the split") == ["hash of the split", "abc123", "not recorded"]
     data = json.loads(page.scripts[0])
     assert [each["run"] for each in data["curves"]["classifier/total"]] == [0, 1]
     assert [run["colour"] for run in data["runs"]] == [0, 1]
+    (tmp_path / "three").mkdir()
+    (tmp_path / "three" / "config.yaml").write_text("data: toy\n")
+    assert "no training has begun" in report(tmp_path / "three").text
 
 
 def test_curves_of_a_variant_have_a_colour_and_lines_apart_from_all_others_of_it(tmp_path):
@@ -186,6 +278,16 @@ def test_curves_of_a_variant_have_a_colour_and_lines_apart_from_all_others_of_it
     assert len({(run["colour"], run["dash"]) for run in firsts}) == 10
     seeds = [runs[f"a, seed {seed}"] for seed in range(3)]
     assert {run["colour"] for run in seeds} == {0} and len({run["dash"] for run in seeds}) == 3
+
+
+def test_of_long_curves_few_points_are_drawn_and_of_many_classes_the_largest_errors():
+    rows = [{"step": step, "epoch": 0.0, "loss": step / 2} for step in range(1, 1002)]
+    (drawn,) = curves_of([SimpleNamespace(trainings=[SimpleNamespace(rows=rows)])])["loss"]
+    assert drawn["points"] == [(step, step / 2) for step in (*range(1, 1002, 3), 1001)]  # 400 at most, and the last
+    classes, shares = [f"class {place}" for place in range(51)], np.eye(51)
+    shares[7, 9], shares[9, 8], shares[3, 3] = 0.25, 0.5, 0.0
+    errors = confusion(shares.tolist(), classes, "")["errors"]
+    assert list(errors.rows) == [("class 9", "class 8", ("50.0", "")), ("class 7", "class 9", ("25.0", ""))]
 
 
 @pytest.mark.parametrize(
@@ -233,25 +335,30 @@ def test_what_is_damaged_is_one_line_or_a_note(tmp_path, capsys):
     for name in ("predictions.npz", "setup.json", "grid.png", "transfer.json"):
         assert re.search(rf"left out: \S*{name}", page.text), name
     assert page.row("run, seed 0", "finished")[2] == "50.0"  # of how many images is not known
+    lopsided = {"classes": ["a", "b"], "confusion": [[1.0], [0.0]]}
+    (tmp_path / "run" / "transfer.json").write_text(json.dumps(RATES | lopsided))
+    assert re.search(r"left out: \S*transfer.json", report(tmp_path / "run").text)
 
 
 def test_pictures_over_training_are_those_of_tensorboard_without_steps_that_were_done_again(tmp_path):
     from torch.utils.tensorboard import SummaryWriter
 
-    image = lambda grey: torch.full((3, 2, 2), grey / 255)
+    image, run = lambda grey: torch.full((3, 2, 2), grey / 255), tmp_path / "run"
+    leave(run)
     for purge, steps in ((None, (1, 2, 3)), (3, (4, 5))):
-        with SummaryWriter(str(tmp_path / "tensorboard"), purge_step=purge) as writer:
+        with SummaryWriter(str(run / "tensorboard"), purge_step=purge) as writer:
             for step in steps:
                 writer.add_image("grid", image(10.0 * step), step)
                 writer.add_scalar("loss", 1.0, step)
-    assert pictures_of(tmp_path, most=9) == []  # a run that has no picture of its own draws none
-    Image.new("RGB", (2, 2)).save(tmp_path / "grid.png")
-    found = pictures_of(tmp_path, most=9)
+    assert pictures_of(run, most=9) == []  # a run that has no picture of its own draws none
+    Image.new("RGB", (2, 2)).save(run / "grid.png")
+    found = pictures_of(run, most=9)
     assert [step for step, _ in found] == [1, 2, 4, 5]
     (tmp_path / "one.png").write_bytes(found[2][1])
     with Image.open(tmp_path / "one.png") as picture:
         assert picture.getpixel((0, 0)) == (40, 40, 40)
-    assert [step for step, _ in pictures_of(tmp_path, most=2)] == [1, 5]
+    assert [step for step, _ in pictures_of(run, most=2)] == [1, 5]
+    assert [each["alt"] for each in report(run).pictures] == ["step 1", "step 2", "step 4", "step 5"]
 
 
 # --- gains by image, and verdicts ----------------------------------------------------------------------------
@@ -306,6 +413,53 @@ def test_the_end_of_a_recipe_lists_what_is_in_each_folder_the_report_first(tmp_p
         f"  {tmp_path / 'fixmatch-seed0'}: config.yaml, metrics.jsonl, predictions.npz, result.json, setup.json",
         "next: hybridgen score 'a b'",
     ]
+    # One that cannot be written fails nothing
+    (tmp_path / "result.json").write_text('{"classifiers": 5}')
+    (tmp_path / "report.html").unlink()
+    end(tmp_path, Accelerator(cpu=True))
+    said = capsys.readouterr()
+    assert said.err.startswith("report: not written: ") and "result.json" in said.err
+    assert said.out.splitlines()[1] == f"  {tmp_path}: config.yaml, hybridizer/, result.json, setup.json"
+    assert "next" not in said.out
+
+
+@pytest.mark.parametrize(("method", "recipe"), [("scimix", "scimix-fixmatch"), ("adain", "fixmatch")])
+def test_a_hybridizer_is_judged_and_may_teach_a_classifier_of_the_same_data(
+    method, recipe, tmp_path, monkeypatch, capsys
+):
+    """By an oracle of the run's size: 266 images that are drawn allow 20 of its 80 steps."""
+    rates = {"semantic_transfer": 0.61, "semantic_transfer_interval": [0.59, 0.63], "nonsemantic_preservation": 0.97,
+             "nonsemantic_preservation_interval": [0.96, 0.98], "oracle_accuracy": 0.9}  # fmt: skip
+    asked, judged = [], []
+    monkeypatch.setattr(ending, "oracle_of", lambda judge, *given: asked.append(judge.steps) or "the oracle")
+    found = SimpleNamespace(to_dict=lambda: rates, confusion=torch.eye(3))
+    monkeypatch.setattr(ending, "transfer_rates", lambda *given: judged.append(given) or found)
+    context = noise(3, 16, 40, Accelerator(cpu=True), labelled=12)
+    labels = torch.where(torch.arange(40) < 20, context.dataset.test.labels, -1)  # of twenty images the class is known
+    context = replace(context, dataset=replace(context.dataset, test=replace(context.dataset.test, labels=labels)))
+    plan = SimpleNamespace(context=context, stream=SimpleNamespace(images_per_step=38))
+    hybridizer = SimpleNamespace(origin=SimpleNamespace(method=method))
+    settings = RunSettings(out=tmp_path, data="svhn", labels=60, split_seed=7, validation=9, seed=5)
+    result = {"test_accuracy_last": 0.55, "steps": 7, "seconds": 66.4}
+    judge = Training(steps=80, batch_size=2, shrinks=True)
+    assert conclude_hybridizer(settings, plan, hybridizer, judge, result) is result
+    assert asked == [20] and judged == [(hybridizer, context.dataset, "the oracle", context.accelerator)]
+    assert json.loads((tmp_path / "transfer.json").read_text()).items() >= rates.items()
+    # Of 20 test images Wilson's interval of 55 % is [34.2, 74.2], by the formula of 1927
+    lines = [
+        "noise, 12 labels, 7 steps, 66 seconds",
+        "its own classifier: test accuracy 55.0 % [34.2, 74.2], 95 % by 20 test images",
+        f"hybrids: {spoken_rates(rates)}; {tmp_path / 'grid.png'}",
+        f"hybrids: {verdict(rates)}",
+    ]
+    said = capsys.readouterr().out.splitlines()
+    assert said[1:5] == lines and said[-1] == (
+        f"next: hybridgen train {recipe} --hybridizer {tmp_path / 'hybridizer'} --data svhn --labels 60 --split-seed 7 "
+        "--validation 9"
+    )
+    conclude_hybridizer(settings, plan, hybridizer, None, result)
+    assert f"hybrids: not judged (--oracle none); {tmp_path / 'grid.png'}" in capsys.readouterr().out
+    assert len(judged) == 1
 
 
 def test_confusions_of_hybrids_are_kept_with_the_class_of_the_semantic_parent_as_row(tmp_path):

@@ -109,6 +109,10 @@ def test_a_network_that_is_given_is_taken():
         assert isinstance(context.classifier("fast-4-8").network, FastClassifier)
         assert isinstance(context.classifier("leaky-wrn-10-1").network, WideResNetClassifier)
     assert context_of(16).network(None, small="wrn-16-1") == "wrn-16-1"
+    made = context_of(16).classifier("cifar-resnet18", width=0.25, heads=2, momentum=0.25)
+    assert (made.channels, made.heads) == (128, 2)
+    assert {part.momentum for part in made.modules() if isinstance(part, torch.nn.BatchNorm2d)} == {0.25}
+    assert context_of(16).classifier("vit-8-2-1", image_size=8).network.image_size == 8  # of crops
 
 
 def test_the_images_that_are_whitened_are_evenly_chosen(monkeypatch):
@@ -168,6 +172,22 @@ def test_data_and_split_are_what_the_settings_ask_for(monkeypatch, tmp_path, cap
     made.split.save(tmp_path / "split.json")
     of_file = Context.of(RunSettings(**given, labels=20, split=tmp_path / "split.json", precision="fp32"))
     assert of_file.split == made.split
+    of_file.say()
+    assert capsys.readouterr().out == "what was drawn\n"
+
+
+def test_what_settings_leave_open_is_told(monkeypatch, capsys):
+    dataset = context_of(16).dataset
+    dataset = replace(dataset, train=replace(dataset.train, files=tuple(map(str, range(40)))))
+    monkeypatch.setattr(module, "load_dataset", lambda name, **how: dataset)
+    Context.of(RunSettings(labels=10, threads=1, precision="fp32")).say()
+    assert capsys.readouterr().out == (
+        "images are brought to 16×16; --image-size\n"
+        "10 images are labelled, 30 are set aside for validation, 0 unlabelled; --labels, --validation\n"
+    )
+    Context.of(RunSettings(validation=7, image_size=16, threads=1, precision="fp32")).say()
+    said = "33 images are labelled, 7 are set aside for validation, 0 unlabelled; --labels, --validation\n"
+    assert capsys.readouterr().out == said
 
 
 def test_streams_and_networks_are_as_the_settings_have_them(monkeypatch):
@@ -180,12 +200,15 @@ def test_streams_and_networks_are_as_the_settings_have_them(monkeypatch):
     context = replace(context, settings=RunSettings(**settings))
     views = (lambda images, generator: images,)
     how = dict(
-        labelled=3, labelled_views=views, unlabelled=6, unlabelled_views=views * 2, unlabelled_pool=range(13, 25)
+        labelled=6, labelled_views=views, unlabelled=6, unlabelled_views=views * 2, unlabelled_pool=range(13, 25)
     )
-    context.stream(7, **how, repetitions=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(Accelerator, "process_index", 1)
+        patch.setattr(Accelerator, "num_processes", 2)
+        context.stream(7, **how, repetitions=3)
     ((part, split, told),) = given
     assert part is context.dataset.train and split is context.split
-    assert told == how | dict(seed=7, rank=0, world=1, device=torch.device("cpu"), workers=5, repetitions=3)
+    assert told == how | dict(seed=7, rank=1, world=2, device=torch.device("cpu"), workers=5, repetitions=3)
     context.laid_out(torch.nn.Identity())
     context.laid_out(torch.nn.Identity(), compiled=False)
     assert laid == [dict(channels_last=False, compiled=compiled, synchronized=True) for compiled in (True, False)]

@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import ClassVar
 
@@ -176,14 +177,14 @@ def test_tensorboard_has_the_same_values_and_the_pictures(tmp_path):
     assert [(e.step, e.value) for e in events.Scalars("validation/accuracy")] == [(10, 0.75)]
     (image,) = events.Images("grid")
     assert (image.step, image.height, image.width) == (10, 5, 7)
-    with Image.open(tmp_path / "grid.png") as picture:
-        assert picture.size == (7, 5)
+    with Image.open(tmp_path / "grid.png") as picture, Image.open(BytesIO(image.encoded_image_string)) as shown:
+        assert picture.size == (7, 5) and picture.convert("RGB").tobytes() == shown.convert("RGB").tobytes()
         pixels = torch.tensor(list(picture.convert("RGB").tobytes())).view(5, 7, 3)
     torch.testing.assert_close(pixels.permute(2, 0, 1) / 255, grid, atol=0.51 / 255, rtol=0)
 
 
 def test_tensorboard_has_the_configuration_once_and_what_the_process_does(tmp_path, monkeypatch):
-    """Ten steps of two images each, of which each takes half a second, and a checkpoint every five, which takes an
+    """Ten steps of two images each, of which each takes half a second, and a checkpoint every four, which takes an
     hour; rates are 0.1 times the step, and a third of it of slowed parameters."""
     clock, before = [0.0], psutil.Process().memory_info().rss
     monkeypatch.setattr(record, "now", lambda device: clock[0])
@@ -199,7 +200,8 @@ def test_tensorboard_has_the_configuration_once_and_what_the_process_does(tmp_pa
     optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))]} for _ in range(2)], lr=0.0)
     optimizer.param_groups[1]["factor"] = 1 / 3
     for resume in (False, True):  # once is once a run, however often it is begun
-        with run(tmp_path, optimizers={"it": optimizer}, images_per_step=2, resume=resume) as made:
+        often = dict(record_every=2, save_every=4)
+        with run(tmp_path, optimizers={"it": optimizer}, images_per_step=2, resume=resume, **often) as made:
             while not made.clock.done and (resume or made.clock.step < 7):
                 made.clock.step += 1
                 clock[0] += 0.5
@@ -209,9 +211,9 @@ def test_tensorboard_has_the_configuration_once_and_what_the_process_does(tmp_pa
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     read = lambda tag: [(event.step, event.value) for event in events.Scalars(tag)]
-    assert read("learning_rate/it") == [(4, pytest.approx(0.4)), (8, pytest.approx(0.8)), (10, pytest.approx(1.0))]
-    assert read("learning_rate/it/x0.333333") == [(step, pytest.approx(step / 30)) for step in (4, 8, 10)]
-    assert read("speed/images_per_second") == [(step, pytest.approx(4)) for step in (4, 8, 10)]
+    assert read("learning_rate/it") == [(step, pytest.approx(step / 10)) for step in (2, 4, 6, 8, 10)]
+    assert read("learning_rate/it/x0.333333") == [(step, pytest.approx(step / 30)) for step in (2, 4, 6, 8, 10)]
+    assert read("speed/images_per_second") == [(step, pytest.approx(4)) for step in (2, 4, 6, 8, 10)]
     most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _, gib in read("memory/peak_gib"):  # Linux counts pages in batches
         assert 0.95 * before < gib * 2**30 < 1.05 * most
@@ -226,9 +228,9 @@ class Fake(GeneralTracker):
     name, requires_logging_directory, tracker = "fake", False, None
     made: ClassVar[list["Fake"]] = []
 
-    def __init__(self, project: str) -> None:
+    def __init__(self, project: str, run: str) -> None:
         super().__init__()
-        self.told = [("project", project)]
+        self.told = [("project", project, run)]
         self.made.append(self)
 
     def start(self):
@@ -249,11 +251,12 @@ class Fake(GeneralTracker):
 
 def test_another_tracker_is_told_the_same_as_tensorboard(tmp_path, monkeypatch):
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "fake", Fake)
+    monkeypatch.setitem(trackers.NAMED, "fake", "run")
     with run(tmp_path, log_with=("tensorboard", "fake", "fake")) as made:
         train(made)
         made.picture("grid", torch.rand(3, 5, 7))
     (fake,) = Fake.made
-    assert fake.told[:2] == [("project", "hybridgen"), ("start",)] and fake.told[-1] == ("finish",)
+    assert fake.told[:2] == [("project", "hybridgen", tmp_path.name), ("start",)] and fake.told[-1] == ("finish",)
     assert fake.told[2] == ("configuration", {
         "rate": 0.1, "channels": "[8, 16]", "hybridizer": "some/folder", "out": "run", "resume": False,
         "threads": None, "record_every": 4, "save_every": 5,
@@ -278,6 +281,7 @@ def test_trackers_that_cannot_be_are_an_input_error(tmp_path, monkeypatch):
         raise RuntimeError("no key\nset one")
 
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "fake", Fake)
+    monkeypatch.setitem(trackers.NAMED, "fake", "run")
     monkeypatch.setattr(Fake, "start", start)
     with pytest.raises(InputError, match=r"^log_with: fake fails \(no key\); "), run(tmp_path, log_with=("fake",)):
         pass
@@ -308,10 +312,11 @@ def test_curves_show_every_term_over_the_steps_at_which_it_was_recorded(tmp_path
     finished(tmp_path)
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write("".join(f'{{"step": {step}, "epoch": 2.0, "val_score/a": {step / 2}}}\n' for step in range(30, 70)))
+        file.write('{"step": 70, "validation/b": 1, "x": 2, "y": 3, "z": 4}\n')
     record.draw_curves(tmp_path)
-    first, second = drawn[-1].axes
-    assert [axis.get_title() for axis in (first, second)] == ["it/error", "val score/a"]
-    assert [axis.get_xlabel() for axis in (first, second)] == ["step", "step"]
+    _, first, second, *_ = axes = drawn[-1].axes  # four beside one another
+    assert [axis.get_title() for axis in axes] == ["validation/b", "it/error", "val score/a", "x", "y", "z"]
+    assert [axis.get_xlabel() for axis in axes] == ["", "", "step", "step", "step", "step"]
     rows = [row for row in read_metrics(tmp_path) if "it/error" in row]
     ((few,), (many,)) = (axis.get_lines() for axis in (first, second))
     assert few.get_xydata().tolist() == [[row["step"], row["it/error"]] for row in rows]
