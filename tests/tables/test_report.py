@@ -479,7 +479,7 @@ def test_confusions_of_hybrids_are_kept_with_the_class_of_the_semantic_parent_as
     (0.41, 0.99, 0.9, "good enough to teach"),
     (0.41, 0.30, 0.9, "nearer to their semantic parents"),
     (0.85, 0.99, 0.9, "good: classes"),
-    (0.85, 0.99, 0.5, "too few to judge by"),
+    (0.85, 0.99, 0.59, "too few to judge by"), (0.23, 0.99, 0.61, "too low to teach"),
 ])  # fmt: skip
 def test_verdicts(semantic, preserved, oracle, said):
     rates = {"semantic_transfer": semantic, "nonsemantic_preservation": preserved, "oracle_accuracy": oracle}

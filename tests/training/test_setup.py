@@ -23,7 +23,7 @@ def test_setup_tells_counts_changed_settings_and_versions_and_keeps_the_split_of
     made = noise(3, 16, 40, Accelerator(cpu=True))
     labels = torch.tensor([0, 1, 2, -1, -1] + [0] * 25)
     test = Part(InMemory(made.dataset.test.images.pixels[:30]), labels)
-    dataset = replace(made.dataset, name="npz:/home/me/toy.npz", test=test)
+    dataset = replace(made.dataset, name="npz:/elsewhere/me/toy.npz", test=test)
     split = Split("noise", "noise", 7, tuple(range(12)), tuple(range(12, 35)), tuple(range(35, 40)))
     module, file = recipe("mean_teacher"), tmp_path / "mine.json"
     given = ["--split", str(file), "--epochs", "3", "--hybrids.no-keep-consistent", "--seed", "5"]
