@@ -1,8 +1,10 @@
 """From command line, file and presets to one frozen configuration; and errors to exit codes."""
 
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import yaml
@@ -41,9 +43,18 @@ def parse(kind: type[C], presets: Mapping[str, Mapping[str, Any]], arguments: Se
     return from_arguments(kind, arguments, default=default, description=description)
 
 
-def save(config: Any, path: Path) -> None:
-    """Write the resolved configuration as YAML; `--config` runs it again."""
-    write_text(path, yaml.safe_dump(plain(config), sort_keys=False))
+def save(config: Any, path: Path, chosen: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Write the resolved configuration as YAML; `--config` runs it again. Behind what it leaves open, `null` or `auto`,
+    stands as a comment what was `chosen`, by the field's place: `method.epochs`."""
+    lines, place = [], []
+    for line in yaml.safe_dump(plain(config), sort_keys=False).splitlines():
+        if field := re.fullmatch(r"( *)(\w+):(.*)", line):
+            place = [*place[: len(field[1]) // 2], field[2]]
+            value = chosen.get(".".join(place))
+            if value is not None and field[3] in (" null", " auto"):
+                line += f"  # {f'{value:.6g}' if isinstance(value, float) else value}"
+        lines.append(f"{line}\n")
+    write_text(path, "".join(lines))
 
 
 def load(path: Path) -> dict[str, Any]:

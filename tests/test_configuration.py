@@ -93,6 +93,38 @@ def test_a_saved_configuration_is_read_as_itself(tmp_path, config):
     assert load(tmp_path / "config.yaml") == plain(config)
 
 
+@settings
+class Part:
+    """A group of settings."""
+
+    epochs: float | None = None
+    rate: float | None = None
+    name: str = "auto:x"
+
+
+@settings
+class Whole:
+    """Some settings, and two groups of them."""
+
+    labels: Literal["auto"] | int = "auto"
+    method: Part = Part()
+    generator: Part = Part(rate=0.5)
+
+
+def test_behind_what_is_left_open_stands_what_was_chosen(tmp_path):
+    chosen = {
+        "labels": 100, "method.epochs": 14.0, "method.rate": 1 / 30, "method.name": "y", "generator.rate": 3.0,
+        "generator.epochs": None, "epochs": 7,
+    }  # fmt: skip
+    save(Whole(), tmp_path / "config.yaml", chosen)
+    assert (tmp_path / "config.yaml").read_text().splitlines() == [
+        "labels: auto  # 100",
+        "method:", "  epochs: null  # 14", "  rate: null  # 0.0333333", "  name: auto:x",
+        "generator:", "  epochs: null", "  rate: 0.5", "  name: auto:x",
+    ]  # fmt: skip
+    assert load(tmp_path / "config.yaml") == plain(Whole())
+
+
 def test_fields_stand_in_their_file_as_they_do_in_the_code(tmp_path):
     save(Config(), tmp_path / "config.yaml")
     names = [line.split(":")[0] for line in (tmp_path / "config.yaml").read_text().splitlines() if line[:1].isalpha()]

@@ -100,6 +100,9 @@ def test_stopped_in_each_of_its_parts_and_resumed_it_equals_one_that_never_stopp
         weights = "hybridizer/model.safetensors" if part == PARTS[1] else "network.safetensors"
         mine, theirs = load_file(first / weights), load_file(second / weights)
         assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    for place in ("", *PARTS):  # what was chosen stands in the comparison's file and in each run's
+        text = (tmp_path / "whole" / place / "config.yaml").read_text()
+        assert "  alpha: null  # 0.9\n" in text and "  hybridizer: " in text and text.count("# leaky-wrn-10-1\n") == 2
     guide, generator = (load_file(tmp_path / "whole" / name) for name in (
         "fixmatch-seed0/network.safetensors", "hybridizer-seed0/hybridizer/model.safetensors"
     ))  # fmt: skip

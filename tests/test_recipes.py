@@ -262,6 +262,8 @@ def test_the_smoke_preset_leaves_everything_that_a_run_leaves(recipes):
     folder = recipes.folder / "smoke"
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert (config["data"], config["method"]["epochs"], config["out"]) == ("digits-m", 0.05, "smoke")
+    lines = (folder / "config.yaml").read_text().splitlines()
+    assert {"labels: auto  # 100", "validation: auto  # 100", "  network: null  # leaky-wrn-10-1"} <= set(lines)
     values = result(folder)
     assert {"test_accuracy_last", "seed", "steps", "seconds", "split_hash"} <= values.keys()
     assert 0 <= values["test_accuracy_last"] <= 1 and values["seconds"] > 0 and values["seed"] == 0

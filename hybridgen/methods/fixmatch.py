@@ -262,6 +262,7 @@ def plan(settings: Settings, context: Context, seed: int, *, classifier: nn.Modu
         steps = context.clock(settings.epochs, stream.steps_per_epoch, EPOCHS).steps
         settings = replace(settings, ema_decay=usual_decay(size, steps))
     assert settings.rate is not None and settings.ema_decay is not None
+    context.note(rate=settings.rate, weighting=settings.weighting, ema_decay=settings.ema_decay)
     torch.manual_seed(seed)
     classifier = classifier or context.classifier(settings.network, momentum=settings.momentum)
     average = EMA(classifier, settings.ema_decay, buffers="own") if settings.targets == "average" else None

@@ -241,6 +241,7 @@ def with_hybrids(plan: Plan, hybridizer: HybridSource, settings: Teaching) -> Pl
     if how.start >= min(how.stop, epochs):
         window = f"[{how.start:g}, {how.stop:g})"
         raise InputError(f"hybrids.start, hybrids.stop: the window {window} has no part of the {epochs:g} epochs")
+    plan.context.note("hybrids", alpha=how.alpha, copies=how.copies, start=how.start, stop=how.stop)
     if size > SMALL and how != settings:
         plan.context.tell(
             f"hybrids from epoch {how.start:.3g} to {how.stop:.3g}, {how.copies} of each image, α {how.alpha:g}, for "
@@ -337,6 +338,7 @@ def is_trained(settings: Settings, context: Context, *, rounds: int) -> bool:
         if trained:
             what = "images" if origin.fingerprint != context.dataset.fingerprint else "labels of these images"
             context.tell(f"a hybridizer is trained first, for the bundled one knows other {what}; --hybridizer")
+            context.note("hybrids", hybridizer="trained")
     if trained and (settings.from_hybridizer or not settings.baseline):
         raise InputError(
             "hybridizer: one that is trained first is guided by the classifier without hybrids; leave out "
@@ -354,6 +356,7 @@ def load_hybridizer(settings: Settings, context: Context, *, method: str | None 
     MixUp and CutMix in another use than that of both parents' targets; and where without hybrids nothing is left to do.
     """
     source = settings.hybridizer or "bundled"
+    context.note("hybrids", hybridizer=source)
     if source == "trained":
         raise InputError("hybridizer: 'trained' is for scimix_fixmatch.py; give one, or train one by scimix.py")
     if source == "none":

@@ -114,6 +114,7 @@ def chosen_network(network: str | None, width: float | None, image_size: int) ->
 def classifier_of(settings: TrainingSettings, context: Context) -> Classifier:
     """A new one of this network; InputError for one that cannot be made."""
     name, width = chosen_network(settings.network, settings.width, context.dataset.image_size)
+    context.note("training", network=name, width=width)
     return context.classifier(name, width=width, image_size=settings.crop)
 
 

@@ -483,6 +483,7 @@ def plan(
         half_size=settings.half_size,
     )
     every = settings.penalty_every or (1 if small else 16)
+    context.note(classifier_rate=factor, penalty_every=every)
     criticising = SciMixDiscriminator(discriminator, penalty_every=every if settings.weight_gradient_penalty else None)
     optimizer = {"sgd": sgd, "adam": adam}[settings.optimizer]
     tasks = {

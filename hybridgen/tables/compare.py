@@ -115,7 +115,7 @@ class Comparison:
         plans = {name: make(settings.seed) for name, make in variants.items()}
         trained = {**plans, **beside}
         self.drawn = settings.seeds * sum(plan.clock.steps * plan.stream.images_per_step for plan in trained.values())
-        claim(settings.out, settings, context.accelerator, resume=settings.resume)
+        claim(settings.out, settings, context.accelerator, resume=settings.resume, chosen=context.chosen)
         write_setup(settings.out, settings, context)
         self.settings, self.context = settings, context
         self.results: dict[str, list[Result]] = {name: [] for name in variants}

@@ -201,6 +201,7 @@ def _setup(folder: Path, notes: list[str]) -> dict[str, Any]:
         "recipe": str,
         "flags": dict,
         "changed": list,
+        "chosen": dict,
         "steps": int,
     }
     read = _read(folder / SETUP, notes)

@@ -181,8 +181,12 @@ def _of_variant(row: Mapping[str, Any], images: int | None) -> list[Told | str]:
 
 def _settings(groups: Sequence[Group]) -> tuple[Table, Table]:
     """Those that differ from the defaults or between the groups, and the others; by their own groups."""
-    each = [{name: _setting(value) for name, value in flat(group.config) if name not in UNTOLD} for group in groups]
-    names = sorted({name: 0 for own in each for name in own}, key=lambda name: name.rpartition(".")[0])
+    each = [
+        {name: _setting(value, group.setup.get("chosen", {}).get(name)) for name, value in flat(group.config)}
+        for group in groups
+    ]
+    told = {name: 0 for own in each for name in own if name not in UNTOLD}
+    names = sorted(told, key=lambda name: name.rpartition(".")[0])
     changed = {name for group in groups for name in group.setup.get("changed", ())}
     first = [name for name in names if name in changed or len({own[name] for own in each if name in own}) > 1]
 
@@ -202,7 +206,10 @@ def _settings(groups: Sequence[Group]) -> tuple[Table, Table]:
     )
 
 
-def _setting(value: Any) -> str:
+def _setting(value: Any, chosen: Any = None) -> str:
+    """What was given; or what was chosen, where that is left open."""
+    if value in (None, "auto") and chosen is not None:
+        return f"{f'{chosen:.6g}' if isinstance(chosen, float) else chosen}, chosen"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 

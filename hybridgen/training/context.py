@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -105,9 +105,10 @@ class Context:
     split: Split
     expected: dict[Path, int] = field(default_factory=dict)
     """Steps of every training of the command, by the folders of their runs, where they are known beforehand."""
-    group: str = ""
-    """Of the command's settings from which a plan is made, where there is one beside those without a name: `generator`
-    of --generator.epochs."""
+    group: str = "method"
+    """Of the command's settings, from which a plan is made: another one than `method` bears its name in its flags."""
+    chosen: dict[str, Any] = field(default_factory=dict)
+    """What these data chose where the settings leave it open, by the places of fields: `method.epochs`."""
     _told: dict[str, bool] = field(default_factory=dict)
 
     @classmethod
@@ -127,6 +128,7 @@ class Context:
         for line in dataset.told:
             context.tell(line)
         split, size = context.split, dataset.image_size
+        context.chosen.update(labels=len(split.labelled), validation=len(split.validation), image_size=size)
         if settings.image_size is None and dataset.train.files is not None:
             context.tell(f"images are brought to {size}×{size}; --image-size")
         if settings.split is None and "auto" in (settings.labels, settings.validation):
@@ -142,7 +144,12 @@ class Context:
 
     def _tell_of(self, flag: str, line: str) -> None:
         """What was chosen for a field, and its flag."""
-        self.tell(f"{self.group}: {line}; --{self.group}.{flag}" if self.group else f"{line}; --{flag}")
+        named = self.group != "method"
+        self.tell(f"{self.group}: {line}; --{self.group}.{flag}" if named else f"{line}; --{flag}")
+
+    def note(self, group: str | None = None, **values: Any) -> None:
+        """Values of fields of the group, or of another one, for `chosen`."""
+        self.chosen.update({f"{group or self.group}.{name}": value for name, value in values.items()})
 
     def say(self) -> None:
         """Print what was told and is not said yet: when training begins, and not before an error."""
@@ -163,10 +170,10 @@ class Context:
             self._tell_of(f"{name}-batch", f"{fitting} {name} images a step, for there are {images}")
             return fitting
 
-        return (
-            size("labelled", labelled, usual[0], own),
-            size("unlabelled", unlabelled, usual[1], own + len(self.split.unlabelled)),
-        )
+        first = size("labelled", labelled, usual[0], own)
+        second = size("unlabelled", unlabelled, usual[1], own + len(self.split.unlabelled))
+        self.note(labelled_batch=first, unlabelled_batch=second)
+        return first, second
 
     def clock(self, epochs: float | None, steps_per_epoch: int, usual: float, *, longest: int | None = None) -> Clock:
         """Of so many epochs. Unless given of the usual number, each of which is as many passes as SHORTEST steps take
@@ -177,6 +184,7 @@ class Context:
             if clock.steps < FEW_STEPS:
                 self._tell_of("epochs", f"{epochs:g} epochs are {clock.steps} steps, in which little is learnt")
             return clock
+        self.note(epochs=usual)
         passes = -(-SHORTEST // steps_per_epoch)
         steps = passes * steps_per_epoch
         steps = steps if longest is None else min(steps, longest)
@@ -244,7 +252,9 @@ class Context:
 
     def network(self, name: str | None, small: str = "leaky-wrn-10-1") -> str:
         """A network's name: the one that is given, or `default_network` for these images."""
-        return default_network(self.dataset.image_size, small) if name is None else name
+        name = default_network(self.dataset.image_size, small) if name is None else name
+        self.note(network=name)
+        return name
 
     @cached_property
     def patches(self) -> Float[Tensor, "patch patch"]:

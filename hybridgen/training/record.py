@@ -50,8 +50,17 @@ UNIDENTIFIED = ("out", "resume", "threads", "workers", "data_root", "download", 
 """Fields in which a resumed run may differ from the one that it continues."""
 
 
-def claim(folder: Path, config: Any, accelerator: Accelerator, *, resume: bool, fresh_ok: bool = False) -> None:
-    """Make a run's folder and write the configuration into it, or check that the run there is this one; hold it.
+def claim(
+    folder: Path,
+    config: Any,
+    accelerator: Accelerator,
+    *,
+    resume: bool,
+    fresh_ok: bool = False,
+    chosen: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Make a run's folder and write the configuration into it, with what was `chosen` where it leaves something open,
+    or check that the run there is this one; hold it.
 
     With `resume`, a folder that was made and holds nothing yet, as a process killed at its beginning leaves it, is
     begun anew; so is one that is not there, if `fresh_ok` (a part of a larger run, which may not have been reached).
@@ -62,12 +71,12 @@ def claim(folder: Path, config: Any, accelerator: Accelerator, *, resume: bool, 
     taken where that was left open, of a part of a larger run no more.
     """
     taken = with_precision(config, accelerator)
-    by_first(accelerator, lambda: _claim(folder, taken, resume=resume, fresh_ok=fresh_ok))
+    by_first(accelerator, lambda: _claim(folder, taken, chosen, resume=resume, fresh_ok=fresh_ok))
     if taken != config and not fresh_ok:
         accelerator.print(f"precision: {taken.precision}, for {taken_precision('auto').why}")
 
 
-def _claim(folder: Path, config: Any, *, resume: bool, fresh_ok: bool) -> None:
+def _claim(folder: Path, config: Any, chosen: Mapping[str, Any], *, resume: bool, fresh_ok: bool) -> None:
     path = folder / "config.yaml"
 
     def check() -> None:
@@ -94,7 +103,7 @@ def _claim(folder: Path, config: Any, *, resume: bool, fresh_ok: bool) -> None:
     try:
         check()  # once more, now that nobody else writes here
         remove_leftovers(folder)
-        configuration.save(replace(config, resume=False) if resume else config, path)
+        configuration.save(replace(config, resume=False) if resume else config, path, chosen)
     except BaseException:
         release(folder)
         raise

@@ -24,9 +24,9 @@ LIBRARIES = ("torch", "torchvision", "kornia", "timm", "accelerate", "numpy", "s
 
 def write_setup(folder: Path, settings: RunSettings, context: Context, **more: Any) -> None:
     """Write `setup.json` into a run's folder: the data's classes and counts, the split's hash, the recipe, which
-    settings are not its defaults, and of the process that writes it versions and kind of machine, without names of
-    hosts, users or folders; and `more`. A run that is continued tells of the last process. Beside it a copy of the
-    split, `split.json`, if that is of a file, which may be gone one day."""
+    settings are not its defaults, what was chosen where they leave something open, and of the process that writes it
+    versions and kind of machine, without names of hosts, users or folders; and `more`. A run that is continued tells of
+    the last process. Beside it a copy of the split, `split.json`, if that is of a file, which may be gone one day."""
     if not context.accelerator.is_main_process:
         return
     dataset, split = context.dataset, context.split
@@ -43,6 +43,7 @@ def write_setup(folder: Path, settings: RunSettings, context: Context, **more: A
         "data": data,
         "split": of_split | {"seed": split.seed, "hash": split.hash},
         **begun_by(settings),
+        "chosen": context.chosen,
         "environment": environment(context),
     }
     write_text(folder / SETUP, json.dumps(setup | more, indent=1, ensure_ascii=False) + "\n")

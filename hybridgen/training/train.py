@@ -36,7 +36,8 @@ def train(
     context, clock, judged = plan.context, plan.clock, plan.judged
     accelerator, dataset = context.accelerator, context.dataset
     if not claimed:
-        claim(folder, settings, accelerator, resume=settings.resume, fresh_ok=folder != settings.out)
+        part = folder != settings.out
+        claim(folder, settings, accelerator, resume=settings.resume, fresh_ok=part, chosen=context.chosen)
     write_setup(folder, settings, context, steps=clock.steps)
 
     # What trains, and what checkpoints hold

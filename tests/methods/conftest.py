@@ -30,3 +30,8 @@ def make_context(size: int = 16, **settings) -> Context:
 @pytest.fixture
 def context() -> Context:
     return make_context()
+
+
+@pytest.fixture
+def large() -> Context:
+    return make_context(32)

@@ -1332,6 +1332,35 @@ def test_plans_leave_their_artefacts(context, tmp_path):
     assert Path(tmp_path / "hybridizer" / "model.safetensors").exists()
 
 
+# --- what is chosen ------------------------------------------------------------------------------------------
+
+
+def test_what_settings_leave_open_is_noted_by_the_places_of_their_fields(context, large):
+    fixmatch.plan(fixmatch.Settings(), context, 0)
+    assert context.chosen == {
+        "method.labelled_batch": 12, "method.unlabelled_batch": 51, "method.epochs": 14.0, "method.ema_decay": 0.99,
+        "method.network": "leaky-wrn-10-1", "method.rate": 0.06, "method.weighting": "fixmatch",
+    }  # fmt: skip
+    plan = fixmatch.plan(fixmatch.Settings(labelled_batch=3), large, 0)
+    hybrids.with_hybrids(plan, hybrids.Mixer("mixup"), hybrids.Settings())
+    decay = 1 - 6 / plan.clock.steps
+    assert large.chosen == {
+        "method.labelled_batch": 3, "method.unlabelled_batch": 51, "method.epochs": 14.0, "method.network": "fast",
+        "method.ema_decay": pytest.approx(decay), "method.rate": 0.03, "method.weighting": "adamatch",
+        "hybrids.alpha": 0.6, "hybrids.copies": 1, "hybrids.start": 14 / 3, "hybrids.stop": 12.0,
+    }  # fmt: skip
+    large.chosen.clear()
+    scimix.plan(scimix.Settings(generator_channels=(8, 8)), replace(large, group="generator"), 0)
+    assert large.chosen == {
+        "generator.labelled_batch": 12, "generator.unlabelled_batch": 40, "generator.epochs": 36.0,
+        "generator.network": "fast", "generator.classifier_rate": 1.0, "generator.penalty_every": 16,
+    }  # fmt: skip
+    mixing.plan("none", TrainingSettings(batch=6, epochs=7.0), context, 0)
+    assert {name: value for name, value in context.chosen.items() if "training" in name} == {
+        "training.network": "cifar-resnet18", "training.width": 0.125,
+    }  # fmt: skip
+
+
 # --- few images ----------------------------------------------------------------------------------------------
 
 

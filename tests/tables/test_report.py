@@ -77,7 +77,7 @@ def leave(
 ) -> None:
     """What a run leaves: of six test images, three of each of two classes, the first `right` are predicted right."""
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text("data: toy\nseed: 0\nmethod:\n  threshold: 0.9\n  epochs: 3.0\n")
+    (folder / "config.yaml").write_text("data: toy\nseed: 0\nmethod:\n  threshold: 0.9\n  epochs: 3.0\n  rate: null\n")
     rows = [
         {"step": step, "epoch": step / 4, "classifier/total": 1 / step, "classifier/weighted/total": 7.0}
         for step in (1, 2, 3)
@@ -87,7 +87,8 @@ def leave(
     setup = {
         "data": {"name": "toy", "fingerprint": "f" * 64, "classes": list(classes), "train": 40, "test": 6},
         "split": {"labelled": 4, "unlabelled": 30, "validation": 5, "seed": 0, "hash": "abc123"},
-        "changed": ["method.epochs"], "environment": {"torch": "9.8.7", "processor": "an abacus"}, "steps": 12,
+        "changed": ["method.epochs"], "chosen": {"method.rate": 0.03, "method.epochs": 14}, "steps": 12,
+        "environment": {"torch": "9.8.7", "processor": "an abacus"},
     }  # fmt: skip
     (folder / "setup.json").write_text(json.dumps(setup))
     if not finished:
@@ -131,6 +132,7 @@ def test_the_page_says_what_the_files_say_and_loads_nothing(tmp_path):
         "classifier/total": [{"run": 0, "points": [[1, 1.0], [2, 0.5], [3, 1 / 3]]}],
     }
     assert page.row("epochs") == ["epochs", "3.0"] and page.row("threshold") == ["threshold", "0.9"]
+    assert page.row("rate") == ["rate", "0.03, chosen"]
     order = [row[0] for row in page.rows]
     assert order.index("epochs") < order.index("threshold")  # what is no default comes first
     assert page.row("of them unlabelled") == ["of them unlabelled", "30"] and page.row("processor")[1] == "an abacus"
