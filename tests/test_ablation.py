@@ -107,6 +107,11 @@ def test_variants_are_trained_once_and_own_classifiers_from_every_seed():
         assert job.arguments[job.arguments.index("--seed") + 1] == job.folder.name.rpartition("-seed")[2]
 
 
+def test_generators_are_judged_by_whom_they_are_told_to():
+    judge = lambda **given: configured(jobs_of(Config(table="2.3", **given), "own", 0)[0]).oracle.oracle
+    assert judge() == "none" and judge(generator="--oracle any/one") == "any/one"
+
+
 def test_a_table_holds_means_and_deviations_and_dashes_where_nothing_is():
     with_rates = [
         {"test_accuracy_last": last, "test_accuracy_selected": 0.5, "transfer": {"semantic_transfer": last / 2}}

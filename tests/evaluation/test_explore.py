@@ -163,6 +163,7 @@ def test_sliders_go_from_one_code_to_the_other(ask, hybridizer, dataset):
 def test_judges_say_what_they_think_of_images_and_of_hybrids(ask, oracle, hybridizer, dataset):
     views = ask("/look", {"parents": [12, 0]}).json
     assert [(view["place"], view["label"]) for view in views] == [(12, "2"), (0, "unknown class")]
+    assert ask("/look", {"parents": [10]}).json[0]["label"] == "0"
     assert np.array_equal(shown(views[0]["src"]), seen(floats(dataset, 12)))
     hybrid = hybridizer.hybridize(semantic=floats(dataset, 12), nonsemantic=floats(dataset, 4))
     (made,) = ask("/cross", {"semantic": [12], "nonsemantic": [4]}).json[0]

@@ -11,6 +11,7 @@ from hybridgen.networks.flops import flops
 from hybridgen.networks.members import ensembled
 from hybridgen.networks.multi_input_transformer import MultiInputTransformer, SourceEmbedding, SourceEncoding
 from hybridgen.networks.registry import make_network
+from hybridgen.training.objective import adam
 from hybridgen.types import InputError
 
 COUNT, CLASSES, DIM, TOKENS = 2, 5, 12, 16
@@ -30,6 +31,13 @@ def network(inputs=3, source="encoding", place="late", encoders="one", inference
     plain = make_network(NAME, CLASSES, image_size=16)
     how = dict(source=source, place=place, encoders=encoders, inference=inference, ensemble=ensemble)
     return varied(MultiInputTransformer(plain, inputs=inputs, **how).double().eval())
+
+
+def test_vectors_of_sources_do_not_decay():
+    """As positions do not."""
+    made = network(source="embedding")
+    kept = adam(made, decay=0.05, decay_all=False).param_groups[1]
+    assert kept["weight_decay"] == 0 and any(each is made.sources.vectors for each in kept["params"])
 
 
 def pictures(seed: int = 1) -> torch.Tensor:

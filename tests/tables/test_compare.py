@@ -139,6 +139,8 @@ def test_gains_are_by_seed_and_their_interval_is_students(tmp_path, capsys):
     found = gain(of(0.5, 0.6), of(0.52, 0.622))
     assert found["high"] - found["mean"] == pytest.approx(12.7062 * 0.001, rel=1e-4)
     assert spoken_gain(found) == "+2.1 [+0.8, +3.4]"
+    for low, high in ((0.0, 0.02), (-0.02, 0.0), (0.0, 0.0)):  # an interval has its ends
+        assert spoken_gain({"mean": (low + high) / 2, "low": low, "high": high}).endswith(", within chance")
     assert spoken_gain(gain(of(0.5, 0.6), of(0.48, 0.578))) == "-2.1 [-3.4, -0.8]"
 
     compared = comparison(tmp_path / "c")
