@@ -678,8 +678,8 @@ def test_images_that_the_hybridizer_was_not_trained_on_are_told(run, artefact, t
     grid = ("hybridize", "--rows", 2, "--columns", 2, *ONE)
     said = run(*grid, "--hybridizer", other, "--out", tmp_path / "a.png")
     assert said.code == 0
-    assert said.err == WARNING
-    assert run(*grid, "--hybridizer", artefact, "--out", tmp_path / "b.png").err == ""
+    assert said.err.count(WARNING) == 1
+    assert WARNING not in run(*grid, "--hybridizer", artefact, "--out", tmp_path / "b.png").err
 
 
 def test_own_classes_must_be_the_hybridizers(run, artefact, tmp_path):
@@ -712,7 +712,7 @@ def test_evaluate_prints_rates(run, artefact, oracle, tmp_path):
     said = run("evaluate", "--hybridizer", with_origin(artefact, tmp_path, **PHOTOGRAPHS), *common[3:])
     table = said.out
     assert (
-        said.err == WARNING
+        said.err.count(WARNING) == 1
         and f"{plain['semantic_transfer']:.1%}" in table
         and f"{plain['oracle_accuracy']:.1%}" in table
     )
@@ -772,7 +772,7 @@ def test_study_agrees_with_evaluate(run, artefact, oracle, tmp_path):
     common = ("--hybridizer", artefact, "--oracle", oracle, "--repeats", 1, "--seed", 3, *ONE)
     rates = json.loads(run("evaluate", *common, "--json").out)
     other = with_origin(artefact, tmp_path / "other", **PHOTOGRAPHS)
-    assert run("study", "transfer", "--hybridizer", other, *common[2:], "--out", tmp_path).err == WARNING
+    assert run("study", "transfer", "--hybridizer", other, *common[2:], "--out", tmp_path).err.count(WARNING) == 1
     (own,) = json.loads((tmp_path / "transfer.json").read_text())["hybridizers"].values()
     for key in ("semantic_transfer", "semantic_transfer_interval", "nonsemantic_preservation"):
         assert own[key] == rates[key]
