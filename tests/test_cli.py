@@ -210,7 +210,8 @@ def test_a_terminal_hears_at_once_that_a_recipe_starts(trained, monkeypatch, scr
     monkeypatch.setattr(sys.stderr, "isatty", lambda: screen)
     if rank:
         monkeypatch.setenv("LOCAL_RANK", rank)
-    assert trained("scimix-fixmatch", "--help").err.count("scimix-fixmatch: starts") == said
+    heard = trained("scimix-fixmatch", "--help").err
+    assert [heard.count(f"scimix-fixmatch: {what} is loaded") for what in ("PyTorch", "the recipe")] == [said] * 2
 
 
 def test_recipes_of_other_names_are_refused_with_the_nearest(run):

@@ -38,7 +38,10 @@ def train(arguments: Sequence[str]) -> None:
         perhaps = f"; perhaps you meant {near[0]}" if near else ""
         raise InputError(f"{said}{perhaps}; there are {', '.join(known)}; see hybridgen train --help")
     if sys.stderr.isatty() and os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"{chosen}: starts, which takes seconds", file=sys.stderr)
+        print(f"{chosen}: PyTorch is loaded", file=sys.stderr)
+        import torch  # noqa: F401 - which takes seconds, as the recipe does after it
+
+        print(f"{chosen}: the recipe is loaded, and its data", file=sys.stderr)
     sys.argv = [f"hybridgen train {chosen}", *rest]
     module = ModuleType("__main__")
     module.__file__ = str(known[chosen])
