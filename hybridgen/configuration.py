@@ -52,9 +52,14 @@ def save(config: Any, path: Path, chosen: Mapping[str, Any] = MappingProxyType({
             place = [*place[: len(field[1]) // 2], field[2]]
             value = chosen.get(".".join(place))
             if value is not None and field[3] in (" null", " auto"):
-                line += f"  # {f'{value:.6g}' if isinstance(value, float) else value}"
+                line += f"  # {spelled(value)}"
         lines.append(f"{line}\n")
     write_text(path, "".join(lines))
+
+
+def spelled(chosen: Any) -> str:
+    """A value that was chosen where settings leave it open, as it is told."""
+    return f"{chosen:.6g}" if isinstance(chosen, float) else str(chosen)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -356,7 +356,8 @@ def load_hybridizer(settings: Settings, context: Context, *, method: str | None 
     MixUp and CutMix in another use than that of both parents' targets; and where without hybrids nothing is left to do.
     """
     source = settings.hybridizer or "bundled"
-    context.note("hybrids", hybridizer=source)
+    if settings.hybridizer is None:  # and else no folder of the user's
+        context.note("hybrids", hybridizer=source)
     if source == "trained":
         raise InputError("hybridizer: 'trained' is for scimix_fixmatch.py; give one, or train one by scimix.py")
     if source == "none":

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hybridgen.configuration import spelled
 from hybridgen.evaluation.transfer import CHANCE, FDA, HYBRIDIZER, MIXUP, verdict, wilson
 from hybridgen.files import write_text
 from hybridgen.page import rendered
@@ -209,7 +210,7 @@ def _settings(groups: Sequence[Group]) -> tuple[Table, Table]:
 def _setting(value: Any, chosen: Any = None) -> str:
     """What was given; or what was chosen, where that is left open."""
     if value in (None, "auto") and chosen is not None:
-        return f"{f'{chosen:.6g}' if isinstance(chosen, float) else chosen}, chosen"
+        return f"{spelled(chosen)}, chosen"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
