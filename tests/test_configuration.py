@@ -1,5 +1,7 @@
 """Defaults, preset, file and command line, in this order; every bad word is one line."""
 
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal
@@ -275,6 +277,24 @@ def test_other_errors_pass(capsys):
     assert capsys.readouterr().err == ""
     with exit_codes():
         pass
+
+
+CYCLE = """
+from hybridgen.errors import exit_codes
+class Cycle:
+    def __init__(self):
+        self.own = self
+    def __del__(self):
+        print("searched for garbage")
+with exit_codes():
+    kept = Cycle()
+"""
+
+
+@pytest.mark.parametrize(("script", "said"), [(CYCLE, ""), (CYCLE.replace("exit_codes()", "open('/dev/null')"), "s")])
+def test_no_garbage_is_searched_for_at_the_end_of_a_process(script, said):
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout[:1] == said and done.stderr == ""
 
 
 def test_launch_parses_and_runs(monkeypatch, capsys):
