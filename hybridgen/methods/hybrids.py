@@ -356,8 +356,7 @@ def load_hybridizer(settings: Settings, context: Context, *, method: str | None 
     MixUp and CutMix in another use than that of both parents' targets; and where without hybrids nothing is left to do.
     """
     source = settings.hybridizer or "bundled"
-    if settings.hybridizer is None:  # and else no folder of the user's
-        context.note("hybrids", hybridizer=source)
+    context.note("hybrids", hybridizer=source)
     if source == "trained":
         raise InputError("hybridizer: 'trained' is for scimix_fixmatch.py; give one, or train one by scimix.py")
     if source == "none":

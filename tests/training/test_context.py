@@ -64,6 +64,29 @@ def plans(context, seed=0):
     }  # fmt: skip
 
 
+CHOSEN = {
+    fixmatch: (dict(epochs=14, rate=0.06, weighting="fixmatch", ema_decay=0.99),
+               dict(rate=0.03, weighting="adamatch", ema_decay=1 - 6 / 280)),  # a sixth of 14 epochs of 20 steps
+    mean_teacher: (dict(epochs=14), {}),
+    mixmatch: (dict(epochs=8, unlabelled_batch=32), {}),
+    scimix: (dict(epochs=36, classifier_rate=1, penalty_every=1), dict(penalty_every=16)),
+    supervised: (dict(epochs=14), {}),
+}  # fmt: skip
+"""By the settings' docstrings, of few images: up to 16 pixels, and what differs above."""
+
+
+@pytest.mark.parametrize(("size", "network"), [(16, "leaky-wrn-10-1"), (32, "fast")])
+@pytest.mark.parametrize("method", CHOSEN)
+def test_what_images_choose_is_noted_under_the_places_of_fields(method, size, network):
+    """Of a dozen labelled images and 28 others, with no more to a step."""
+    context = context_of(size)
+    narrow = dict(generator_channels=(4, 4), discriminator_width=0.25) if method is scimix else {}
+    method.plan(method.Settings(**narrow), context, 0)
+    small, larger = CHOSEN[method]
+    expected = dict(labelled_batch=12, unlabelled_batch=40, network=network) | small | (larger if size == 32 else {})
+    assert context.chosen == {f"method.{field}": pytest.approx(value) for field, value in expected.items()}
+
+
 def stems_of(plan):
     held = [plan.network, *(task.objective for task in plan.tasks.values())]
     held += [] if plan.average is None else [plan.average]

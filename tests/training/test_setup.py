@@ -28,7 +28,8 @@ def test_setup_tells_counts_changed_settings_and_versions_and_keeps_the_split_of
     module, file = recipe("mean_teacher"), tmp_path / "mine.json"
     given = ["--split", str(file), "--epochs", "3", "--hybrids.no-keep-consistent", "--seed", "5"]
     config = parse(module.Config, module.PRESETS, given)
-    context = replace(made, dataset=dataset, split=split, chosen={"method.rate": 0.03})
+    chosen = {"method.network": "fast", "labels": 12, "method.epochs": 3, "seed": 5, "training.width": 1}
+    context = replace(made, dataset=dataset, split=split, chosen=chosen)
     write_setup(tmp_path, config, context, steps=30)
     told = json.loads((tmp_path / "setup.json").read_text())
     own = told.pop("environment")
@@ -36,7 +37,7 @@ def test_setup_tells_counts_changed_settings_and_versions_and_keeps_the_split_of
         "data": {"name": "toy.npz", "fingerprint": "noise", "image_size": 16, "classes": ["0", "1", "2"], "train": 40,
                  "test": 28},
         "split": {"labelled": 12, "unlabelled": 23, "validation": 5, "seed": 7, "hash": split.hash},
-        "recipe": "mean_teacher", "steps": 30, "chosen": {"method.rate": 0.03},
+        "recipe": "mean_teacher", "steps": 30, "chosen": {"method.network": "fast", "labels": 12},
         "changed": ["split", "seed", "method.epochs", "hybrids.keep_consistent"],
         "flags": {"split": "--split", "seed": "--seed", "method.epochs": "--epochs",
                   "hybrids.keep_consistent": "--hybrids.keep-consistent"},
