@@ -146,6 +146,15 @@ def test_every_answer_is_for_its_own_input():
     torch.testing.assert_close(torch.stack([first, second]), answers, rtol=1e-6, atol=1e-6)
 
 
+def test_answers_in_half_precision_are_compared_in_single():
+    made, answers = network(), torch.randn(2, COUNT, CLASSES, generator=torch.Generator().manual_seed(3)).bfloat16()
+    losses = []
+    for given in (answers, answers.float()):
+        made.decode = lambda *_, given=given, **__: given
+        losses.append(run(MixMo(made, CLASSES, root=1.0))[0]["supervised"])
+    assert losses[0].dtype == torch.float32 and torch.equal(*losses)
+
+
 def test_smoothing_is_that_of_every_target():
     made = network(2)
     losses, *_ = run(MixMo(made, CLASSES, alpha=inf, patch_probability=0.0, smoothing=0.3))

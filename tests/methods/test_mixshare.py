@@ -159,6 +159,15 @@ def test_others_within_the_images_are_unmixed_with_them():
     torch.testing.assert_close(loss, sum(each).mean(), rtol=1e-5, atol=1e-6)
 
 
+def test_answers_in_half_precision_are_compared_in_single():
+    made, answers = network(), torch.randn(2, COUNT, CLASSES, generator=torch.Generator().manual_seed(3)).bfloat16()
+    losses = []
+    for given in (answers, answers.float()):
+        made.decode = lambda *_, given=given, **__: given
+        losses.append(run(MixShare(made, CLASSES))[0]["supervised"])
+    assert losses[0].dtype == torch.float32 and torch.equal(*losses)
+
+
 def test_smoothing_is_that_of_every_target():
     made = network()
     sharp, smooth = (

@@ -113,6 +113,15 @@ def test_loss_of_a_step_is_equation_4_4(mixing, how, clock, inputs):
     assert outcome.rates["whole"].item() == pytest.approx(whole)
 
 
+def test_answers_in_half_precision_are_compared_in_single():
+    made, answers = objective(), torch.randn(2, COUNT, CLASSES, generator=torch.Generator().manual_seed(3)).bfloat16()
+    losses = []
+    for given in (answers, answers.float()):
+        made.classifier.run = lambda *_, given=given: given
+        losses.append(run(made).losses["supervised"])
+    assert losses[0].dtype == torch.float32 and torch.equal(*losses)
+
+
 def test_some_steps_of_mixmo_have_boxes_and_some_none():
     made = objective(2, "mixmo", dict(encoders="each"))
     kinds = [len(made.draw(COUNT, (SIDE, SIDE), START, torch.device("cpu")).masks.unique()) == 2 for _ in range(40)]

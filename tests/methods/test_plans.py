@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from hybridgen.hybridizer import Hybridizer, Origin
@@ -1130,6 +1131,9 @@ def test_each_image_has_three_hybrids_above_16_pixels_one_unless_told_otherwise(
     base.context.say()
     said = f"hybrids from epoch 0 to 6, {copies} of each image, α 0.6, for images above 16 pixels; --hybrids.start"
     assert (said in capsys.readouterr().out) == (size > 16)
+    hybrids.with_hybrids(base, hybrids.Mixer("mixup"), hybrids.Settings(copies=copies, start=0.0, stop=6.0, alpha=0.7))
+    base.context.say()
+    assert "hybrids from epoch" not in capsys.readouterr().out  # where nothing is chosen nothing is told
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -1313,6 +1317,39 @@ def test_compiled_is_what_is_called_and_has_no_second_derivative(context, monkey
 def test_mixmatch_refuses_batches_of_unequal_size(context):
     with pytest.raises(InputError, match="unlabelled_batch: 5 beside 4"):
         make("mixmatch", context, unlabelled_batch=5)
+
+
+@pytest.mark.parametrize(("given", "size"), [({}, 32), (dict(labelled_batch=5), 5), (dict(unlabelled_batch=7), 7)])
+def test_mixmatchs_batches_are_of_one_size_where_one_or_none_is_given(given, size, context):
+    """None: 32 of each, or all that are labelled where there are fewer."""
+    many = replace(context.split, labelled=tuple(range(40)), unlabelled=tuple(range(40, 60)), validation=())
+    for split, expected in ((many, size), (context.split, min(size, 12))):
+        batch = next(mixmatch.plan(mixmatch.Settings(**given), replace(context, split=split), 0).stream.from_step(0))
+        assert [len(views[0]) for views in (batch.labelled, batch.unlabelled)] == [expected] * 2
+
+
+@pytest.mark.parametrize(("module", "training"), [(mixmo, TRAINING), (mixvit, TRANSFORMER)])
+def test_a_process_has_as_many_images_as_there_are_inputs(module, training, context, monkeypatch):
+    """Six of a batch are three for each of two processes."""
+    monkeypatch.setattr(Accelerator, "num_processes", 2)
+    with pytest.raises(InputError, match=r"^method.inputs: 4, but a batch has 3 images for each process"):
+        module.plan(module.Settings(inputs=4), training, context, 0, measure=lambda *given: {"accuracy": 0.0})
+
+
+def test_a_transformer_is_made_for_the_crops_that_it_sees(context):
+    plan = mixing.plan("none", replace(TRANSFORMER, crop=8), context, 0)
+    images = next(plan.stream.from_step(0)).labelled[0]
+    assert images.shape[2:] == (8, 8) and plan.network(images).shape == (6, 3)
+    assert plan.classify(plan.network, context.dataset.test.images.gather(torch.arange(2)) / 255).shape == (2, 3)
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_the_main_process_alone_leaves_the_network(main, context, tmp_path, monkeypatch):
+    plans = (make("fixmatch", context), mixing.plan("none", TRAINING, context, 0))
+    monkeypatch.setattr(Accelerator, "is_main_process", main)
+    for number, plan in enumerate(plans):
+        plan.finish(tmp_path / str(number), plan.judged)
+        assert (tmp_path / str(number) / "network.safetensors").exists() == main
 
 
 def test_settings_are_plain_values(context):

@@ -34,12 +34,15 @@ def test_batches_of_a_window_are_drawn_from_hybrids_too_and_others_are_the_strea
     stream = context.stream(0, labelled=4, labelled_views=(lambda x, g: x,), unlabelled=10, unlabelled_views=())
     hybrids = HybridSet(context.dataset, context.split, 9)
     hybrids.images.fill_(255)  # white, as no image is
+    hybrids.images[:, 0, 0, 0] = hybrids.semantic.to(torch.uint8)  # but for a pixel, which names the parent
     cycles = Cycles(stream, hybrids, Settings(start=1.0, stop=3.0), context, 20, stream.steps_per_epoch)
     labels = context.dataset.train.labels
     known = context.dataset.train.images.gather(torch.tensor(context.split.labelled)) / 255  # and no others
     white = []
     for step, batch in zip(range(40), cycles.from_step(0), strict=False):
-        of_hybrids = (batch.labelled[0] == 1).flatten(1).all(dim=1)
+        of_hybrids = (batch.labelled[0][:, 1:] == 1).flatten(1).all(dim=1)
+        parents = (255 * batch.labelled[0][of_hybrids, 0, 0, 0]).round().long()
+        assert torch.equal(batch.labels[of_hybrids], labels[parents])
         white.append(int(of_hybrids.sum()))
         assert all((image == known).flatten(1).all(dim=1).any() for image in batch.labelled[0][~of_hybrids])
         drawn, _ = stretch(cycles.settings, step, stream.steps_per_epoch, 20)
@@ -87,13 +90,22 @@ def test_a_hybrid_set_has_copies_of_every_labelled_image_or_their_hybrids(digits
 def test_the_other_parent_is_any_labelled_or_unlabelled_image(digits, autoencoder, monkeypatch):
     """Hybrids that are their non-semantic parents themselves show who these are."""
     dataset, split = digits
-    monkeypatch.setattr(samosa, "samosa_hybrids", lambda network, mine, others, labels: (others, labels == labels))
+    seen = []
+    shown = lambda network, mine, others, labels: (others, seen.append((mine, labels)) or labels == labels)
+    monkeypatch.setattr(samosa, "samosa_hybrids", shown)
     split = replace(split, unlabelled=split.unlabelled[:20])
-    hybrids = HybridSet(dataset, split, 20)
+    hybrids = HybridSet(dataset, split, 30)  # 600: more than are made at once
     assert hybrids.make(autoencoder, dataset, split, seed=1) == 1
-    images = dataset.train.images.gather(torch.tensor(split.labelled + split.unlabelled))
+    known = dataset.train.images.gather(torch.tensor(split.labelled))
+    images = torch.cat([known, dataset.train.images.gather(torch.tensor(split.unlabelled))])
     same = (hybrids.images[:, None] == images).flatten(2).all(dim=2)
-    assert same.any(dim=1).all() and same.sum(dim=0).min() > 0  # of 400 draws from 40
+    assert same.any(dim=1).all() and same.sum(dim=0).min() > 0  # of 600 draws from 40
+    pool = torch.tensor(sorted(split.labelled + split.unlabelled))
+    chosen = pool[torch.randint(len(pool), (600,), generator=torch.Generator().manual_seed(1))]
+    assert torch.equal(hybrids.images, dataset.train.images.gather(chosen))
+    mine, labels = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    assert torch.equal(labels, dataset.train.labels[list(split.labelled)].repeat(30)) and len(seen) > 1
+    assert torch.equal((255 * mine).round(), known.repeat(30, 1, 1, 1))
 
 
 def test_hybrid_sets_follow_from_the_seed_and_are_part_of_the_state(digits, autoencoder):

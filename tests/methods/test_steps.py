@@ -1,15 +1,19 @@
-"""Nothing in a step waits for the device; SAMOSA's classifiers are the base methods' own."""
+"""Nothing in a step waits for the device; half precision ends with the logits; SAMOSA's classifiers are the base
+methods' own."""
 
 from dataclasses import replace
 from pathlib import Path
 
+import objectives
 import pytest
 import torch
+from torch import nn
 
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.methods import fixmatch, hybrids, mean_teacher, mixmatch, samosa, supervised
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
 from hybridgen.training.objective import weighted
+from hybridgen.training.schedules import Clock
 from hybridgen.types import Batch
 
 METHODS = {
@@ -108,3 +112,35 @@ def test_samosas_classifier_has_the_parameters_of_the_method_alone(name, context
     assert {m.momentum for m in together.modules() if hasattr(m, "momentum")} == {settings.momentum}
     own = samosa.networks(replace(settings, momentum=None), context, 0, heads=heads).autoencoder.classifier
     assert {m.momentum for m in own.modules() if hasattr(m, "momentum")} == {0.1}  # torch's, of the method alone too
+
+
+class Rounded(nn.Module):
+    """A linear layer whose logits, of one head or of two, are rounded to bfloat16 and given in this kind of number."""
+
+    def __init__(self, heads: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weights, self.dtype = nn.Parameter(9 * torch.randn(heads, 3, 4)), dtype
+
+    def forward(self, images):
+        logits = [(images.mean(dim=(2, 3)) @ each).bfloat16().to(self.dtype) for each in self.weights]
+        return logits[0] if len(logits) == 1 else tuple(logits)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_predictions_in_half_precision_are_compared_and_taught_in_single(name):
+    """As if the same logits came in float32; the loss on hybrids too, of which MixUp's need no hybridizer."""
+    kind, (_, heads) = getattr(objectives, name.replace(" ", "")), METHODS[name]
+    draw = lambda: torch.rand(6, 3, 4, 5, generator=torch.Generator().manual_seed(1))
+    batch = Batch((draw(), 1 - draw())[:heads], torch.arange(6) % 4, (draw().flip(0), draw().flip(2)))
+    batch = batch._replace(unlabelled=batch.unlabelled[:1]) if name == "Supervised" else batch
+    outcomes = []
+    for dtype in (torch.bfloat16, torch.float32):
+        objective = kind(Rounded(heads, dtype), hybridizer=hybrids.Mixer("mixup"))
+        torch.manual_seed(2)
+        outcomes.append(objective(batch, Clock(steps=10, steps_per_epoch=1)))
+    found, expected = outcomes
+    for loss, value in expected.losses.items():
+        assert found.losses[loss].dtype == torch.float32 and torch.equal(found.losses[loss], value), loss
+    targets = [outcome.taught().targets for outcome in outcomes]
+    assert targets[0].dtype == torch.float32 and torch.equal(*targets)

@@ -298,6 +298,10 @@ def test_roots_that_are_not_above_0_are_refused(root):
         loss_weights(torch.tensor([[0.5], [0.5]]), root)
 
 
+def test_on_three_places_a_side_no_box_is_too_small():
+    assert any(0 < drawn(size=(3, 8), seed=seed).ratios[0].min() < 1 for seed in range(3))
+
+
 def test_what_does_not_fit_together_is_refused():
     whole = drawn(3)
     for order, mixings in (((0, 1), whole.mixings[:1]), ((0, 1, 1), whole.mixings), ((0, 1, 2), whole.mixings[:1])):

@@ -184,6 +184,17 @@ def test_recursivemix_shows_what_the_last_call_gave(images, labels):
     assert torch.equal(mix(images[:, :2], labels)[0], images[:, :2])
 
 
+def test_recursivemix_remembers_without_gradient(images, labels):
+    """What one call has learnt from is not learnt from again in the next."""
+    mix = Mix("recursivemix", 4, alpha=1.0, generator=generator(3))
+    past, soft = images.clone().requires_grad_(), F.one_hot(labels, 4).float().requires_grad_()
+    for _ in range(2):
+        mixed, targets = mix(past, soft)
+        (mixed.sum() + targets.sum()).backward()
+    shown, told = mix(images, F.one_hot(labels, 4).float())
+    assert (mix.mixing.ratio < 1).all() and not shown.requires_grad and not told.requires_grad
+
+
 def test_recursivemix_remembers_what_was_not_mixed(labels, monkeypatch):
     images = torch.rand(7, 3, 40, 30)
     mix = Mix("recursivemix", 4, probability=0.5, resize=False, generator=generator())
