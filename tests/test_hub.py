@@ -23,7 +23,7 @@ from hybridgen.hybridizer import Hybridizer
 from hybridgen.networks.classifiers import Classifier, load_classifier, save_classifier
 from hybridgen.networks.registry import make_network
 from hybridgen.settings import plain
-from hybridgen.tables.card import command, figures
+from hybridgen.tables.card import classifier_card, command, figures
 from hybridgen.tables.left import Group
 from hybridgen.training.record import identity
 from hybridgen.training.setup import begun_by
@@ -197,6 +197,18 @@ def test_a_hybridizer_of_no_run_and_figures_of_unknown_images(hub, tmp_path):
     group = Group(Path(), "a", {}, {}, {"test_accuracy_selected": 0.25, "test_accuracy_last": math.nan}, None, [], [])
     how = "accuracy, selected on the validation images"
     assert figures(group, "accuracy") == [Figure(how, 0.25, None, "accuracy")]
+    rates = {"background_inheritance": 0.5, "background_inheritance_interval": [0.4, 0.6], "oracle_accuracy": 0.9}
+    assert figures(replace(group, result={}, transfer=rates), "accuracy") == [
+        Figure("background inheritance (by the known masks)", 0.5, (0.4, 0.6)),
+        Figure("accuracy of the oracle that judges hybrids", 0.9),
+    ]
+
+
+def test_a_classifier_of_whose_beginning_nothing_is_recorded(run):
+    (run / "setup.json").unlink()
+    made = classifier_card(run / "network.safetensors", "me/toy")
+    assert "of toy.npz: images" in made and "\n\nseed 7, 1,234 steps, 75 seconds. Split abc123." in made
+    assert "elsewhere" not in made and "| on the test images |" in made
 
 
 def test_a_hybridizer_in_memory(hub):
@@ -343,13 +355,20 @@ def test_one_revision_alone_is_given_and_of_a_hub_id(run):
         load_classifier("missing/network.safetensors")
 
 
-def test_the_command_of_a_card_is_one_of_the_same_settings():
-    given = ["--preset", "smoke", "--data", "svhn", "--labels", "40", "--no-baseline", "--hybrids.no-keep-consistent"]
-    module = recipe("fixmatch")
-    config = parse(module.Config, module.PRESETS, [*given, "--epochs", "3", "--rate-epochs", "4", "--out", "elsewhere"])
+@pytest.mark.parametrize(
+    ("recipe_name", "own"),
+    [
+        ("fixmatch", "--no-baseline --hybrids.no-keep-consistent --rate-epochs 4"),
+        ("mixing_baselines", "--methods none cutmix --decay-at 2 2.5 --no-nesterov"),
+    ],
+)
+def test_the_command_of_a_card_is_one_of_the_same_settings(recipe_name, own):
+    given = ["--preset", "smoke", "--data", "svhn", "--labels", "40", "--epochs", "3", *own.split()]
+    module = recipe(recipe_name)
+    config = parse(module.Config, module.PRESETS, [*given, "--out", "elsewhere"])
     group = Group(Path(), "a", plain(config), begun_by(config), {}, None, [], [])
     hybridgen, train, name, *arguments = command(group)
-    assert (hybridgen, train, name) == ("hybridgen", "train", "fixmatch")
+    assert (hybridgen, train, name) == ("hybridgen", "train", recipe_name.replace("_", "-"))
     assert identity(parse(module.Config, module.PRESETS, arguments)) == identity(config)
 
 

@@ -90,6 +90,7 @@ def test_means_and_deviations_by_hand(tmp_path, capsys):
     # Of 30 test images Wilson's interval of 55 % is [37.7, 71.2], of 64 % [46.2, 78.7], by the formula of 1927
     row = ["55.0", "±", "7.1", "[37.7,", "71.2]", "64.0", "±", "2.8", "[46.2,", "78.7]", "11"]
     assert row in [line.split()[1:] for line in said.splitlines()]
+    assert compare.spoken_accuracy({"mean": 0.55, "std": 0.071}, 0) == "55.0 ± 7.1"  # of no image none
 
 
 def test_the_methods_own_figures_are_of_its_last_variant_though_another_is_better(tmp_path):
@@ -241,6 +242,10 @@ def test_what_nobody_judges_is_said_so(tmp_path, monkeypatch, capsys, hybridizer
     concluded = compared.conclude(transfer=compared.judged(hybridizer, None))
     assert concluded["transfer"] is None
     assert f"hybrids: not judged (--oracle none); {tmp_path / 'c' / 'grid.png'}" in capsys.readouterr().out
+    (tmp_path / "c" / "grid.png").unlink()
+    monkeypatch.setattr(Accelerator, "is_main_process", False)
+    compared.judged(hybridizer, None)
+    assert not (tmp_path / "c" / "grid.png").exists()  # which the first of several processes draws
 
 
 def test_what_is_trained_beside_the_variants_is_counted(tmp_path, capsys, monkeypatch, hybridizer):
@@ -264,6 +269,9 @@ def test_what_is_trained_beside_the_variants_is_counted(tmp_path, capsys, monkey
     assert capsys.readouterr().out.endswith("what is left of the training takes about 10 minutes\n")
     compared.tell_time(parts, 2, None, like=hybridizer)
     assert capsys.readouterr().out == "what is left of 6 trainings takes about 10 minutes\n"
+    monkeypatch.setattr(compare, "whole_time", lambda parts: 0.0)
+    compared.tell_time(parts)
+    assert capsys.readouterr().out == ""  # nothing is left
     names = [f"{name}-seed{seed}" for name in ("fixmatch", "scimix", "hybridizer") for seed in (3, 4)]
     assert [place.name for place in told[0]] == names
     assert [CONTEXT.expected[tmp_path / "c" / name] for name in names] == [7] * 4 + [1234] * 2

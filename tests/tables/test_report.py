@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
+from math import nan
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -77,7 +78,8 @@ def leave(
 ) -> None:
     """What a run leaves: of six test images, three of each of two classes, the first `right` are predicted right."""
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text("data: toy\nseed: 0\nmethod:\n  threshold: 0.9\n  epochs: 3.0\n  rate: null\n")
+    method = "method:\n  threshold: 0.9\n  epochs: 3.0\n  rate: null\n"
+    (folder / "config.yaml").write_text(f"data: toy\nseed: 0\nlabels: auto\n{method}")
     rows = [
         {"step": step, "epoch": step / 4, "classifier/total": 1 / step, "classifier/weighted/total": 7.0}
         for step in (1, 2, 3)
@@ -87,7 +89,7 @@ def leave(
     setup = {
         "data": {"name": "toy", "fingerprint": "f" * 64, "classes": list(classes), "train": 40, "test": 6},
         "split": {"labelled": 4, "unlabelled": 30, "validation": 5, "seed": 0, "hash": "abc123"},
-        "changed": ["method.epochs"], "chosen": {"method.rate": 0.03, "method.epochs": 14}, "steps": 12,
+        "changed": ["method.epochs"], "chosen": {"method.rate": 0.03, "method.epochs": 14, "labels": 4}, "steps": 12,
         "environment": {"torch": "9.8.7", "processor": "an abacus"},
     }  # fmt: skip
     (folder / "setup.json").write_text(json.dumps(setup))
@@ -133,8 +135,14 @@ def test_the_page_says_what_the_files_say_and_loads_nothing(tmp_path):
     }
     assert page.row("epochs") == ["epochs", "3.0"] and page.row("threshold") == ["threshold", "0.9"]
     assert page.row("rate") == ["rate", "0.03, chosen"]
-    order = [row[0] for row in page.rows]
-    assert order.index("epochs") < order.index("threshold")  # what is no default comes first
+    assert page.row("labels") == ["labels", "4, chosen"]
+    order = [row[0].strip() for row in page.rows]
+    place = order.index("setting")  # what is no default comes first, and of both the settings of no group
+    assert order[place:][:10] == [
+        "setting", "method", "epochs", "setting", "run", "data", "seed", "labels", "method", "threshold",
+    ]  # fmt: skip
+    assert "5 other settings" in page.text
+    assert "is not recorded of every run" not in page.text and "its selected network" in page.text
     assert page.row("of them unlabelled") == ["of them unlabelled", "30"] and page.row("processor")[1] == "an abacus"
     assert page.row("hash of the split")[1] == "abc123" and page.row("classes") == ["classes", "3"]
     assert page.row("fingerprint")[1] == "f" * 16 + "…"  # of 64 letters
@@ -230,6 +238,7 @@ def test_a_comparison_of_rounds_tells_gains_further_figures_and_what_each_rounds
     assert rates == [["61.0 [59.0, 63.0]", "97.0 [96.0, 98.0]", "–"], ["30.0 ± 2.0", "97.0", "–"]]
     verdicts = re.findall(r"Verdict: (good enough to teach|semantic transfer below)", page.text)
     assert verdicts == ["good enough to teach", "semantic transfer below"]
+    assert page.text.partition("Verdict: ")[0].rstrip().endswith("\nZMatch + SciMix")  # whose hybrids those were
     assert not page.all_rows("a", "75")
 
     # Of one, with its confusion and the simpler hybrids beside it; and gains by image
@@ -266,7 +275,25 @@ def test_runs_stand_side_by_side_and_unfinished_ones_say_so(tmp_path):
     assert [run["colour"] for run in data["runs"]] == [0, 1]
     (tmp_path / "three").mkdir()
     (tmp_path / "three" / "config.yaml").write_text("data: toy\n")
-    assert "no training has begun" in report(tmp_path / "three").text
+    empty = report(tmp_path / "three").text
+    assert "no training has begun" in empty and "is not recorded of every run" in empty
+    (tmp_path / "three" / "checkpoints").mkdir()  # before the first record
+    assert report(tmp_path / "three").row("three")[1] == "unfinished, recorded up to step 0"
+
+
+def test_classes_of_other_data_stand_in_a_table_of_their_own(tmp_path):
+    """Of the last network, where none was selected."""
+    leave(tmp_path / "one", right=6)
+    leave(tmp_path / "two", right=3, classes=("x", "y", "z"))
+    result = json.loads((tmp_path / "two" / "result.json").read_text())
+    (tmp_path / "two" / "result.json").write_text(
+        json.dumps({name: figure for name, figure in result.items() if "selected" not in name})
+    )
+    page = report(tmp_path / "one", tmp_path / "two")
+    assert [page.row(name, "3")[2:] for name in ("dog", "x")] == [["100.0 [43.9, 100.0]"]] * 2
+    assert page.row("y", "3")[2:] == ["0.0 [0.0, 56.1]"]
+    captions = re.findall(r"of each variant's first seed and its (\w+) network", page.text)
+    assert captions == ["selected", "last"] and "one · two" in page.text
 
 
 def test_curves_of_a_variant_have_a_colour_and_lines_apart_from_all_others_of_it(tmp_path):
@@ -290,6 +317,8 @@ def test_of_long_curves_few_points_are_drawn_and_of_many_classes_the_largest_err
     shares[7, 9], shares[9, 8], shares[3, 3] = 0.25, 0.5, 0.0
     errors = confusion(shares.tolist(), classes, "")["errors"]
     assert list(errors.rows) == [("class 9", "class 8", ("50.0", "")), ("class 7", "class 9", ("25.0", ""))]
+    assert len(confusion(np.full((51, 51), 1 / 51).tolist(), classes, "")["errors"].rows) == 20
+    assert len(confusion(np.eye(50).tolist(), classes[:50], "")["rows"]) == 50
 
 
 @pytest.mark.parametrize(
@@ -337,6 +366,8 @@ def test_what_is_damaged_is_one_line_or_a_note(tmp_path, capsys):
     for name in ("predictions.npz", "setup.json", "grid.png", "transfer.json"):
         assert re.search(rf"left out: \S*{name}", page.text), name
     assert page.row("run, seed 0", "finished")[2] == "50.0"  # of how many images is not known
+    (tmp_path / "run" / "setup.json").write_text('{"data": 5, "changed": "x", "steps": "many", "recipe": "r"}')
+    assert report(tmp_path / "run").row("training images") == ["training images", "not recorded"]
     lopsided = {"classes": ["a", "b"], "confusion": [[1.0], [0.0]]}
     (tmp_path / "run" / "transfer.json").write_text(json.dumps(RATES | lopsided))
     assert re.search(r"left out: \S*transfer.json", report(tmp_path / "run").text)
@@ -401,7 +432,7 @@ def test_gains_of_runs_are_those_of_their_predictions(tmp_path):
         gain_of_runs(tmp_path / "a", tmp_path / "c")
 
 
-def test_the_end_of_a_recipe_lists_what_is_in_each_folder_the_report_first(tmp_path, capsys):
+def test_the_end_of_a_recipe_lists_what_is_in_each_folder_the_report_first(tmp_path, capsys, monkeypatch):
     """Runs stand on lines of their own, and not among what the folder above them holds."""
     leave(tmp_path / "fixmatch-seed0")
     leave(tmp_path / "other-seed0", finished=False)
@@ -423,6 +454,9 @@ def test_the_end_of_a_recipe_lists_what_is_in_each_folder_the_report_first(tmp_p
     assert said.err.startswith("report: not written: ") and "result.json" in said.err
     assert said.out.splitlines()[1] == f"  {tmp_path}: config.yaml, hybridizer/, result.json, setup.json"
     assert "next" not in said.out
+    monkeypatch.setattr(Accelerator, "is_main_process", False)
+    end(tmp_path, Accelerator(cpu=True), ["score"])
+    assert capsys.readouterr() == ("", "")  # of several processes the first says it
 
 
 @pytest.mark.parametrize(("method", "recipe"), [("scimix", "scimix-fixmatch"), ("adain", "fixmatch")])
@@ -441,7 +475,10 @@ def test_a_hybridizer_is_judged_and_may_teach_a_classifier_of_the_same_data(
     context = replace(context, dataset=replace(context.dataset, test=replace(context.dataset.test, labels=labels)))
     plan = SimpleNamespace(context=context, stream=SimpleNamespace(images_per_step=38))
     hybridizer = SimpleNamespace(origin=SimpleNamespace(method=method))
-    settings = RunSettings(out=tmp_path, data="svhn", labels=60, split_seed=7, validation=9, seed=5)
+    settings = RunSettings(
+        out=tmp_path, data="svhn", image_size=32, data_root="d", labels=60, split=Path("s.json"), split_seed=7,
+        validation=9, seed=5,
+    )  # fmt: skip
     result = {"test_accuracy_last": 0.55, "steps": 7, "seconds": 66.4}
     judge = Training(steps=80, batch_size=2, shrinks=True)
     assert conclude_hybridizer(settings, plan, hybridizer, judge, result) is result
@@ -456,15 +493,20 @@ def test_a_hybridizer_is_judged_and_may_teach_a_classifier_of_the_same_data(
     ]
     said = capsys.readouterr().out.splitlines()
     assert said[1:5] == lines and said[-1] == (
-        f"next: hybridgen train {recipe} --hybridizer {tmp_path / 'hybridizer'} --data svhn --labels 60 --split-seed 7 "
-        "--validation 9"
+        f"next: hybridgen train {recipe} --hybridizer {tmp_path / 'hybridizer'} --data svhn --image-size 32 "
+        "--data-root d --labels 60 --split s.json --split-seed 7 --validation 9"
     )
+    # An oracle that is there is taken as it is; and of images of no known class there is no accuracy
+    unknown = replace(context.dataset.test, labels=torch.full((40,), -1))
+    plan.context = replace(context, dataset=replace(context.dataset, test=unknown))
+    conclude_hybridizer(settings, plan, hybridizer, SimpleNamespace(steps=99), result | {"test_accuracy_last": nan})
+    assert asked == [20, 99] and "its own classifier: no test image of known class\n" in capsys.readouterr().out
     conclude_hybridizer(settings, plan, hybridizer, None, result)
     assert f"hybrids: not judged (--oracle none); {tmp_path / 'grid.png'}" in capsys.readouterr().out
-    assert len(judged) == 1
+    assert len(judged) == 2
 
 
-def test_confusions_of_hybrids_are_kept_with_the_class_of_the_semantic_parent_as_row(tmp_path):
+def test_confusions_of_hybrids_are_kept_with_the_class_of_the_semantic_parent_as_row(tmp_path, monkeypatch):
     """A quarter of those of a class is seen as the third, all of the next one too; of the third there are none."""
     shares = torch.tensor([[0.75, 0, 0.25], [0, 0, 1], [torch.nan] * 3], dtype=torch.float64)
     rates = SimpleNamespace(to_dict=lambda: {"semantic_transfer": 0.6}, confusion=shares)
@@ -474,6 +516,10 @@ def test_confusions_of_hybrids_are_kept_with_the_class_of_the_semantic_parent_as
         "semantic_transfer": 0.6, "classes": ["a", "b", "c"],
         "confusion": [[0.75, 0.0, 0.25], [0.0, 0.0, 1.0], [None, None, None]],
     }  # fmt: skip
+    (tmp_path / "transfer.json").unlink()
+    monkeypatch.setattr(Accelerator, "is_main_process", False)
+    save_transfer(tmp_path, rates, SimpleNamespace(accelerator=Accelerator(cpu=True), dataset=dataset))
+    assert not (tmp_path / "transfer.json").exists()
 
 
 @pytest.mark.parametrize(("semantic", "preserved", "oracle", "said"), [
