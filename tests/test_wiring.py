@@ -570,8 +570,9 @@ def test_the_pipeline_goes_from_classifier_to_hybridizer_to_classifier_round_by_
         "discriminator-width": 0.25,
     }  # fmt: skip
     words = [word for name, each in generator.items() for word in (f"--generator.{name}", *str(each).split())]
-    guides, told = [], []
+    guides, told, loaded = [], [], []
     made = of("scimix")
+    monkeypatch.setattr(Hybridizer, "from_pretrained", classmethod(lambda cls, source: loaded.append(source) or made))
     shares = iter((0.1, 0.2, 0.3, 0.5))  # that hybrids inherit, of both seeds of the first round, and of the second
     rates = lambda *_: {"semantic_transfer": next(shares), "background_inheritance": None, **dict.fromkeys(
         ("nonsemantic_preservation", "oracle_accuracy"), 0.9)}  # fmt: skip
@@ -580,8 +581,7 @@ def test_the_pipeline_goes_from_classifier_to_hybridizer_to_classifier_round_by_
     monkeypatch.setattr(compare, "read_result", lambda folder: {"seconds": 1.0})
     ran = Ran(
         "scimix_fixmatch", tmp_path, monkeypatch, *TRAINED, *SMALL, *BATCHES, *hybrid, *words,
-        "--rounds", "2", "--seeds", "2",
-        hybridizer=made, finished_classifier=finished(guides),
+        "--rounds", "2", "--seeds", "2", finished_classifier=finished(guides),
         read_result=lambda ran: lambda folder: {} if folder.name in ran.runs else None,
     )  # fmt: skip
     order = ("fixmatch", "hybridizer", "scimix", "hybridizer-round-2", "scimix-round-2")
@@ -616,6 +616,9 @@ def test_the_pipeline_goes_from_classifier_to_hybridizer_to_classifier_round_by_
     ((plans, count, judge),) = told
     assert plans.keys() == {*rows, "Hybridizer", "Hybridizer, round 2"} and (count, judge) == (2, JUDGE)
     assert ran.judged == [(made, JUDGE)] * 4
+    of_rounds = [f"hybridizer{number}-seed{seed}" for number in ("", "-round-2") for seed in (3, 4)]
+    taught = [of_rounds[place] for place in (0, 2, 1, 3)]  # seed by seed; and judged round by round
+    assert loaded == [ran.config.out / name / "hybridizer" for name in (*taught, *of_rounds)]
     assert list(ran.result["earlier"]) == rows[1:2]
     assert ran.result["earlier"][rows[1]]["semantic_transfer"] == pytest.approx(0.15)
     assert ran.result["transfer"]["semantic_transfer"] == pytest.approx(0.4)
