@@ -157,6 +157,27 @@ def test_a_ratio_is_of_medians(monkeypatch):
     assert (figures["what"], figures["floor"], figures["rounds"], figures["goal"]) == ("a step", "its floor", 5, None)
 
 
+def test_a_settled_case_is_timed_after_a_call_that_is_not(monkeypatch):
+    """In the precision of all figures, with the memory that it asks for and the sizes that count on a CPU."""
+    order, made = [], []
+
+    def case(sizes, accelerator):
+        assert sizes is cases.ON_CPU
+        return cases.Case("", "", 1, lambda: order.append("step"), lambda: order.append("floor"))
+
+    def accelerator(**how):
+        made.append(how)
+        return SimpleNamespace(device=torch.device("cpu"))
+
+    monkeypatch.setitem(cases.CASES, "timed", cases.Entry(case, None, 1, keep_memory=False, settled=True))
+    monkeypatch.setattr(measure, "make_accelerator", accelerator)
+    monkeypatch.setattr(measure, "now", lambda device: order.append("now") or len(order))
+    measure.timed("timed", threads=3)
+    one, other = (["now", each, "now"] for each in ("step", "floor"))
+    assert order == ["step", "floor", "step", *one, "floor", *other]
+    assert made == [dict(precision="fp32", threads=3, keep_memory=False)]
+
+
 def test_table_has_a_row_and_an_explanation_a_case(in_this_process, capsys):
     measure.run(quick=True, rounds=1, threads=1, only=["strong-augmentation", "modulated-convolution"])
     lines = capsys.readouterr().out.splitlines()

@@ -120,6 +120,7 @@ def test_a_classifier_there_and_back(hub, run, capsys):
     data = card.data
     assert (data.license, data.library_name, data.metrics) == ("mit", "hybridgen", ["accuracy"])
     assert data.datasets == ["toy.npz"]
+    assert (data.pipeline_tag, data.model_name) == ("image-classification", "toy")
     assert data.tags == ["hybridgen", "image-classification", "semi-supervised-learning"]
     (accuracy,) = data.eval_results  # Wilson's interval of three of six by the formula of 1927: [18.8, 81.2]
     assert accuracy.metric_value == 0.5
@@ -169,6 +170,11 @@ def test_a_run_s_hybridizer_with_what_its_hybrids_inherit(hub, tmp_path, capsys)
     card = ModelCard(files["README.md"].decode())
     assert (card.data.license, card.data.library_name, card.data.datasets) == ("mit", "hybridgen", ["digits-m"])
     assert card.data.eval_results[0].metric_value == 0.5
+    assert (card.data.pipeline_tag, card.data.model_name) == ("image-to-image", "digits")
+    assert card.data.tags == ["hybridgen", "data-augmentation", "semi-supervised-learning", "scimix"]
+    assert 'hybridizer = Hybridizer.from_pretrained("me/digits")\n' in card.text
+    assert "hybridizer.hybridize(semantic=a, nonsemantic=b)  # [n, 3, 16, 16] in [0, 1]\n" in card.text
+    assert f"hybridgen refuses other splits than {own.origin.split_hash}." in card.text
     assert "| semantic transfer, by an oracle | 75.0 % | 25.0 to 87.5 |" in card.text
     assert (
         "| non-semantic preservation (nearer in pixels to the non-semantic parent) | 0.0 % | 0.0 to 12.5 |" in card.text

@@ -318,7 +318,9 @@ def test_accuracy_and_confusion_of_every_class_by_other_libraries(score, predict
 def test_of_many_classes_the_largest_confusions_are_told():
     counts = torch.diag(torch.full((21,), 5))
     counts[3, 20], counts[20, 3] = 2, 4
-    told = class_tables({"one": ByClass(counts)}, [f"c{number}" for number in range(21)])
+    told = class_tables({"other": ByClass(counts.T), "one": ByClass(counts)}, [f"c{number}" for number in range(21)])
+    row = told.splitlines()[4].split()  # of 5 of 9 images, and 5 of 7
+    assert (row[:3], row[5:6]) == (["c3", "7", "55.6"], ["71.4"]) and "one, top-1, %" in told.splitlines()[0][-20:]
     assert told.splitlines()[-4:] == [
         "The twenty largest confusions of one", "class  taken for  images", "c20    c3         4 of 9",
         "c3     c20        2 of 7",
@@ -428,7 +430,15 @@ def test_all_corruptions_stand_in_the_table_of_the_ensemble(score, runs, tmp_pat
     means = ["mean", "mean of cut-mixmo-seed0", "mean of plain-network-seed0"]
     assert rows == ["ensemble of 2", *CORRUPTIONS, *means]
     assert "40 test images; ensembles average logits; 95 % intervals" in said
-    found = score(*arguments[:-2])["classifiers"]
+    whole = score(*arguments[:-2])
+    found, corrupted = whole["classifiers"], whole["corruptions"]["classifiers"]
+    assert " ".join(lines[start + 1].split()) == "ensemble of 2 top-1, % top-5, % NLL ECE, % Brier"
+    of_rows = [corrupted["ensemble of 2"]["means"][name] for name in (*CORRUPTIONS, "mean")]
+    of_rows += [corrupted[name]["means"]["mean"] for name in found if name != "ensemble of 2"]
+    for line, own in zip(lines[start + 2 :], of_rows, strict=True):
+        percent, rest = ([own[figure] for figure in names] for names in (("accuracy", "top5", "ece"), ("nll", "brier")))
+        (top, top5, ece), (negative, brier) = ([f"{100 * x:.1f}" for x in percent], [f"{x:.3f}" for x in rest])
+        assert line.split()[-5:] == [top, top5, negative, ece, brier], line
     heads, *of_each = (line for line in lines[:4])
     assert [head.strip() for head in heads.split("  ") if head.strip()] == [
         "top-1, %", "top-5, %", "NLL", "NLL_c", "ECE, %", "Brier", "AURC",
@@ -440,6 +450,19 @@ def test_all_corruptions_stand_in_the_table_of_the_ensemble(score, runs, tmp_pat
         assert [part.strip() for part in told[:-1]] == shown
         low, high = own["nll_interval"]
         assert f"{own['nll']:.3f} [{low:.3f}, {high:.3f}]" in line
+    several = {name: own for name, own in found.items() if "disagreement" in own}
+    heads, *of_each = lines[5 : 6 + len(several)]
+    assert " ".join(heads.split()) == "members' top-1, % disagreement, % ratio-error correlation of errors"
+    for line, (name, own) in zip(of_each, several.items(), strict=True):
+        shown = []
+        for figure, factor, places in (
+            *(("member_accuracy", 100, 1), ("disagreement", 100, 1)),
+            *(("ratio_error", 1, 3), ("error_correlation", 1, 3)),
+        ):
+            values = (own[figure], *own[f"{figure}_interval"])
+            value, low, high = ("nan" if each is None else f"{factor * each:z.{places}f}" for each in values)
+            shown += [value, f"[{low},", f"{high}]"]
+        assert line.removeprefix(name).split() == shown
     picture = Image.open(tmp_path / "score.png")
     assert min(picture.size) > 400 and len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 100
 

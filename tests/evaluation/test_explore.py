@@ -296,6 +296,9 @@ def test_the_page_loads_nothing_and_tells_what_it_shows(ask, hybridizer):
     said = ask("/")
     text = said.body.decode()
     assert said.status == 200 and said.headers["Content-Security-Policy"].startswith("default-src 'none'; ")
+    assert (said.headers["X-Content-Type-Options"], said.headers["Cache-Control"]) == ("nosniff", "no-store")
+    kinds = [each.headers["Content-Type"] for each in (said, ask("/nowhere"))]
+    assert kinds == ["text/html; charset=utf-8", "application/json"]
     assert "<h1>Hybrids of &lt;b&gt;toy</h1>" in text and "30 test images, 16×16 pixels" in text
     assert not re.search(r"https?://|@import|url\(|<script src|<link(?! rel=\"icon\" href=\"data:,\")", text)
 

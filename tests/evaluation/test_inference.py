@@ -111,7 +111,22 @@ def test_times_are_medians_of_rounds_by_turns_and_all_stands_in_table_and_json(m
     assert "accuracy" not in values["inferences"][ONE]
     line = next(line for line in finding.table.splitlines() if line.startswith("Separate (the run's)"))
     assert "50.0%" in line and "25.0 50.0" in line and line.endswith("2.00") and "1.333" in line
-    assert len(finding.figure.axes) == 3 and len(study(found, {}, None).figure.axes) == 2
+    of, spent = found["separate"], 2 * 0.2 / 4
+    assert (separate["flops"], separate["seconds_per_image"]) == (of.flops, pytest.approx(spent))
+    assert separate["accuracy_interval"] == list(half.accuracy[1:])
+    ratio = of.flops / found[ONE].flops
+    assert line.split()[-5:] == [f"{of.flops / 1e6:.2f}", f"{ratio:.3f}", "1.333", "100.000", "2.00"]
+
+    assert len(study(found, {}, None).figure.axes) == 2
+    titles = ["accuracy, %", "MFLOPs an image", "ms an image"]
+    assert [axis.get_title() for axis in finding.figure.axes] == titles
+    bars = [
+        dict(zip((text.get_text() for text in axis.get_yticklabels()), axis.patches, strict=True))
+        for axis in finding.figure.axes
+    ]
+    assert [each["Separate"].get_width() for each in bars] == pytest.approx([50, of.flops / 1e6, 1000 * spent])
+    told = [[text.get_text() for text in axis.texts] for axis in finding.figure.axes]
+    assert told[0] == ["50.0 (members 37.5)"] * 5 and [each[1] for each in told[1:]] == [f"{ratio:.2f}×", "2.00×"]
 
 
 def test_other_networks_are_one_error():

@@ -138,6 +138,11 @@ def test_settings_and_data_have_caches_of_their_own(dataset, kept, monkeypatch):
     for file in second.iterdir():
         file.unlink()
     second.rmdir()
+    file = module._kept_in(replace(dataset, name="npz:/a/b.npz"), QUICK, cache)
+    assert second.name.startswith("brightness-16-") and file == cache / folder.name.replace("brightness", "npz")
+    settings = [QUICK, replace(QUICK, shrinks=not QUICK.shrinks), replace(QUICK, network="fast")]
+    first, same, another = (module._kept_in(dataset, each, cache) for each in settings)
+    assert first == same == folder and another not in (folder, second)  # steps tell whether it shrank
 
 
 def test_a_cache_that_cannot_be_written_loses_nothing(dataset, kept, monkeypatch, tmp_path, capsys):

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 from torchvision.models import VGG19_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
@@ -12,6 +14,7 @@ from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.networks.adain import (
     AdaINArchitecture,
     AdaINAutoencoder,
+    AdaINDecoder,
     VGGPerception,
     adain,
     load_vgg,
@@ -110,6 +113,23 @@ def test_codes_and_what_is_made_of_them(images):
     assert changed[0] < 1e-6 and (changed[1:] > 1e-6).all()
 
 
+@torch.no_grad()
+def test_the_decoder_by_hand():
+    """Reflected borders, each value four times where maps grow, and a logistic function at the end."""
+    decoder = AdaINDecoder((4, 5, 6), (1, 1, 2)).double()
+    content = maps(2, 6, 8, 8)
+    x = content
+    convolutions = [layer for layer in decoder.layers if isinstance(layer, nn.Conv2d)]
+    for number, layer in enumerate(convolutions):
+        x = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), layer.weight, layer.bias)
+        if number < 6:
+            x = x.clamp(min=0)
+        if number == 1:
+            x = x.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    torch.testing.assert_close(decoder(content).double(), 1 / (1 + (-x).exp()), rtol=1e-6, atol=1e-7)
+    assert [layer.out_channels for layer in convolutions] == [6, 5, 5, 4, 4, 4, 3]
+
+
 @pytest.mark.parametrize(("perceptual", "size"), [("wide-resnet", 16), ("wide-resnet", 34), ("vgg", 16), ("vgg", 24)])
 def test_images_come_back_at_their_size(perceptual, size):
     autoencoder = tiny(perceptual=perceptual, image_size=size).eval()
@@ -154,7 +174,12 @@ def weights(monkeypatch, tmp_path):
     layers = make_layers(cfgs["E"], batch_norm=False)
     state = {f"features.{name}": tensor for name, tensor in layers.state_dict().items()}
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(VGG19_Weights, "get_state_dict", lambda self, **options: state | {"classifier.0.bias": 0})
+
+    def get_state_dict(self, **options):
+        assert options == dict(progress=False, check_hash=True)
+        return state | {"classifier.0.bias": 0}
+
+    monkeypatch.setattr(VGG19_Weights, "get_state_dict", get_state_dict)
     file = tmp_path / "checkpoints" / Path(VGG19_Weights.IMAGENET1K_V1.url).name
     file.parent.mkdir()
     file.touch()

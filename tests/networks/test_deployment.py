@@ -62,6 +62,14 @@ def test_what_computes_something_else_is_not_written(unchecked, network, classif
     assert not list(tmp_path.iterdir())
 
 
+def test_logits_that_are_not_finite_or_too_few_are_not_written(classifier):
+    for run in (lambda images: classifier(images) * torch.nan, lambda images: classifier(images)[:, :1]):
+        with pytest.raises(
+            InputError, match=r"^m\.pt2: not written, since it gives other than finite logits \[\d, 2\]"
+        ):
+            deployment._compared(run, classifier, ABOUT, Path("m.pt2"))
+
+
 def test_missing_packages_are_told_with_what_brings_them(monkeypatch, classifier):
     monkeypatch.setattr(deployment, "ONNX", ("onnx", "a_package_of_no_one"))
     with pytest.raises(InputError, match=r"m\.onnx: ONNX needs a_package_of_no_one; pip install 'hybridgen\[onnx\]'"):

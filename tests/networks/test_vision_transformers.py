@@ -29,6 +29,7 @@ from hybridgen.types import InputError
 
 SIZES = dict(img_size=16, patch_size=4, num_classes=5, depth=2)
 CLOSE = dict(rtol=1e-9, atol=1e-11)
+GAMMAS = ("gamma_1", "gamma_2")
 
 
 def parameters(module: nn.Module) -> int:
@@ -106,6 +107,19 @@ def test_convits_feature_blocks_are_timms_with_their_weights():
     cut = with_class_attention(theirs)
     torch.testing.assert_close(cut.forward_features(pictures()), last[0], **CLOSE)
     assert all(type(block.attn) is GatedAttention for block in cut.blocks)
+
+
+def test_vits_feature_blocks_are_timms_with_their_weights():
+    theirs = unfused(
+        varied(VisionTransformer(embed_dim=24, num_heads=3, class_token=False, global_pool="avg", **SIZES))
+    )
+    ours = varied(make_network("vit-24-3-2-patch4", 5, image_size=16))
+    missing, _ = ours.load_state_dict(theirs.state_dict(), strict=False)
+    assert not any(name.startswith(("blocks.", "patch_embed", "pos_embed")) for name in missing)
+    last = []
+    theirs.blocks[-1].register_forward_hook(lambda module, given, made: last.append(made))
+    theirs.forward_features(pictures())
+    torch.testing.assert_close(ours.forward_features(pictures()), last[0], **CLOSE)
 
 
 def test_plain_transformers_of_timm_are_cut_into_their_self_attention_blocks():
@@ -213,8 +227,12 @@ def test_other_layers_are_drawn_as_caits():
         for layer in (drawn.head, drawn.blocks[0].mlp.fc1, drawn.blocks_token_only[1].mlp.fc2):
             assert layer.weight.std().item() == pytest.approx(expected, rel=0.05)
         assert drawn.pos_embed.std().item() == pytest.approx(0.02, rel=0.1)
-    scales = {depth: make_network(f"cait-8-2-{depth}", 2).blocks[0].gamma_1[0].item() for depth in (18, 24, 25)}
-    assert scales == pytest.approx({18: 0.1, 24: 1e-5, 25: 1e-6})
+    for depth, expected in ((18, 0.1), (24, 1e-5), (25, 1e-6)):
+        made = make_network(f"cait-8-2-{depth}", 2)
+        scales = [getattr(block, name) for block in (made.blocks[0], *made.blocks_token_only) for name in GAMMAS]
+        torch.testing.assert_close(torch.stack(scales), torch.full((6, 8), expected))
+    for name in ("convit-8-2-1", "vit-8-2-1"):
+        assert all((getattr(block, g) == 1).all() for block in make_network(name, 2).blocks_token_only for g in GAMMAS)
 
 
 @pytest.mark.parametrize("name", ["convit-24-3-2", "cait-24-3-2", "vit-24-3-2"])
@@ -246,8 +264,11 @@ def test_positions_and_class_tokens_do_not_decay():
         ("vit-24-5-2", 16, "a dimension of 24 is not divided by 5 heads"),
         ("cait-24-48-2", 16, "a dimension of 24 is not divided by 48 heads"),
         ("convit-24-0-2", 16, "heads: 0 of convit-24-0-2 is below 1"),
-        ("convit-99999-3-2", 16, "dimension: 99999 of convit-99999-3-2 is above 4096"),
-        ("convit-24-3-2000", 16, "depth: 2000 of convit-24-3-2000 is above 1000"),
+        ("convit-4097-1-2", 16, "dimension: 4097 of convit-4097-1-2 is above 4096"),
+        ("vit-514-257-2", 16, "heads: 257 of vit-514-257-2 is above 256"),
+        ("vit-24-3-2-patch0", 16, "patch: 0 of vit-24-3-2-patch0 is below 1"),
+        ("vit-24-3-2-patch1025", 2050, "patch: 1025 of vit-24-3-2-patch1025 is above 1024"),
+        ("convit-24-3-1001", 16, "depth: 1001 of convit-24-3-1001 is above 1000"),
         ("vit-xs-24", 16, "'vit-xs-24' is unknown"),
     ],
 )

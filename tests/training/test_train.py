@@ -237,6 +237,9 @@ def test_test_images_of_known_class_are_classified_once_by_each_network(tmp_path
     kept = read_predictions(tmp_path / "predictions.npz", name="kept")
     assert kept.indices.tolist() == [0, 1, 3, 4] and kept.labels.tolist() == [0, 1, 2, 2]
     assert kept.logits.tolist() == [[6, 0, 0], [0, 6, 0], [6, 0, 0], [0, 0, 6]]
+    dataset, split = noted.context.dataset, noted.context.split
+    of = (kept.classes, kept.fingerprint, kept.part, kept.split_hash)
+    assert of == (("a", "b", "c"), dataset.fingerprint, "test", split.hash)
     assert json.loads((tmp_path / "setup.json").read_text())["data"]["test"] == 4
 
 
