@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -13,6 +14,7 @@ import torch
 import yaml
 from hub_server import TOKEN, Server, serving
 from huggingface_hub import ModelCard, constants, file_download
+from huggingface_hub.errors import GatedRepoError
 from recipe_modules import recipe
 
 from hybridgen.assets import bundled
@@ -348,6 +350,14 @@ def test_whatever_else_goes_wrong(monkeypatch, error, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     assert not_given("me/toy") == ("no route to the hub" if str(error) else "TimeoutError")
+
+
+def test_a_repository_that_is_shut_is_not_said_to_be_missing(monkeypatch, tmp_path):
+    response = SimpleNamespace(headers={}, request=None, status_code=403)
+    error = GatedRepoError("403 (Request ID: 1)", response=response, server_message="Access to me/toy is restricted.")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: (_ for _ in ()).throw(error))
+    assert not_given("me/toy") == "Access to me/toy is restricted."
 
 
 def test_one_revision_alone_is_given_and_of_a_hub_id(run):

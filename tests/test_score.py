@@ -24,8 +24,9 @@ from hybridgen.data.splits import Split, make_split
 from hybridgen.data.streams import derive_seed
 from hybridgen.evaluation.classification import nll, top_accuracy
 from hybridgen.evaluation.finished import dataset_of, find, network_of
+from hybridgen.evaluation.intervals import Estimate
 from hybridgen.evaluation.predictions import Predictions
-from hybridgen.evaluation.scoring import ByClass, Shown, class_tables, picture, scores_of
+from hybridgen.evaluation.scoring import ByClass, Robustness, Shown, class_tables, picture, scores_of, table
 from hybridgen.evaluation.sharing import influence
 from hybridgen.hybridizer import Hybridizer, Origin
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
@@ -430,15 +431,7 @@ def test_all_corruptions_stand_in_the_table_of_the_ensemble(score, runs, tmp_pat
     means = ["mean", "mean of cut-mixmo-seed0", "mean of plain-network-seed0"]
     assert rows == ["ensemble of 2", *CORRUPTIONS, *means]
     assert "40 test images; ensembles average logits; 95 % intervals" in said
-    whole = score(*arguments[:-2])
-    found, corrupted = whole["classifiers"], whole["corruptions"]["classifiers"]
-    assert " ".join(lines[start + 1].split()) == "ensemble of 2 top-1, % top-5, % NLL ECE, % Brier"
-    of_rows = [corrupted["ensemble of 2"]["means"][name] for name in (*CORRUPTIONS, "mean")]
-    of_rows += [corrupted[name]["means"]["mean"] for name in found if name != "ensemble of 2"]
-    for line, own in zip(lines[start + 2 :], of_rows, strict=True):
-        percent, rest = ([own[figure] for figure in names] for names in (("accuracy", "top5", "ece"), ("nll", "brier")))
-        (top, top5, ece), (negative, brier) = ([f"{100 * x:.1f}" for x in percent], [f"{x:.3f}" for x in rest])
-        assert line.split()[-5:] == [top, top5, negative, ece, brier], line
+    found = score(*arguments[:-2])["classifiers"]
     heads, *of_each = (line for line in lines[:4])
     assert [head.strip() for head in heads.split("  ") if head.strip()] == [
         "top-1, %", "top-5, %", "NLL", "NLL_c", "ECE, %", "Brier", "AURC",
@@ -450,21 +443,34 @@ def test_all_corruptions_stand_in_the_table_of_the_ensemble(score, runs, tmp_pat
         assert [part.strip() for part in told[:-1]] == shown
         low, high = own["nll_interval"]
         assert f"{own['nll']:.3f} [{low:.3f}, {high:.3f}]" in line
-    several = {name: own for name, own in found.items() if "disagreement" in own}
-    heads, *of_each = lines[5 : 6 + len(several)]
-    assert " ".join(heads.split()) == "members' top-1, % disagreement, % ratio-error correlation of errors"
-    for line, (name, own) in zip(of_each, several.items(), strict=True):
-        shown = []
-        for figure, factor, places in (
-            *(("member_accuracy", 100, 1), ("disagreement", 100, 1)),
-            *(("ratio_error", 1, 3), ("error_correlation", 1, 3)),
-        ):
-            values = (own[figure], *own[f"{figure}_interval"])
-            value, low, high = ("nan" if each is None else f"{factor * each:z.{places}f}" for each in values)
-            shown += [value, f"[{low},", f"{high}]"]
-        assert line.removeprefix(name).split() == shown
     picture = Image.open(tmp_path / "score.png")
     assert min(picture.size) > 400 and len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 100
+
+
+def test_the_rows_of_corruptions_and_of_members_by_hand():
+    one = {
+        "accuracy": [0.5, 0.75],
+        "top5": [1.0, 0.875],
+        "nll": [0.25, 1.0],
+        "ece": [0.125, 0.25],
+        "brier": [0.5, 0.25],
+    }
+    other = {name: [2 * value for value in values] for name, values in one.items()}
+    figures = {"a": {"fog": one, "jpeg": other}, "both": {"fog": other, "jpeg": one | {"nll": [4.0, 4.5]}}}
+    assert [" ".join(row.split()) for row in Robustness((1, 3), figures).table().splitlines()] == [
+        "both top-1, % top-5, % NLL ECE, % Brier",
+        "fog 125.0 187.5 1.250 37.5 0.750", "jpeg 62.5 93.8 4.250 18.8 0.375",
+        "mean 93.8 140.6 2.750 28.1 0.562", "mean of a 93.8 140.6 0.938 28.1 0.562",
+    ]  # fmt: skip
+
+    alone = dict.fromkeys(("accuracy", "top5", "nll", "nll_calibrated", "ece", "brier"), Estimate(0.5, 0.25, 0.75))
+    own = ("member_accuracy", "disagreement", "ratio_error", "error_correlation")
+    several = alone | {name: Estimate(n / 8, -n / 16, n / 4) for n, name in enumerate(own, start=1)}
+    rows = table({"a": alone, "b": several, "c": alone}).splitlines()
+    assert [" ".join(row.split()) for row in rows[4:]] == [
+        "", "members' top-1, % disagreement, % ratio-error correlation of errors",
+        "b 12.5 [-6.2, 25.0] 25.0 [-12.5, 50.0] 0.375 [-0.188, 0.750] 0.500 [-0.250, 1.000]",
+    ]  # fmt: skip
 
 
 def test_cifar_c_folders(score, runs, data, tmp_path):

@@ -179,6 +179,8 @@ def test_motion_is_within_45_degrees_of_the_row():
     steep = torch.atan2(down, -right) * 180 / math.pi
     assert (right < 0).all() and -45.5 < steep.min() < -38 and 38 < steep.max() < 45.5
     assert abs(steep.mean().item()) < 6
+    weights = np.exp(-(np.arange(10) ** 2) / (2 * 2.5**2))
+    np.testing.assert_allclose(torch.hypot(down, right), (weights * np.arange(10)).sum() / weights.sum())
 
 
 def test_zoom_blur_is_the_mean_of_enlarged_images():
@@ -256,6 +258,22 @@ def test_snow_falls_and_pales():
     drawn = 0.1 + 0.2 * torch.randn(16, 1, 40, 60, generator=seeded())
     expected = 2 * drawn.where(drawn >= 0.6, 0).clamp(0, 1).mean()
     assert flakes.mean().item() == pytest.approx(expected.item(), rel=0.1)
+
+
+def test_snow_by_hand():
+    """Enlarged by 2.25, then cut off, then blurred by scipy; the same turned by 180° over it."""
+    generator = seeded()
+    drawn = 0.35 + 0.4 * torch.randn(1, 1, 20, 32, generator=generator, dtype=torch.float64)[0, 0].numpy()
+    angle = (torch.rand(1, generator=generator, dtype=torch.float64) - 1.5) * math.pi / 2
+    y, x = (np.arange(n) - (n - 1) / 2 for n in (20, 32))
+    places = np.meshgrid(y / 2.25 + 9.5, x / 2.25 + 15.5, indexing="ij")
+    flakes = ndimage.map_coordinates(drawn, places, order=1, mode="nearest")
+    assert (flakes > 1).any()
+    flakes = np.where(flakes < 0.5, 0, flakes.clip(0, 1))
+    flakes = ndimage.correlate(flakes, corruptions.motion_kernels(angle, 7, 3)[0].numpy(), mode="nearest")
+    made = corruptions.snow(torch.zeros(1, 3, 20, 32).double(), seeded(), 0.35, 0.4, 2.25, 0.5, 7, 3, 1.0)
+    for channel in made[0]:
+        np.testing.assert_allclose(channel, flakes + flakes[::-1, ::-1], atol=1e-9)
 
 
 # --- Digital -----------------------------------------------------------------------------------------------------

@@ -325,6 +325,16 @@ def test_several_pages_at_once_get_each_its_own(ask, hybridizer, dataset, monkey
     assert set(most) == {1}
 
 
+@pytest.mark.parametrize(("error", "told"), [(BrokenPipeError, ""), (TimeoutError, ""), (KeyError, "KeyError")])
+def test_a_browser_that_has_gone_is_no_error(server, capsys, error, told):
+    try:
+        raise error
+    except error:
+        server.handle_error(None, ("127.0.0.1", 1))
+    said = capsys.readouterr().err
+    assert told in said and bool(said) == bool(told)
+
+
 def test_data_of_other_classes_and_taken_ports_are_refused(hybridizer, dataset, explorer, server):
     for classes in (("cat", "dog"), tuple(reversed(dataset.classes))):
         with pytest.raises(InputError, match=r"^--data <b>toy: has the classes .*; this hybridizer has 0, 1, 2, "):

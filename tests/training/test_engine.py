@@ -3,6 +3,8 @@
 import copy
 import os
 import shutil
+import sys
+from time import perf_counter
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +12,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from hybridgen.training.engine import laid_out, make_accelerator
+from hybridgen.training import engine
+from hybridgen.training.engine import laid_out, make_accelerator, now, peak_memory
 
 
 def outcome(network: nn.Module) -> tuple[torch.Tensor, ...]:
@@ -31,6 +34,7 @@ def test_a_network_laid_out_computes_the_same(option):
     for ours, theirs in zip(outcome(other), outcome(network), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert list(other.state_dict()) == list(network.state_dict())
+    assert (other._compiled_call_impl is not None) == (option == "compiled")
 
 
 def test_a_network_is_laid_out_on_the_device_of_its_process(monkeypatch):
@@ -65,3 +69,22 @@ def test_cores_are_divided_among_the_processes_of_this_machine(asked, here, thre
     monkeypatch.setattr(torch, "set_num_threads", given.append)
     make_accelerator(precision="fp32", threads=asked, keep_memory=False)
     assert given == [threads]
+
+
+@pytest.mark.parametrize(("device", "asked"), [("cpu", True), ("cpu", False), ("cuda", True)])
+def test_freed_memory_is_kept_on_cpus_where_it_is_asked_for(device, asked, monkeypatch):
+    """By glibc's malloc.h: M_MMAP_THRESHOLD is -3, M_TRIM_THRESHOLD -1, M_TOP_PAD -2."""
+    given = {}
+    mallopt = lambda option, value: given.update({option: value})
+    monkeypatch.setattr(engine, "ctypes", SimpleNamespace(CDLL=lambda name: SimpleNamespace(mallopt=mallopt)))
+    monkeypatch.setattr(engine, "sys", SimpleNamespace(platform="linux"))
+    monkeypatch.setattr(engine, "Accelerator", lambda **_: SimpleNamespace(device=torch.device(device)))
+    make_accelerator(precision="fp32", threads=torch.get_num_threads(), **{} if asked else {"keep_memory": False})
+    assert given == ({-3: 2**30, -1: 2**31 - 1, -2: 2**28} if (device, asked) == ("cpu", True) else {})
+
+
+def test_memory_is_in_bytes_and_the_clock_in_seconds():
+    cpu, before = torch.device("cpu"), perf_counter()
+    assert before <= now(cpu) <= perf_counter()
+    if sys.platform.startswith("linux"):
+        assert 2**26 < peak_memory(cpu) < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
