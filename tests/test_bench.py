@@ -110,6 +110,13 @@ def test_json_has_every_case_and_key(in_this_process, counted, capsys):
     assert goals["fixmatch"] == 1.25
     assert goals["strong-augmentation"] == 1 / 4
     assert goals["modulated-convolution"] == 1 / 10
+    # Images of the quick sizes, labelled and unlabelled ones together
+    others = {"fixmatch": 16, "strong-augmentation": 32, "autoaugment": 32, "score": 32} | dict.fromkeys(
+        ("mixvit", "mixvit-inference", "gated-attention"), 4
+    )
+    for name, figures in said["cases"].items():
+        images = figures["images_per_second"] * figures["milliseconds"] / 1000
+        assert images == pytest.approx(others.get(name, 8)), name
     check_floors(counted)
 
 

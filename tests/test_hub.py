@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,7 +26,7 @@ from hybridgen.hybridizer import Hybridizer
 from hybridgen.networks.classifiers import Classifier, load_classifier, save_classifier
 from hybridgen.networks.registry import make_network
 from hybridgen.settings import plain
-from hybridgen.tables.card import classifier_card, command, figures
+from hybridgen.tables.card import classifier_card, command, figures, trained
 from hybridgen.tables.left import Group
 from hybridgen.training.record import identity
 from hybridgen.training.setup import begun_by
@@ -374,18 +375,20 @@ def test_one_revision_alone_is_given_and_of_a_hub_id(run):
 @pytest.mark.parametrize(
     ("recipe_name", "own"),
     [
-        ("fixmatch", "--no-baseline --hybrids.no-keep-consistent --rate-epochs 4"),
+        ("fixmatch", "--no-baseline --hybrids.no-keep-consistent --rate-epochs 4 --split 'two words'"),
         ("mixing_baselines", "--methods none cutmix --decay-at 2 2.5 --no-nesterov"),
     ],
 )
 def test_the_command_of_a_card_is_one_of_the_same_settings(recipe_name, own):
-    given = ["--preset", "smoke", "--data", "svhn", "--labels", "40", "--epochs", "3", *own.split()]
+    given = ["--preset", "smoke", "--data", "svhn", "--labels", "40", "--epochs", "3", *shlex.split(own)]
     module = recipe(recipe_name)
     config = parse(module.Config, module.PRESETS, [*given, "--out", "elsewhere"])
     group = Group(Path(), "a", plain(config), begun_by(config), {}, None, [], [])
     hybridgen, train, name, *arguments = command(group)
     assert (hybridgen, train, name) == ("hybridgen", "train", recipe_name.replace("_", "-"))
     assert identity(parse(module.Config, module.PRESETS, arguments)) == identity(config)
+    written = trained(replace(group, result={"seed": 3, "steps": 7, "seconds": 2})).split("`")[1]
+    assert shlex.split(written) == command(group)
 
 
 def test_places_of_a_machine_go_and_names_stay():

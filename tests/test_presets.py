@@ -735,11 +735,7 @@ def recipe_of(name):
 
 def presets_of(name):
     """Those that the recipe's command line offers."""
-    of_modules = {
-        "scimix": scimix, "adain": adain, "recursivemix": recursivemix, "mixing_baselines": mixing, "mixmo": mixmo,
-        "mixshare": mixshare, "mixvit": mixvit,
-    }  # fmt: skip
-    return (of_modules.get(name) or recipe_of(name)).PRESETS
+    return recipe_of(name).PRESETS
 
 
 def loaded(recipe, preset):

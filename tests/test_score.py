@@ -573,6 +573,10 @@ def test_bad_input_is_one_line(score, runs, data, tmp_path):
         ((mixmo, "--data", f"npz:{renamed}", "--allow-other-data"), "a classifier of 3 (0, 1, 2) classes"),
         ((plain, fixmatch), "trained on another split"),
         ((plain, "--allow-other-data"), "--allow-other-data: is of --data, which is missing"),
+        (
+            (plain, "--data", f"npz:{other}", "--allow-other-data", "--part", "train"),
+            "--part train: other data have none that the runs trained on or set aside",
+        ),
         ((plain, "--corruptions", "gaussian_noise"), "--corruptions: 'gaussian_noise' is unknown; there are gaussian"),
         ((plain, "--corruptions", "fog", "--severities", "6"), "--severities"),
         ((plain, "--corruptions", "fog", "--severities", "1", "1"), "--severities: 1 1; each once"),

@@ -205,6 +205,14 @@ def test_the_bundled_hybridizer_alone_must_be_of_the_same_data(source, trained_o
             load()
 
 
+@pytest.mark.parametrize("given", [{"baseline": False}, {"from_hybridizer": True}])
+def test_without_a_hybridizer_nothing_can_be_left_out_or_started_from_it(given):
+    with pytest.raises(InputError, match=r"^hybridizer: none, but --no-baseline and --from-hybridizer need one"):
+        hybrids.load_hybridizer(
+            hybrids.Settings(hybridizer="none", **given), noise(3, 16, 40, Accelerator(cpu=True), labelled=12)
+        )
+
+
 @pytest.mark.parametrize(
     ("given", "data", "split", "trained"),
     [

@@ -260,6 +260,13 @@ def test_an_objective_learns_from_mixtures_without_knowing(images):
     assert torch.equal(inside.losses["hybrids"], expected) and inside.rates["hybrids_kept"] == 1
 
 
+def test_a_hybridizer_is_no_part_of_what_it_teaches(hybridizer):
+    """Neither of its parameters nor of its checkpoints."""
+    base = nn.Linear(2, 2)
+    taught = WithHybrids(base, base, hybridizer, HybridUse())
+    assert len(list(taught.parameters())) == len(taught.state_dict()) == 2
+
+
 def test_hybrids_of_an_objective_that_does_not_say_what_it_taught_with():
     class Silent(nn.Module):
         def forward(self, batch, clock):

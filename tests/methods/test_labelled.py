@@ -189,6 +189,7 @@ def test_a_network_of_too_few_stages_cannot_have_its_maps_mixed(context):
 def test_patchups_loss_has_two_terms_on_maps_and_one_on_images(context):
     """Both are the cross-entropy with the target of the realised ratio."""
     plan, means = mixing.plan("patchup-soft", SETTINGS, context, 0), mixing.how("patchup-soft", "own")
+    assert plan.tasks["classifier"].objective.draw_images == means.draw_images != means.draw
     objective, batch = plan.tasks["classifier"].objective, next(plan.stream.from_step(0))
     made, logits, seen = [], [], set()
 

@@ -330,6 +330,13 @@ def test_times_are_told_in_seconds_below_an_hour(seconds, said, tmp_path):
     assert report(tmp_path / "run").row("run, seed 0", "finished")[-1] == said
 
 
+def test_an_accuracy_that_is_no_number_is_a_dash(tmp_path):
+    leave(tmp_path / "run")
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result | {"test_accuracy_last": nan}))
+    assert report(tmp_path / "run").row("run, seed 0", "finished")[2] == "–"
+
+
 def test_a_folder_may_have_a_name_of_two_lines(tmp_path):
     leave(tmp_path / "two\nlines-seed3", seed=3)
     page = report(tmp_path / "two\nlines-seed3")

@@ -331,3 +331,6 @@ def test_the_hub_is_in_reach_only_if_one_may_download(hub, files, monkeypatch, f
     load_dataset("hf:owner/name")
     assert asked == [("owner/name", "small", before), ("owner/name", None, True)]
     assert hub.config.HF_HUB_OFFLINE is before
+    monkeypatch.setattr(hub.config, "HF_HUB_OFFLINE", True)  # who wants to be offline stays so
+    load_dataset("hf:owner/name,config=small", download=True)
+    assert asked[-1] == ("owner/name", "small", True)
