@@ -1,5 +1,6 @@
 """Pictures that a run drew over its training."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ def pictures_of(run: Path, *, most: int) -> Pictures:
     if not last:
         return []
     tag, drawn = Path(PICTURE).stem, {}
-    for file in sorted((run / "tensorboard").rglob("events.out.tfevents.*")):
+    files = (run / "tensorboard").rglob("events.out.tfevents.*")
+    for file in sorted(files, key=lambda file: [int(number) for number in re.findall(r"\d+", file.name)]):
         for event in _events(file):
             if event.HasField("session_log"):  # a run that is continued does these steps again
                 drawn = {step: png for step, png in drawn.items() if step < event.step}

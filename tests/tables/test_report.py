@@ -385,11 +385,14 @@ def test_pictures_over_training_are_those_of_tensorboard_without_steps_that_were
 
     image, run = lambda grey: torch.full((3, 2, 2), grey / 255), tmp_path / "run"
     leave(run)
-    for purge, steps in ((None, (1, 2, 3)), (3, (4, 5))):
+    files: list[Path] = []
+    for number, purge, steps in ((9, None, (1, 2, 3)), (10, 3, (4, 5))):
         with SummaryWriter(str(run / "tensorboard"), purge_step=purge) as writer:
             for step in steps:
                 writer.add_image("grid", image(10.0 * step), step)
                 writer.add_scalar("loss", 1.0, step)
+        (file,) = {*(run / "tensorboard").iterdir()} - {*files}
+        files.append(file.rename(file.with_name(f"events.out.tfevents.1700000000.host.7.{number}")))  # of one second
     assert pictures_of(run, most=9) == []  # a run that has no picture of its own draws none
     Image.new("RGB", (2, 2)).save(run / "grid.png")
     found = pictures_of(run, most=9)
