@@ -11,7 +11,7 @@ import yaml
 
 from hybridgen.errors import InputError, exit_codes
 from hybridgen.files import write_text
-from hybridgen.settings import changed, checked, from_arguments, merged, plain
+from hybridgen.settings import changed, checked, from_arguments, left_open, merged, plain
 
 C = TypeVar("C")
 
@@ -46,13 +46,13 @@ def parse(kind: type[C], presets: Mapping[str, Mapping[str, Any]], arguments: Se
 def save(config: Any, path: Path, chosen: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Write the resolved configuration as YAML; `--config` runs it again. Behind what it leaves open, `null` or `auto`,
     stands as a comment what was `chosen`, by the field's place: `method.epochs`."""
-    lines, place = [], []
-    for line in yaml.safe_dump(plain(config), sort_keys=False).splitlines():
-        if field := re.fullmatch(r"( *)(\w+):(.*)", line):
+    values, lines, place = plain(config), [], []
+    named = {name: chosen[name] for name in left_open(values) if chosen.get(name) is not None}
+    for line in yaml.safe_dump(values, sort_keys=False).splitlines():
+        if field := re.match(r"( *)(\w+):", line):
             place = [*place[: len(field[1]) // 2], field[2]]
-            value = chosen.get(".".join(place))
-            if value is not None and field[3] in (" null", " auto"):
-                line += f"  # {spelled(value)}"
+            if (name := ".".join(place)) in named:
+                line += f"  # {spelled(named[name])}"
         lines.append(f"{line}\n")
     write_text(path, "".join(lines))
 

@@ -162,6 +162,15 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
             yield f"{prefix}{name}", value
 
 
+OPEN = (None, "auto")
+"""Values of fields that are left open, for the data to choose."""
+
+
+def left_open(values: Mapping[str, Any]) -> list[str]:
+    """Dotted names of such fields."""
+    return [name for name, value in flat(values) if value in OPEN]
+
+
 def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The values with the changes; groups are merged field by field."""
     together = dict(values)

@@ -13,7 +13,7 @@ from hybridgen.configuration import spelled
 from hybridgen.evaluation.transfer import CHANCE, FDA, HYBRIDIZER, MIXUP, verdict, wilson
 from hybridgen.files import write_text
 from hybridgen.page import rendered
-from hybridgen.settings import flat
+from hybridgen.settings import OPEN, flat
 from hybridgen.tables.left import Group, OneRun, read_group
 
 REPORT = "report.html"
@@ -209,7 +209,7 @@ def _settings(groups: Sequence[Group]) -> tuple[Table, Table]:
 
 def _setting(value: Any, chosen: Any = None) -> str:
     """What was given; or what was chosen, where that is left open."""
-    if value in (None, "auto") and chosen is not None:
+    if value in OPEN and chosen is not None:
         return f"{spelled(chosen)}, chosen"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 

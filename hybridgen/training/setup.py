@@ -13,7 +13,7 @@ import torch
 
 from hybridgen import __version__
 from hybridgen.files import write_text
-from hybridgen.settings import flags, flat, plain
+from hybridgen.settings import flags, flat, left_open, plain
 from hybridgen.training.context import Context, RunSettings
 
 SETUP, SPLIT = "setup.json", "split.json"
@@ -43,7 +43,7 @@ def write_setup(folder: Path, settings: RunSettings, context: Context, **more: A
         "data": data,
         "split": of_split | {"seed": split.seed, "hash": split.hash},
         **begun_by(settings),
-        "chosen": {name: context.chosen[name] for name in left_open(settings) if name in context.chosen},
+        "chosen": {name: context.chosen[name] for name in left_open(plain(settings)) if name in context.chosen},
         "environment": environment(context),
     }
     write_text(folder / SETUP, json.dumps(setup | more, indent=1, ensure_ascii=False) + "\n")
@@ -65,11 +65,6 @@ def changed_fields(settings: Any) -> list[str]:
     """Dotted names of the fields that are not the defaults of these settings."""
     before, now = (dict(flat(plain(each))) for each in (type(settings)(), settings))
     return [name for name, value in now.items() if value != before.get(name)]
-
-
-def left_open(settings: Any) -> list[str]:
-    """Dotted names of the fields whose values are for the data to choose."""
-    return [name for name, value in flat(plain(settings)) if value in (None, "auto")]
 
 
 def environment(context: Context) -> dict[str, str]:
