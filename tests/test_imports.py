@@ -38,6 +38,10 @@ for recipe in sorted(Path(sys.argv[1]).glob("*.py")):
     assert "--preset NAME" in printed.getvalue(), recipe
 imported["help"] = list(sys.modules)
 
+# What every command imports that reads a run
+import hybridgen.evaluation.finished
+imported["finished"] = list(sys.modules)
+
 # The reference of the generator
 import torch
 asked, before = torch.cuda.is_available, torch.cuda.is_available()
@@ -78,6 +82,11 @@ def test_help_of_recipes_does_not_wait(imported):
     late = {"timm", "torchvision", "kornia", "matplotlib", "sklearn", "scipy", "tensorboard", "huggingface_hub"}
     assert not late & imported["help"]
     assert {"hybridgen.networks.classifiers", "hybridgen.training.record"} <= imported["help"]
+
+
+def test_a_finished_run_is_read_without_what_only_studies_need(imported):
+    assert "hybridgen.evaluation.features" in imported["finished"]
+    assert not {"sklearn", "scipy", "timm", "torchvision", "kornia", "huggingface_hub"} & imported["finished"]
 
 
 def test_stylegan2_pytorch_is_loaded_late_and_leaves_the_answer_about_cuda_the_machines_own(imported):

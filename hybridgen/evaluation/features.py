@@ -4,9 +4,6 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int64
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from hybridgen.data.datasets import Part
@@ -39,6 +36,11 @@ def linear_probe(
     Logistic regression on flattened codes, each feature brought to mean 0 and deviation 1 over `train`; it minimises
     Σ cross-entropy + ½‖W‖². InputError where `train` holds fewer than two classes.
     """
+    # Whoever reads a run that is finished would wait for seconds
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     if len(train_labels.unique()) < 2:
         raise InputError("probe: a classifier needs training images of two classes at least")
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
