@@ -30,7 +30,7 @@ from hybridgen.settings import checked
 from hybridgen.training.checkpoint import read_checkpoint
 from hybridgen.training.context import RunSettings, split_of
 from hybridgen.training.engine import laid_out
-from hybridgen.training.record import read_result
+from hybridgen.training.record import finished_inside, read_result
 from hybridgen.training.setup import SPLIT
 from hybridgen.types import Images, InputError
 
@@ -116,9 +116,9 @@ def deployed(path: Path) -> Path:
 def _finished(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Configuration and result of a run's folder; InputError for one without."""
     config, result = _config(folder / "config.yaml"), read_result(folder, ("steps",))
-    inside = sorted(str(each.parent) for each in folder.glob("*/result.json"))
+    inside = finished_inside(folder)
     if inside and not (folder / FILE).exists() and not (folder / "checkpoints").exists():
-        raise InputError(f"{folder}: holds several runs; give some of {', '.join(inside)}")
+        raise InputError(f"{folder}: holds several runs; give some of {', '.join(map(str, inside))}")
     if config is None:
         raise InputError(f"{folder}: not the folder of a run (config.yaml is missing)")
     if result is None:

@@ -18,6 +18,7 @@ from hybridgen.tables.pictures import PICTURE
 from hybridgen.tables.report import REPORT, write_report
 from hybridgen.training.context import Context, RunSettings
 from hybridgen.training.plan import Plan
+from hybridgen.training.record import finished_inside
 from hybridgen.training.train import Result
 from hybridgen.types import InputError
 
@@ -39,7 +40,7 @@ def end(out: Path, accelerator: Accelerator, following: Sequence[str] = ()) -> N
         write_report([out], out / REPORT)
     except InputError as error:
         print(f"report: not written: {error}", file=sys.stderr)
-    runs = [out, *sorted(path.parent for path in out.glob("*/result.json"))]
+    runs = [out, *finished_inside(out)]
     print("\n".join(["written:", *(f"  {run}: {', '.join(_left(run))}" for run in runs if run.is_dir())]))
     if following:
         print(f"next: hybridgen {shlex.join(following)}")

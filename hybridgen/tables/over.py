@@ -15,7 +15,7 @@ from hybridgen.evaluation.studies import Finding
 from hybridgen.evaluation.transfer import aligned
 from hybridgen.tables.compare import shown, summarize
 from hybridgen.training.checkpoint import differences
-from hybridgen.training.record import UNIDENTIFIED, read_result
+from hybridgen.training.record import UNIDENTIFIED, finished_inside, read_result
 from hybridgen.types import InputError
 
 Epoch = Literal["last", "selected"]
@@ -33,7 +33,7 @@ def finished(folders: Sequence[Path]) -> list[Path]:
     without a finished run, and for a run that is there twice."""
     found: list[Path] = []
     for folder in folders:
-        inside = sorted(path.parent for path in folder.glob("*/result.json") if _compared(path.parent))
+        inside = [run for run in finished_inside(folder) if (run / "config.yaml").is_file()]
         if not inside and not (folder / "result.json").is_file():
             raise InputError(f"{folder}: no finished run in it (result.json is missing)")
         found += inside or [folder]
@@ -107,10 +107,6 @@ def over(
         f"{aligned(rows)}\n\n{said}\n",
         _figure(setting, at, found),
     )
-
-
-def _compared(folder: Path) -> bool:
-    return (folder / "config.yaml").is_file()
 
 
 def _value(config: Mapping[str, Any], groups: Sequence[str], run: Path) -> Any:

@@ -30,7 +30,7 @@ def read_png(folder: Path) -> Pictures:
 
 
 def pictures_of(run: Path, *, most: int) -> Pictures:
-    """Those of hybrids, as a run's TensorBoard folder has them: the first, the last, and evenly between them, so many
+    """Those of hybrids, as a run's TensorBoard folder has them: the last, the first, and evenly between them, so many
     at most; its `grid.png` alone where that folder has none. Empty for a run without a picture. InputError, naming the
     file, for what cannot be read."""
     last = read_png(run)
@@ -48,9 +48,9 @@ def pictures_of(run: Path, *, most: int) -> Pictures:
     if not drawn:
         return last
     steps = sorted(drawn)
-    count = min(most, len(steps))
-    chosen = {round(place * (len(steps) - 1) / max(1, count - 1)) for place in range(count)}
-    return [(steps[place], drawn[steps[place]]) for place in sorted(chosen | {len(steps) - 1})]
+    count, end = min(most, len(steps)), len(steps) - 1
+    chosen = {end - round(place * end / max(1, count - 1)) for place in range(count)}
+    return [(steps[place], drawn[steps[place]]) for place in sorted(chosen)]
 
 
 def _events(file: Path) -> Iterator[Any]:

@@ -444,6 +444,11 @@ def read_result(folder: Path, needed: Iterable[str] = ()) -> dict[str, Any] | No
     return result
 
 
+def finished_inside(folder: Path) -> list[Path]:
+    """The folders of the finished runs in that of several, as a comparison's, in the order of their names."""
+    return sorted(path.parent for path in folder.glob("*/result.json"))
+
+
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     """The rows of `metrics.jsonl`. What is none is dropped: a line that a killed process left unfinished or that a
     damaged disk changed, one without a step or with anything but numbers. Nothing but curves is made of them."""

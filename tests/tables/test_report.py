@@ -400,7 +400,8 @@ def test_pictures_over_training_are_those_of_tensorboard_without_steps_that_were
     (tmp_path / "one.png").write_bytes(found[2][1])
     with Image.open(tmp_path / "one.png") as picture:
         assert picture.getpixel((0, 0)) == (40, 40, 40)
-    assert [step for step, _ in pictures_of(run, most=2)] == [1, 5]
+    for most, steps in ((1, [5]), (2, [1, 5]), (3, [1, 2, 5])):
+        assert [step for step, _ in pictures_of(run, most=most)] == steps
     assert [each["alt"] for each in report(run).pictures] == ["step 1", "step 2", "step 4", "step 5"]
 
 
