@@ -874,7 +874,7 @@ OF_SETTINGS = {
         "network": None, "guide": "fixmatch", "epochs": None, "rate_epochs": 37, "rate": 4e-3,
         "discriminator_rate": 1e-3, "classifier_rate": None, "optimizer": "adam", "weight_decay": 0.01, "clip": None,
         "labelled_batch": None, "unlabelled_batch": None, "ema_decay": 0.995, "nonsemantic_channels": 4,
-        "generator_channels": None, "upsampling": "bilinear", "discriminator_width": 0.5, "style": "semantic",
+        "generator_channels": (48, 96, 48, 24), "upsampling": None, "discriminator_width": 0.5, "style": "semantic",
         "backend": "hybridgen", "teacher_decay": 0.97, "reduction": "mean", "threshold": 0.9,
         "semantic_distance": "cross-entropy", "nonsemantic_distance": "norm", "reconstruction_distance": "norm",
         "freeze_criteria": True,
@@ -992,7 +992,7 @@ OF_FUNCTIONS = {
     "networks.stylegan2.StyleResBlock": {"upsample": False, "between": False, "backend": "hybridgen"},
     "networks.stylegan2.StyleGAN2Generator": {  # table A.10
         "structure_channels": 8, "style_features": 128, "channels": (32, 64, 128, 64, 32),
-        "upsample": (False, False, False, True, True), "between": False, "subpixels": 1, "backend": "hybridgen",
+        "upsample": (False, False, False, True, True), "between": False, "backend": "hybridgen",
     },
     "networks.wide_resnet.WideResNet": WIDE, "networks.wide_resnet.SemanticEncoder": WIDE,
     "networks.wide_resnet.NonSemanticEncoder": {"channels": 8},  # table A.9

@@ -34,10 +34,9 @@ class Architecture:
     """Channels of z_r."""
     generator_channels: tuple[int, ...] = (32, 64, 128, 64, 32)
     """Filters of G's blocks."""
-    upsampling: Literal["bilinear", "subpixel"] = "bilinear"
-    """How G comes from a quarter of the images' size to the whole: its last two blocks double it before their
-    convolutions (table A.10); or, in less than half the time, the last one does between them, and the last convolution
-    makes four pixels of every place."""
+    upsampling: Literal["bilinear", "between"] = "bilinear"
+    """How G comes from a quarter of the images' size to the whole: its last two blocks double it bilinearly, before
+    their convolutions (table A.10) or, for 40 % less work, between them."""
     style: Literal["semantic", "nonsemantic"] = "semantic"
     """Which code is the generator's style vector; the other is the map it starts from (table A.14)."""
 
@@ -161,15 +160,13 @@ class SemanticAutoencoder(nn.Module):
         else:
             self.nonsemantic_encoder = make_encoder(a.network, mean=a.mean, std=a.std)
             structure, style = self.classifier.encoder.channels, self.nonsemantic_encoder.channels
-        blocks, subpixel = len(a.generator_channels), a.upsampling == "subpixel"
-        doubling = 1 if subpixel else 2
+        blocks = len(a.generator_channels)
         self.generator = StyleGAN2Generator(
             structure,
             style,
             channels=a.generator_channels,
-            upsample=tuple(block >= blocks - doubling for block in range(blocks)),
-            between=subpixel,
-            subpixels=2 if subpixel else 1,
+            upsample=tuple(block >= blocks - 2 for block in range(blocks)),
+            between=a.upsampling == "between",
             backend=backend,
         )
 

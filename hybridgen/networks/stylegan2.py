@@ -150,8 +150,7 @@ class StyleGAN2Generator(nn.Module):
     are `[b, 3, 4h, 4w]`. SciMix passes z_r as structure and z_c as style; "structural z_c" (table A.14) is
     the other way round.
 
-    With `between` blocks double the size between their convolutions. With `subpixels` above 1 the last convolution
-    makes as many pixels a side of every place (Shi et al. 2016), at first equal ones (ICNR, Aitken et al. 2017).
+    With `between` blocks double the size between their convolutions.
 
     `backend="stylegan2-pytorch"` takes the modulated convolutions of that package; state dicts fit both
     ways. Raises `InputError` for an unknown backend, where the package is missing, and where `channels` and
@@ -166,7 +165,6 @@ class StyleGAN2Generator(nn.Module):
         channels: Sequence[int] = (32, 64, 128, 64, 32),
         upsample: Sequence[bool] = (False, False, False, True, True),
         between: bool = False,
-        subpixels: int = 1,
         backend: str = "hybridgen",
     ):
         super().__init__()
@@ -178,12 +176,7 @@ class StyleGAN2Generator(nn.Module):
             StyleResBlock(before, after, style_features, upsample=up, between=between, backend=backend)
             for before, after, up in zip((structure_channels, *channels), channels, upsample, strict=False)
         )
-        self.subpixels = subpixels
-        self.to_rgb = nn.Conv2d(channels[-1], 3 * subpixels**2, 3, padding=1)
-        if subpixels > 1:
-            with torch.no_grad():
-                for parameter in self.to_rgb.parameters():
-                    parameter.copy_(parameter[:: subpixels**2].repeat_interleave(subpixels**2, dim=0))
+        self.to_rgb = nn.Conv2d(channels[-1], 3, 3, padding=1)
 
     def forward(
         self,
@@ -193,5 +186,4 @@ class StyleGAN2Generator(nn.Module):
         x = structure
         for block in self.blocks:
             x = block(x, style)
-        x = self.to_rgb(x)
-        return torch.sigmoid(single(F.pixel_shuffle(x, self.subpixels) if self.subpixels > 1 else x))
+        return torch.sigmoid(single(self.to_rgb(x)))

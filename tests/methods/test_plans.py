@@ -220,7 +220,7 @@ def test_every_word_of_fixmatchs_fields_is_another_training(field, context):
 
 OF_SCIMIX = OTHERS | {
     "guide": "supervised", "discriminator_rate": 0.0321, "optimizer": "sgd", "nonsemantic_channels": 3,
-    "generator_channels": (8, 4), "upsampling": "subpixel", "discriminator_width": 0.5, "style": "nonsemantic",
+    "generator_channels": (8, 4), "upsampling": "between", "discriminator_width": 0.5, "style": "nonsemantic",
     "semantic_distance": "norm",
     "nonsemantic_distance": "squared", "reconstruction_distance": "squared", "freeze_criteria": False,
     "classifier_rate": 0.5,
@@ -237,8 +237,8 @@ BESIDE = {
 
 IN_SCIMIX = arriving(
     {
-        "generator.autoencoder generator.parameters": "network nonsemantic_channels generator_channels upsampling "
-        "style",
+        "generator.autoencoder generator.parameters": "network nonsemantic_channels generator_channels style",
+        "generator.autoencoder": "upsampling",
         "discriminator.discriminator discriminator.parameters": "discriminator_width",
         "batch generator.objective generator.weights": "guide",
         "clock generator.rate discriminator.rate generator.weights": "epochs",
@@ -726,10 +726,11 @@ def test_the_penalty_of_scimix_is_lazy_above_16_pixels_unless_told_otherwise(con
     assert every(large, weight_gradient_penalty=0.0, penalty_every=5) is None
 
 
-def test_a_generator_has_as_many_blocks_as_its_upsampling_needs_unless_told_otherwise(context):
-    filters = lambda **given: scimix.networks(scimix.Settings(**given), context)[0].architecture.generator_channels
-    assert filters() == (48, 96, 48, 24) and filters(upsampling="subpixel") == (64, 96, 48)
-    assert filters(upsampling="subpixel", generator_channels=(8, 4)) == (8, 4)
+def test_a_generator_doubles_the_size_between_convolutions_above_16_pixels_unless_told_otherwise(context, large):
+    made = lambda context, **given: scimix.networks(scimix.Settings(**SCIMIX_SMALL, **given), context)[0].architecture
+    assert [made(each).upsampling for each in (context, large)] == ["bilinear", "between"]
+    assert [made(context, upsampling=each).upsampling for each in ("bilinear", "between")] == ["bilinear", "between"]
+    assert [made(large, upsampling=each).upsampling for each in ("bilinear", "between")] == ["bilinear", "between"]
 
 
 def test_fixmatch_is_adamatch_above_16_pixels_unless_told_otherwise(context):
@@ -1391,6 +1392,7 @@ def test_what_settings_leave_open_is_noted_by_the_places_of_their_fields(context
     assert large.chosen == {
         "generator.labelled_batch": 12, "generator.unlabelled_batch": 40, "generator.epochs": 36.0,
         "generator.network": "fast", "generator.classifier_rate": 1.0, "generator.penalty_every": 16,
+        "generator.upsampling": "between",
     }  # fmt: skip
     mixing.plan("none", TrainingSettings(batch=6, epochs=7.0), context, 0)
     assert {name: value for name, value in context.chosen.items() if "training" in name} == {

@@ -97,14 +97,10 @@ def test_only_the_last_two_blocks_double_the_size():
 
 
 @pytest.mark.parametrize("size", [16, 32, 96])
-def test_with_subpixels_the_last_block_alone_doubles_the_size_between_its_convolutions(size):
-    autoencoder = tiny(image_size=size, upsampling="subpixel").float().eval()
-    generator = autoencoder.generator
-    assert [(block.upsample, block.between) for block in generator.blocks] == [
-        (False, True),
-        (False, True),
-        (True, True),
-    ]
+def test_the_last_two_blocks_double_the_size_between_their_convolutions_if_so_asked(size):
+    autoencoder = tiny(image_size=size, upsampling="between").float().eval()
+    assert [block.upsample for block in autoencoder.generator.blocks] == [False, True, True]
+    assert all(block.between for block in autoencoder.generator.blocks)
     codes = autoencoder(torch.rand(2, 3, size, size))
     assert autoencoder.decode(codes.semantic, codes.nonsemantic).shape == (2, 3, size, size)
 

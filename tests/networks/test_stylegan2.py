@@ -182,30 +182,6 @@ def test_block_by_the_book(filters, upsample, between):
     assert torch.equal(x, before)
 
 
-def test_subpixels_of_the_last_convolution_by_the_book():
-    """Place (i, j) of three times nine maps becomes the pixels 3i, 3j to 3i + 2, 3j + 2, row by row."""
-    torch.manual_seed(0)
-    generator = StyleGAN2Generator(2, 3, channels=(4,), upsample=(False,), subpixels=3).double()
-    nn.init.normal_(generator.to_rgb.weight)
-    structure, style = torch.randn(2, 2, 4, 5, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
-    images = generator(structure, style)
-    maps = generator.to_rgb(generator.blocks[0](structure, style)).sigmoid()
-    assert images.shape == (2, 3, 12, 15) and maps.shape == (2, 27, 4, 5)
-    for row in range(12):
-        for column in range(15):
-            expected = maps[:, row % 3 * 3 + column % 3 :: 9, row // 3, column // 3]
-            torch.testing.assert_close(images[:, :, row, column], expected, **EXACT)
-
-
-def test_subpixels_are_equal_at_first_and_colours_are_not():
-    torch.manual_seed(0)
-    generator = StyleGAN2Generator(2, 3, channels=(4,), upsample=(True,), between=True, subpixels=2)
-    images = generator(torch.randn(2, 2, 4, 5), torch.randn(2, 3))
-    assert images.shape == (2, 3, 16, 20)
-    torch.testing.assert_close(images, images[:, :, ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3))
-    assert not torch.allclose(images[:, 0], images[:, 1])
-
-
 @pytest.mark.parametrize("between", [False, True])
 def test_backends_are_interchangeable(between):
     """State dicts fit both ways; outputs and gradients of inputs and parameters are equal."""
