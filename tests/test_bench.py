@@ -126,18 +126,22 @@ def check_floors(counted):
     parts = {"ema", *masks}  # whose floor is a whole step
     pixels = {"strong-augmentation", "autoaugment", "cutmix", "cutmix-elementwise", *(f"mask-{n}" for n in METHODS)}
     others = {"fixmatch-fast", "fast-network"}  # another network's floor, the same in both
+    less = {"stage-1-fast"}  # work for the same losses than its floor; R1, which is lazy, is in the first step of both
     forms = {"modulated-convolution", "modulated-convolution-kept", "gated-attention"}
     for name, (of_step, of_floor) in counted.items():
-        (step,), (floor,) = ({(each.backwards, each.flops) for each in own} for own in (of_step, of_floor))
+        first = name in less
+        (step,), (floor,) = ({(each.backwards, each.flops) for each in own[first:]} for own in (of_step, of_floor))
         modes = [set().union(*(each.modes for each in own)) for own in (of_step, of_floor)]
         assert step[0] == (floor[0] if name not in parts else 0) and (name not in parts or floor[0] == 1), name
-        if name not in parts | pixels | others | forms:
+        if name not in parts | pixels | others | less | forms:
             most = 1.2 if name == "mixvit-inference" else 1.03  # its last blocks see an image twice
             assert 1 <= step[1] / floor[1] < most and modes[0] == modes[1], name
         if name.startswith("modulated"):  # where gradients accumulated, the second would do what the first does not
             assert all(len(own) > 1 and own[0].operations == own[1].operations for own in (of_step, of_floor))
     one, other = (counted[name] for name in others)
     assert one[0][0].flops / one[1][0].flops == other[0][0].flops / other[1][0].flops
+    step, floor = (own[-1].flops for own in counted["stage-1-fast"])
+    assert 0.7 < step / floor < 0.85
     inference = [name for name, (of_step, _) in counted.items() if of_step[0].modes == {False}]
     assert inference == ["hybridization", "mixmo-inference", "mixvit-inference", "score"]
 
@@ -225,9 +229,9 @@ def test_several_processes_are_refused(monkeypatch):
 
 
 GOALS = {
-    "stage-1": None, "hybridization": 1.1, "fixmatch": 1.25, "fixmatch-fast": 1 / 8, "fixmatch-hybrids": 1.25,
-    "mean-teacher": 1.25, "mixmatch": 1.25, "samosa": 1.25, "fast-network": 1 / 8, "ema": 0.03,
-    "strong-augmentation": 1 / 4, "autoaugment": 1 / 4, "modulated-convolution": 1 / 10,
+    "stage-1": None, "stage-1-fast": 0.85, "hybridization": 1.1, "fixmatch": 1.25, "fixmatch-fast": 1 / 8,
+    "fixmatch-hybrids": 1.25, "mean-teacher": 1.25, "mixmatch": 1.25, "samosa": 1.25, "fast-network": 1 / 8,
+    "ema": 0.03, "strong-augmentation": 1 / 4, "autoaugment": 1 / 4, "modulated-convolution": 1 / 10,
     "modulated-convolution-kept": None, "cutmix": 1.5, "cutmix-elementwise": 1 / 5,
     **dict.fromkeys((f"mask-{name}" for name in METHODS), None), "recursivemix": 1.03, "mixmo": 1.05,
     "mixmo-inference": 1.02, **dict.fromkeys((f"mixmo-{name}" for name in get_args(Patches)), 0.01), "mixshare": 1.08,
