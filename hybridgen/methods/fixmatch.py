@@ -193,12 +193,6 @@ CHOSEN: dict[bool, dict[str, Any]] = {
 """What is chosen for small images and for others, where nothing is given."""
 
 
-def sized(settings: Settings, context: Context) -> Settings:
-    """The settings with what is chosen by the size of the images."""
-    chosen = CHOSEN[context.dataset.image_size <= SMALL]
-    return replace(settings, **{name: value for name, value in chosen.items() if getattr(settings, name) is None})
-
-
 def usual_decay(image_size: int, steps: int) -> float:
     """Of the average that is evaluated, where none is given. Of few steps it forgets faster, or it would be what the
     weights were at first."""
@@ -231,7 +225,6 @@ def weighting_of(settings: Settings, context: Context) -> Weighting:
 
 def labelling_of(settings: Settings, context: Context) -> PseudoLabelling:
     """What makes pseudo-labels on this split."""
-    settings = sized(settings, context)
     labels = context.dataset.train.labels[list(context.split.labelled)]
     shares = labels.bincount(minlength=len(context.dataset.classes)) / len(labels)
     towards = OWN.get(settings.weighting, "none") if settings.alignment == "own" else settings.alignment
@@ -247,7 +240,7 @@ def plan(settings: Settings, context: Context, seed: int, *, classifier: nn.Modu
     An average that makes targets starts linearly (Tarvainen and Valpola 2017), so that the first weights, which know
     nothing, are soon left behind.
     """
-    settings = sized(settings, context)
+    settings = context.by_size(settings, CHOSEN)
     size, flip = context.dataset.image_size, context.dataset.flip
     strongly = partial(strong, flip=flip, shift=size // 8, cutout=settings.cutout or size // 2)
     labelled, unlabelled = context.batch_sizes(settings.labelled_batch, settings.unlabelled_batch, USUAL)
@@ -262,7 +255,7 @@ def plan(settings: Settings, context: Context, seed: int, *, classifier: nn.Modu
         steps = context.clock(settings.epochs, stream.steps_per_epoch, EPOCHS).steps
         settings = replace(settings, ema_decay=usual_decay(size, steps))
     assert settings.rate is not None and settings.ema_decay is not None
-    context.note(rate=settings.rate, weighting=settings.weighting, ema_decay=settings.ema_decay)
+    context.note(ema_decay=settings.ema_decay)
     torch.manual_seed(seed)
     classifier = classifier or context.classifier(settings.network, momentum=settings.momentum)
     average = EMA(classifier, settings.ema_decay, buffers="own") if settings.targets == "average" else None

@@ -20,7 +20,6 @@ from hybridgen.networks.autoencoder import Architecture, Codes, SemanticAutoenco
 from hybridgen.networks.classifiers import Classifier
 from hybridgen.networks.discriminator import Discriminator
 from hybridgen.networks.frozen import frozen
-from hybridgen.networks.registry import SMALL
 from hybridgen.networks.wide_resnet import Normalize
 from hybridgen.settings import NUMBER, Count, Decay, Epoch, Few, Flat, Positive, Share, Weight, Whole, merged, settings
 from hybridgen.training.context import Context
@@ -122,12 +121,14 @@ class Settings:
     """λ_adv,r: realism of reconstructions, on both sides of the game."""
     weight_adversarial_hybrid: Weight = 1.0
     """λ_adv,h: realism of hybrids, on both sides of the game."""
-    weight_semantic_attraction: Weight = 4.0
-    """λ+_hyb,class (2.11): hybrids take the class of their semantic parent."""
+    weight_semantic_attraction: Weight | None = None
+    """λ+_hyb,class (2.11): hybrids take the class of their semantic parent; unless given 8 for images above 16 pixels,
+    and 4 up to there."""
     weight_semantic_repulsion: Weight = 0.2
     """λ-_hyb,class: and not that of their non-semantic parent."""
-    weight_nonsemantic_attraction: Weight = 0.02
-    """λ+_hyb,cont (2.12): hybrids keep the z_r of their non-semantic parent."""
+    weight_nonsemantic_attraction: Weight | None = None
+    """λ+_hyb,cont (2.12): hybrids keep the z_r of their non-semantic parent; unless given 0.04 for images above 16
+    pixels, and 0.02 up to there."""
     weight_nonsemantic_repulsion: Weight = 0.002
     """λ-_hyb,cont: and not that of their semantic parent."""
     weight_supervised: Weight = 10.0
@@ -379,9 +380,21 @@ GUIDES: dict[Guide, tuple[str, ...]] = {
 """The losses that each adds."""
 
 
+CHOSEN: dict[bool, dict[str, Any]] = {
+    True: dict(
+        upsampling="bilinear", penalty_every=1, weight_semantic_attraction=4.0, weight_nonsemantic_attraction=0.02
+    ),
+    False: dict(
+        upsampling="between", penalty_every=16, weight_semantic_attraction=8.0, weight_nonsemantic_attraction=0.04
+    ),
+}
+"""What is chosen for small images and for others, where nothing is given."""
+
+
 def networks(settings: Settings, context: Context) -> tuple[SemanticAutoencoder, Discriminator]:
     """New ones. InputError for an image size that the generator cannot make, and for a network of another family."""
     dataset = context.dataset
+    assert settings.upsampling is not None
     if settings.criterion_shift >= dataset.image_size:
         raise InputError(
             f"criterion_shift: {settings.criterion_shift} pixels of images of {dataset.image_size}; less are needed"
@@ -391,8 +404,6 @@ def networks(settings: Settings, context: Context) -> tuple[SemanticAutoencoder,
             f"half_size: {settings.half_size:g} beside style {settings.style!r}: the generator would start from z_c, "
             "which is of the whole size"
         )
-    upsampling = settings.upsampling or ("bilinear" if dataset.image_size <= SMALL else "between")
-    context.note(upsampling=upsampling)
     architecture = Architecture(
         image_size=dataset.image_size,
         classes=len(dataset.classes),
@@ -401,7 +412,7 @@ def networks(settings: Settings, context: Context) -> tuple[SemanticAutoencoder,
         network=context.network(settings.network),
         nonsemantic_channels=settings.nonsemantic_channels,
         generator_channels=settings.generator_channels,
-        upsampling=upsampling,
+        upsampling=settings.upsampling,
         style=settings.style,
     )
     autoencoder = SemanticAutoencoder(architecture, backend=settings.backend)
@@ -441,14 +452,13 @@ def plan(
 
     InputError for a classifier of another network, and for E_c and C that would stay as they were drawn.
     """
-    factor = settings.classifier_rate
+    settings, factor = context.by_size(settings, CHOSEN), settings.classifier_rate
     if factor is None:
         factor = 1.0 if classifier is None else 0.0
     if not factor and classifier is None:
         raise InputError("classifier_rate: 0, but E_c and C are new; a finished classifier is needed (--classifier)")
     guide = settings.guide if factor else None
     size, flip = context.dataset.image_size, context.dataset.flip
-    small = size <= SMALL
     weakly, strongly = context.weak(), partial(strong, flip=flip, shift=size // 8, cutout=size // 2)
     labelled, unlabelled = context.batch_sizes(settings.labelled_batch, settings.unlabelled_batch, (24, 40))
     stream = context.stream(
@@ -481,9 +491,9 @@ def plan(
         criterion_views=settings.criterion_views,
         half_size=settings.half_size,
     )
-    every = settings.penalty_every or (1 if small else 16)
-    context.note(classifier_rate=factor, penalty_every=every)
-    criticising = SciMixDiscriminator(discriminator, penalty_every=every if settings.weight_gradient_penalty else None)
+    context.note(classifier_rate=factor)
+    penalised = settings.penalty_every if settings.weight_gradient_penalty else None
+    criticising = SciMixDiscriminator(discriminator, penalty_every=penalised)
     optimizer = {"sgd": sgd, "adam": adam}[settings.optimizer]
     tasks = {
         name: Task(

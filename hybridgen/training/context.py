@@ -1,6 +1,6 @@
 """What every run has: its data and split, its devices, how often it records; and what plans make of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,8 +18,8 @@ from hybridgen.data.splits import Split, make_split
 from hybridgen.data.streams import Stream, View
 from hybridgen.networks.classifiers import Classifier
 from hybridgen.networks.fast import Whitening, patch_covariance
-from hybridgen.networks.registry import default_network, make_network, set_batch_norm_momentum
-from hybridgen.settings import NUMBER, Count, Few, Section, Seed, Whole, settings
+from hybridgen.networks.registry import SMALL, default_network, make_network, set_batch_norm_momentum
+from hybridgen.settings import NUMBER, C, Count, Few, Section, Seed, Whole, changed, settings
 from hybridgen.training.engine import Precision, laid_out, make_accelerator
 from hybridgen.training.schedules import Clock
 from hybridgen.training.trackers import check_trackers
@@ -150,6 +150,14 @@ class Context:
     def note(self, group: str | None = None, **values: Any) -> None:
         """Values of fields of the group, or of another one, for `chosen`."""
         self.chosen.update({f"{group or self.group}.{name}": value for name, value in values.items()})
+
+    def by_size(self, settings: C, chosen: Mapping[bool, Mapping[str, Any]]) -> C:
+        """The settings, with what the size of the images chooses where they leave it open: `chosen[True]` up to 16
+        pixels, `chosen[False]` above."""
+        of_size = chosen[self.dataset.image_size <= SMALL]
+        taken = {name: value if (own := getattr(settings, name)) is None else own for name, value in of_size.items()}
+        self.note(**taken)
+        return changed(settings, taken)
 
     def say(self) -> None:
         """Print what was told and is not said yet: when training begins, and not before an error."""

@@ -424,7 +424,9 @@ def test_what_weightings_know_of_the_split(context):
     """12 labelled and 39 unlabelled images of 60, three classes; alignment by the papers unless told otherwise."""
     skewed = replace(context.split, labelled=(0, 1, 3, 6, 9), unlabelled=tuple(range(12, 51)))
     context = replace(context, split=skewed)
-    made = lambda **changes: fixmatch.labelling_of(fixmatch.Settings(**changes), context)
+    made = lambda weighting="fixmatch", **more: fixmatch.labelling_of(
+        fixmatch.Settings(weighting=weighting, **more), context
+    )
     flexible = made(weighting="flexmatch", threshold=0.77).weighting
     assert (len(flexible.record), flexible.unlabelled, flexible.threshold, flexible.classes) == (60, 44, 0.77, 3)
     own = {

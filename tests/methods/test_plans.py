@@ -45,6 +45,12 @@ SMALL = dict(labelled_batch=4, unlabelled_batch=10, epochs=7.0)
 SCIMIX_SMALL = dict(
     **SMALL, generator_channels=(8, 8), discriminator_width=0.25, nonsemantic_channels=2, rate_epochs=8.0
 )
+
+
+def made_by_scimix(context, **given) -> SemanticAutoencoder:
+    return scimix.plan(scimix.Settings(**SCIMIX_SMALL, **given), context, 0)[0].network
+
+
 METHODS = {
     "fixmatch": (fixmatch, fixmatch.Settings(**SMALL)),
     "mean_teacher": (mean_teacher, mean_teacher.Settings(**SMALL)),
@@ -727,7 +733,7 @@ def test_the_penalty_of_scimix_is_lazy_above_16_pixels_unless_told_otherwise(con
 
 
 def test_a_generator_doubles_the_size_between_convolutions_above_16_pixels_unless_told_otherwise(context, large):
-    made = lambda context, **given: scimix.networks(scimix.Settings(**SCIMIX_SMALL, **given), context)[0].architecture
+    made = lambda context, **given: made_by_scimix(context, **given).architecture
     assert [made(each).upsampling for each in (context, large)] == ["bilinear", "between"]
     assert [made(context, upsampling=each).upsampling for each in ("bilinear", "between")] == ["bilinear", "between"]
     assert [made(large, upsampling=each).upsampling for each in ("bilinear", "between")] == ["bilinear", "between"]
@@ -1040,19 +1046,18 @@ def test_all_labels_are_those_of_validation_too_but_not_unknown_ones(context):
 def test_scimix_takes_the_convolutions_that_it_is_told_to(context):
     kinds = {}
     for backend in ("hybridgen", "stylegan2-pytorch"):
-        generator = scimix.networks(scimix.Settings(**SCIMIX_SMALL, backend=backend), context)[0].generator
+        generator = made_by_scimix(context, backend=backend).generator
         kinds[backend] = {type(module).__module__.partition(".")[0] for module in generator.modules()} - {"torch"}
     assert kinds == {"hybridgen": {"hybridgen"}, "stylegan2-pytorch": {"hybridgen", "stylegan2_pytorch"}}
 
 
 def test_scimix_shifts_hybrids_by_less_than_their_side(context):
     for shift, fits in ((15, True), (16, False)):
-        settings = scimix.Settings(**SCIMIX_SMALL, criterion_shift=shift)
         if fits:
-            assert scimix.networks(settings, context)
+            made_by_scimix(context, criterion_shift=shift)
         else:
             with pytest.raises(InputError, match=r"^criterion_shift: 16 pixels of images of 16; less are needed"):
-                scimix.networks(settings, context)
+                made_by_scimix(context, criterion_shift=shift)
 
 
 # --- views ---------------------------------------------------------------------------------------------------
@@ -1311,7 +1316,7 @@ def test_compiled_is_what_is_called_and_has_no_second_derivative(context, monkey
     assert compiled == [type(part).__name__ for part in parts]
     for penalty, expected in ((0.0, ["SemanticAutoencoder", "Discriminator"]), (1.0, ["SemanticAutoencoder"])):
         compiled.clear()
-        scimix.networks(scimix.Settings(**SCIMIX_SMALL, weight_gradient_penalty=penalty), context)
+        made_by_scimix(context, weight_gradient_penalty=penalty)
         assert compiled == expected
 
 
@@ -1392,7 +1397,8 @@ def test_what_settings_leave_open_is_noted_by_the_places_of_their_fields(context
     assert large.chosen == {
         "generator.labelled_batch": 12, "generator.unlabelled_batch": 40, "generator.epochs": 36.0,
         "generator.network": "fast", "generator.classifier_rate": 1.0, "generator.penalty_every": 16,
-        "generator.upsampling": "between",
+        "generator.upsampling": "between", "generator.weight_semantic_attraction": 8.0,
+        "generator.weight_nonsemantic_attraction": 0.04,
     }  # fmt: skip
     mixing.plan("none", TrainingSettings(batch=6, epochs=7.0), context, 0)
     assert {name: value for name, value in context.chosen.items() if "training" in name} == {
