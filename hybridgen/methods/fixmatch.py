@@ -224,7 +224,7 @@ def weighting_of(settings: Settings, context: Context) -> Weighting:
 
 
 def labelling_of(settings: Settings, context: Context) -> PseudoLabelling:
-    """What makes pseudo-labels on this split."""
+    """What makes pseudo-labels on this split; of settings that leave the weighting open no more."""
     labels = context.dataset.train.labels[list(context.split.labelled)]
     shares = labels.bincount(minlength=len(context.dataset.classes)) / len(labels)
     towards = OWN.get(settings.weighting, "none") if settings.alignment == "own" else settings.alignment

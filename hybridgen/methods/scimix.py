@@ -392,7 +392,8 @@ CHOSEN: dict[bool, dict[str, Any]] = {
 
 
 def networks(settings: Settings, context: Context) -> tuple[SemanticAutoencoder, Discriminator]:
-    """New ones. InputError for an image size that the generator cannot make, and for a network of another family."""
+    """New ones, of settings that leave the upsampling open no more. InputError for an image size that the generator
+    cannot make, and for a network of another family."""
     dataset = context.dataset
     assert settings.upsampling is not None
     if settings.criterion_shift >= dataset.image_size:
