@@ -406,8 +406,8 @@ def test_every_field_of_training_on_labels_arrives_with_transformers(field, cont
 
 
 def test_rates_grow_with_the_root_of_the_batch(context):
-    """Thesis A.1.5: √(b/B)."""
-    training = replace(TRANSFORMER, rate=0.1, batch=6, rate_batch=24, warmup=0.0, decay_at=(99.0,))
+    """Thesis A.1.5: √(b/B), of images and not of their views."""
+    training = replace(TRANSFORMER, rate=0.1, batch=6, views=3, rate_batch=24, warmup=0.0, decay_at=(99.0,))
     plan = mixvit.plan(mixvit.Settings(), training, context, 0, measure=lambda *given: {"accuracy": 0.0})
     assert plan.tasks["classifier"].rate(plan.clock) == pytest.approx(0.05)
 

@@ -64,15 +64,15 @@ def test_a_class_may_have_its_images_at_any_depth(tmp_path, plain):
 
 @pytest.mark.parametrize("part", [False, True])
 def test_a_csv_file_lists_images_labels_and_parts(tmp_path, plain, part):
-    """As the folder does; other columns are passed over."""
+    """As the folder does; other columns are passed over, and the mark that Excel begins UTF-8 with."""
     root = plain(tmp_path / "pets")
     folder = load_dataset(f"folder:{root}")
-    rows = ["size,file_name,Label" + ",split" * part]
+    rows = ["file_name,size,Label" + ",split" * part]
     for label, count in (("dog", 2), ("cat", 11)):
-        rows += [f"8,{label}/{i}.png,{label}" + f",{'test' if i == 1 else 'train'}" * part for i in range(count)]
-    rows += ["8,unlabeled/x.png," + ",train" * part]
+        rows += [f"{label}/{i}.png,8,{label}" + f",{'test' if i == 1 else 'train'}" * part for i in range(count)]
+    rows += ["unlabeled/x.png,8," + ",train" * part]
     listing = root / "list.csv"
-    listing.write_text("\n".join(rows) + "\n")
+    listing.write_text("\n".join(rows) + "\n", encoding="utf-8-sig")
     dataset = load_dataset(f"csv:{listing}")
     assert dataset.classes == folder.classes and dataset.name == f"csv:{listing}"
     if part:
