@@ -62,8 +62,9 @@ def SciMixGenerator(autoencoder, discriminator, **changes) -> scimix.SciMixGener
     return scimix.SciMixGenerator(autoencoder, discriminator, **(options | changes))
 
 
-def SciMixDiscriminator(discriminator, *, penalize=False, penalty_every=1) -> scimix.SciMixDiscriminator:
-    return scimix.SciMixDiscriminator(discriminator, penalty_every=penalty_every if penalize else None)
+def SciMixDiscriminator(discriminator, *, penalize=False, penalty_every=1, features=None) -> scimix.SciMixDiscriminator:
+    penalty_every = penalty_every if penalize else None
+    return scimix.SciMixDiscriminator(discriminator, penalty_every=penalty_every, features=features)
 
 
 def Samosa(base, watched, decoder, *, clean_only=False, reduction="mean") -> samosa.Samosa:

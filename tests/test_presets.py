@@ -202,6 +202,7 @@ SCIMIX = RUN | {
     "method.weight_reconstruction": 1.0,  # A.1.2.2, λ_recons
     "method.weight_adversarial_reconstruction": 0.5,  # λ_adv,r
     "method.weight_adversarial_hybrid": 0.5,  # λ_adv,h
+    "method.weight_adversarial_features": 0.0,  # ours, and off
     "method.weight_semantic_attraction": 0.5,  # λ+_hyb,class
     "method.weight_semantic_repulsion": 0.05,  # λ-_hyb,class
     "method.weight_nonsemantic_attraction": 0.5,  # λ+_hyb,cont
@@ -879,7 +880,8 @@ OF_SETTINGS = {
         "semantic_distance": "cross-entropy", "nonsemantic_distance": "norm", "reconstruction_distance": "norm",
         "freeze_criteria": True,
         "criterion_shift": 1, "criterion_noise": 0.05, "criterion_views": 0, "weight_reconstruction": 1.0,
-        "weight_adversarial_reconstruction": 1.0, "weight_adversarial_hybrid": 1.0, "weight_semantic_attraction": None,
+        "weight_adversarial_reconstruction": 1.0, "weight_adversarial_hybrid": 1.0, "weight_adversarial_features": None,
+        "weight_semantic_attraction": None,
         "weight_semantic_repulsion": 0.2, "weight_nonsemantic_attraction": None,
         "weight_nonsemantic_repulsion": 0.002,
         "weight_supervised": 10.0, "weight_consistency": 300.0, "weight_logit_distance": 0.01,

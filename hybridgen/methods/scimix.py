@@ -18,7 +18,7 @@ from hybridgen.losses import adversarial, classification, consistency, hybridiza
 from hybridgen.losses.reconstruction import Distance, reconstruction
 from hybridgen.networks.autoencoder import Architecture, Codes, SemanticAutoencoder
 from hybridgen.networks.classifiers import Classifier
-from hybridgen.networks.discriminator import Discriminator
+from hybridgen.networks.discriminator import Discriminator, FeatureDiscriminator, Maps
 from hybridgen.networks.frozen import frozen
 from hybridgen.networks.wide_resnet import Normalize
 from hybridgen.settings import NUMBER, Count, Decay, Epoch, Few, Flat, Positive, Share, Weight, Whole, merged, settings
@@ -28,7 +28,7 @@ from hybridgen.training.objective import Guessed, Outcome, Task, adam, sgd, slow
 from hybridgen.training.plan import Plan, by_accuracy
 from hybridgen.training.schedules import Clock, cosine, window
 from hybridgen.training.schedules import Weight as LossWeight
-from hybridgen.types import Batch, Images, InputError, Losses, full_precision
+from hybridgen.types import Batch, Images, InputError, Losses, full_precision, single
 
 Guide = Literal["mean-teacher", "fixmatch", "supervised"]
 """What makes z_c semantic: L_S on E_c and C (footnote 1 of 2.4.1; A.4.1)."""
@@ -121,6 +121,10 @@ class Settings:
     """λ_adv,r: realism of reconstructions, on both sides of the game."""
     weight_adversarial_hybrid: Weight = 1.0
     """λ_adv,h: realism of hybrids, on both sides of the game."""
+    weight_adversarial_features: Weight | None = None
+    """How much hybrids have to look real to E_c's feature maps, too, for the class that they take: a second
+    discriminator judges these, and sees what merely fools E_c. From `semantic_from` on, growing as the semantic losses
+    do; unless given 2 for images above 16 pixels, and 0 (there is none) up to there. The thesis has none."""
     weight_semantic_attraction: Weight | None = None
     """λ+_hyb,class (2.11): hybrids take the class of their semantic parent; unless given 8 for images above 16 pixels,
     and 4 up to there."""
@@ -163,7 +167,8 @@ class Settings:
 class SciMixGenerator(nn.Module):
     """L_gen = L_AE + L_S + L_hyb (equation 2.9), for E_c, C, E_r and G.
 
-    Losses: `reconstruction`, `adversarial_reconstruction`, `adversarial_hybrid`, `semantic_attraction`,
+    Losses: `reconstruction`, `adversarial_reconstruction`, `adversarial_hybrid`, with `features`
+    `adversarial_features`; `semantic_attraction`,
     `semantic_repulsion`, `nonsemantic_attraction`, `nonsemantic_repulsion`, and those of the guide: `supervised`;
     `consistency` and `logit_distance` (Mean Teacher); `pseudo_label` (FixMatch). Every image of the batch is the
     semantic parent of one hybrid and the non-semantic parent of another.
@@ -192,6 +197,7 @@ class SciMixGenerator(nn.Module):
         criterion_noise: float,
         criterion_views: int,
         half_size: float,
+        features: FeatureDiscriminator | None = None,
     ) -> None:
         super().__init__()
         self.autoencoder, self.half_size = autoencoder, half_size
@@ -205,6 +211,8 @@ class SciMixGenerator(nn.Module):
         self.criterion_views = criterion_views
         self.normalize = Normalize(autoencoder.architecture.mean, autoencoder.architecture.std)
         self.judge = frozen(discriminator)
+        self.judge_features = None if features is None else frozen(features)
+        self.maps = frozen(Maps(autoencoder.classifier.encoder.trunk))
         self.freeze_criteria = freeze_criteria
         if guide is None:
             autoencoder.classifier.requires_grad_(False).eval()
@@ -255,12 +263,21 @@ class SciMixGenerator(nn.Module):
                 seen.nonsemantic, codes.nonsemantic, kind=self.nonsemantic_distance
             ),
         } | self._guided(batch, codes, strong)
+        handed = images, reconstructions.detach(), hybrids.detach()
+        if self.judge_features is not None:
+            # Of real images as of hybrids what a criterion sees, and the class that it is to see in them
+            size = doubled if halved else lambda seen: seen
+            classes, of_hybrids = single(codes.predictions.detach()).softmax(dim=1), self.maps(size(disturbed))
+            losses["adversarial_features"] = adversarial.fool(self.judge_features(of_hybrids, classes).flatten())
+            with torch.no_grad():
+                of_images = self.maps(size(self._disturbed(images)))
+            handed += classes, *of_images, *(each.detach() for each in of_hybrids)
         mean = seen.predictions.unflatten(0, (views, -1)).mean(dim=0)
         transferred = mean.argmax(dim=1) == codes.predictions.argmax(dim=1)
         return Outcome(
             losses,
             rates={"own_semantic_transfer": transferred.float().mean()},
-            handed=(images, reconstructions.detach(), hybrids.detach()),
+            handed=handed,
             guessed=Guessed(codes.predictions[len(batch.labels) :].argmax(dim=1)),
         )
 
@@ -333,15 +350,18 @@ def doubled(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "bat
 class SciMixDiscriminator(nn.Module):
     """The critic's side of L_adv,r and L_adv,h: real images against reconstructions and against hybrids.
 
-    Losses: `real`, `reconstruction`, `hybrid`, and unless `penalty_every` is None R1's `gradient_penalty` (ours: the
+    Losses: `real`, `reconstruction`, `hybrid`; with `features`, which judge E_c's maps of images and of hybrids,
+    `real_features` and `hybrid_features`; and unless `penalty_every` is None R1's `gradient_penalty` (ours: the
     thesis's discriminator is unregularised). This is computed in so many steps once, in float32 or better, and counts
     for all of them (Karras et al. 2020, appendix B: lazy regularization); in the others it is zero. Gradient reaches
     the discriminator only.
     """
 
-    def __init__(self, discriminator: Discriminator, *, penalty_every: int | None) -> None:
+    def __init__(
+        self, discriminator: Discriminator, *, penalty_every: int | None, features: FeatureDiscriminator | None = None
+    ) -> None:
         super().__init__()
-        self.discriminator = discriminator
+        self.discriminator, self.features = discriminator, features
         self.penalty_every = penalty_every
 
     def forward(
@@ -351,7 +371,10 @@ class SciMixDiscriminator(nn.Module):
         images: Float[Tensor, "batch 3 height width"],
         reconstructions: Float[Tensor, "batch 3 height width"],
         hybrids: Float[Tensor, "batch 3 height width"],
+        classes: Float[Tensor, "batch classes"] | None = None,
+        *maps: Float[Tensor, "batch _channels _rows _columns"],
     ) -> Outcome:
+        """`maps` are those of the images, and then those of the hybrids, which should have these `classes`, too."""
         due = self.penalty_every is not None and clock.step % self.penalty_every == 0
         images = images.detach().requires_grad_(due)
         with full_precision(images.device) if due else nullcontext():
@@ -364,6 +387,12 @@ class SciMixDiscriminator(nn.Module):
             if self.penalty_every is not None:
                 penalty = adversarial.gradient_penalty(real, images) if due else images.new_zeros(())
                 losses["gradient_penalty"] = self.penalty_every * penalty
+        if self.features is not None and classes is not None:
+            half = len(maps) // 2
+            both = [torch.cat(pair) for pair in zip(maps[:half], maps[half:], strict=True)]
+            of_images, of_hybrids = self.features(both, classes.repeat(2, 1)).chunk(2)
+            losses["real_features"] = adversarial.detect_real(of_images.flatten())
+            losses["hybrid_features"] = adversarial.detect_fake(of_hybrids.flatten())
         rates = {
             "accuracy_real": (real > 0).float().mean(),
             "accuracy_reconstruction": (fakes[0] < 0).float().mean(),
@@ -382,12 +411,14 @@ GUIDES: dict[Guide, tuple[str, ...]] = {
 
 CHOSEN: dict[bool, dict[str, Any]] = {
     True: dict(
-        upsampling="bilinear", penalty_every=1, weight_semantic_attraction=4.0, weight_nonsemantic_attraction=0.02
+        upsampling="bilinear", penalty_every=1, weight_adversarial_features=0.0, weight_semantic_attraction=4.0,
+        weight_nonsemantic_attraction=0.02,
     ),
     False: dict(
-        upsampling="between", penalty_every=16, weight_semantic_attraction=8.0, weight_nonsemantic_attraction=0.04
+        upsampling="between", penalty_every=16, weight_adversarial_features=2.0, weight_semantic_attraction=8.0,
+        weight_nonsemantic_attraction=0.04,
     ),
-}
+}  # fmt: skip
 """What is chosen for small images and for others, where nothing is given."""
 
 
@@ -431,7 +462,8 @@ def weights_of(settings: Settings, *, guided: bool = True) -> tuple[dict[str, Lo
     plain = ("reconstruction", "adversarial_reconstruction", "adversarial_hybrid")
     plain += GUIDES[settings.guide] if guided else ()
     weights: dict[str, LossWeight] = {name: getattr(settings, f"weight_{name}") for name in plain}
-    for name in ("semantic_attraction", "semantic_repulsion"):
+    judged = bool(settings.weight_adversarial_features)
+    for name in ("adversarial_features",) * judged + ("semantic_attraction", "semantic_repulsion"):
         weights[name] = window(getattr(settings, f"weight_{name}"), settings.semantic_from, ramp=settings.semantic_ramp)
     for name in ("nonsemantic_attraction", "nonsemantic_repulsion"):
         weights[name] = window(getattr(settings, f"weight_{name}"), settings.nonsemantic_from)
@@ -440,6 +472,8 @@ def weights_of(settings: Settings, *, guided: bool = True) -> tuple[dict[str, Lo
         "reconstruction": settings.weight_adversarial_reconstruction,
         "hybrid": settings.weight_adversarial_hybrid,
     }
+    if judged:
+        critic |= dict.fromkeys(("real_features", "hybrid_features"), 1.0)
     if settings.weight_gradient_penalty:
         critic["gradient_penalty"] = settings.weight_gradient_penalty
     return weights, critic
@@ -476,6 +510,10 @@ def plan(
     autoencoder, discriminator = networks(settings, context)
     if classifier is not None:
         autoencoder.classifier.start_from(classifier.network)
+    features = None
+    if settings.weight_adversarial_features:
+        widths = autoencoder.classifier.encoder.trunk.widths
+        features = context.laid_out(FeatureDiscriminator(widths, len(context.dataset.classes)))
     generating = SciMixGenerator(
         autoencoder,
         discriminator,
@@ -491,10 +529,11 @@ def plan(
         criterion_noise=settings.criterion_noise,
         criterion_views=settings.criterion_views,
         half_size=settings.half_size,
+        features=features,
     )
     context.note(classifier_rate=factor)
     penalised = settings.penalty_every if settings.weight_gradient_penalty else None
-    criticising = SciMixDiscriminator(discriminator, penalty_every=penalised)
+    criticising = SciMixDiscriminator(discriminator, penalty_every=penalised, features=features)
     optimizer = {"sgd": sgd, "adam": adam}[settings.optimizer]
     tasks = {
         name: Task(
@@ -553,7 +592,8 @@ PAPER: dict[str, Any] = dict(
         reconstruction_distance="norm", freeze_criteria=True, criterion_shift=0, criterion_noise=0.0,
         criterion_views=0, threshold=0.95,
         weight_reconstruction=1.0,
-        weight_adversarial_reconstruction=0.5, weight_adversarial_hybrid=0.5, weight_semantic_attraction=0.5,
+        weight_adversarial_reconstruction=0.5, weight_adversarial_hybrid=0.5, weight_adversarial_features=0.0,
+        weight_semantic_attraction=0.5,
         weight_semantic_repulsion=0.05, weight_nonsemantic_attraction=0.5, weight_nonsemantic_repulsion=0.05,
         weight_supervised=1.0, weight_pseudo_label=1.0, weight_consistency=300.0, weight_logit_distance=0.01,
         weight_gradient_penalty=0.0, penalty_every=1, half_size=0.0, semantic_from=0.0, semantic_ramp=0.0,

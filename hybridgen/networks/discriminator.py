@@ -1,8 +1,10 @@
-"""The discriminator of SciMix: thesis, table A.11."""
+"""The discriminator of SciMix (thesis, table A.11), and one that sees what another network makes of images."""
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -95,3 +97,50 @@ class Discriminator(nn.Module):
             x = block(x)
         x = F.leaky_relu(self.hidden(last(x, halve=not half).flatten(1)), 0.2, inplace=True)
         return self.logit(x).squeeze(1)
+
+
+class FeatureDiscriminator(nn.Module):
+    """Whether images look real to a network that stays as it is, and of their class: for each of its feature maps
+    `[b, widths[i], h, w]` a logit, `[b, maps]`; above 0 means real.
+
+    The maps of a trained network show at once what a discriminator would learn late (projected GANs, Sauer et al.
+    2021). Of each a 1×1 and a 3×3 convolution of so many `channels`, a LeakyReLU of slope 0.2 after each, and the mean
+    over places make a vector h. Its logit is linear in h, and has h·Wp added for the probabilities p of the classes
+    `[b, classes]` that the images should have (projection, Miyato and Koyama 2018, equation 3).
+    """
+
+    def __init__(self, widths: Sequence[int], classes: int, *, channels: int = 64):
+        super().__init__()
+        self.bodies = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(width, channels, 1),
+                nn.LeakyReLU(0.2, inplace=True),
+                nn.Conv2d(channels, channels, 3, padding=1),
+                nn.LeakyReLU(0.2, inplace=True),
+            )
+            for width in widths
+        )
+        self.logits = nn.ModuleList(nn.Linear(channels, 1) for _ in widths)
+        self.projections = nn.ModuleList(nn.Linear(classes, channels, bias=False) for _ in widths)
+
+    def forward(
+        self,
+        maps: Sequence[Float[Tensor, "batch _channels _rows _columns"]],
+        classes: Float[Tensor, "batch classes"],
+    ) -> Float[Tensor, "batch maps"]:
+        found = []
+        for x, body, logit, projection in zip(maps, self.bodies, self.logits, self.projections, strict=True):
+            h = body(x).mean((2, 3))
+            found.append(logit(h).squeeze(1) + (h * projection(classes)).sum(dim=1))
+        return torch.stack(found, dim=1)
+
+
+class Maps(nn.Module):
+    """A trunk whose output are all its `maps`: what a `FeatureDiscriminator` looks at."""
+
+    def __init__(self, trunk: nn.Module):
+        super().__init__()
+        self.trunk: Any = trunk
+
+    def forward(self, images: Images) -> list[Float[Tensor, "batch _channels _rows _columns"]]:
+        return self.trunk.maps(images)

@@ -7,7 +7,7 @@ and batch-norms that scale too, so that every method's rates suit it.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import cast
 
 import torch
@@ -161,7 +161,7 @@ class FastTrunk(nn.Module):
                 raise InputError(f"{field}: {value} is below 1")
         if (mean is None) != (std is None):
             raise InputError(f"{'mean' if mean is None else 'std'}: None beside the other; both are needed or neither")
-        self.channels, self.convolutions = widths[-1], convolutions
+        self.channels, self.widths, self.convolutions = widths[-1], tuple(widths), convolutions
         self.normalize = nn.Identity() if mean is None or std is None else Normalize(mean, std)
         self.stem = Whitening()
         self.blocks = nn.Sequential(
@@ -170,6 +170,10 @@ class FastTrunk(nn.Module):
 
     def forward(self, images: Stemmed) -> Float[Tensor, "batch channels rows columns"]:
         return self.blocks(self.stem(self.normalize(images)))
+
+    def maps(self, images: Images) -> list[Float[Tensor, "batch _channels _rows _columns"]]:
+        """What each block makes, of `widths` channels; the last one is that of `forward`."""
+        return list(accumulate(self.blocks, lambda x, block: block(x), initial=self.stem(self.normalize(images))))[1:]
 
     def last_two(
         self, images: Images

@@ -146,7 +146,7 @@ class WideResNet(nn.Module):
                 )
                 channels = filters
 
-        self.channels = channels
+        self.channels, self.widths = channels, (16 * width, 32 * width, 64 * width)
         self.normalize = nn.Identity() if mean is None or std is None else Normalize(mean, std)
         self.stem = nn.Conv2d(3, stem, 3, padding=1, bias=False)
         self.blocks = nn.Sequential(*blocks)
@@ -156,6 +156,13 @@ class WideResNet(nn.Module):
 
     def forward(self, images: Stemmed) -> Float[Tensor, "batch channels rows columns"]:
         return self.blocks(self.stem(self.normalize(images)))
+
+    def maps(self, images: Images) -> list[Float[Tensor, "batch _channels _rows _columns"]]:
+        """What each group makes, of `widths` channels; the last one is that of `forward`."""
+        x, made = self.stem(self.normalize(images)), []
+        for block in self.blocks:
+            made.append(x := block(x))
+        return made[len(made) // 3 - 1 :: len(made) // 3]
 
     def last_two(
         self, images: Images

@@ -266,6 +266,8 @@ IN_SCIMIX = arriving(
         "weight_nonsemantic_attraction weight_nonsemantic_repulsion weight_supervised weight_consistency "
         "weight_logit_distance weight_pseudo_label semantic_from semantic_ramp nonsemantic_from",
         "generator.weights discriminator.weights": "weight_adversarial_reconstruction weight_adversarial_hybrid",
+        "generator.weights discriminator.weights discriminator.objective discriminator.features "
+        "discriminator.parameters": "weight_adversarial_features",
         "discriminator.weights": "weight_gradient_penalty",
     }
 )
@@ -699,7 +701,7 @@ def test_scimix_weights_by_value_over_time():
     numbers = {f"weight_{name}": number / 7 for number, name in enumerate((
         "reconstruction", "adversarial_reconstruction", "adversarial_hybrid", "semantic_attraction",
         "semantic_repulsion", "nonsemantic_attraction", "nonsemantic_repulsion", "supervised", "consistency",
-        "logit_distance", "pseudo_label", "gradient_penalty"), start=1)}  # fmt: skip
+        "logit_distance", "pseudo_label", "gradient_penalty", "adversarial_features"), start=1)}  # fmt: skip
     settings = scimix.Settings(**numbers, semantic_from=2.0, semantic_ramp=4.0, nonsemantic_from=5.0)
     for epoch, semantic, nonsemantic in ((0, 0, 0), (1.9, 0, 0), (2, 0, 0), (3, 0.25, 0), (4.9, 0.725, 0), (5, 0.75, 1),
                                          (6, 1, 1), (20, 1, 1)):  # fmt: skip
@@ -707,12 +709,18 @@ def test_scimix_weights_by_value_over_time():
         weights, critic = ({k: value(w, clock) for k, w in each.items()} for each in scimix.weights_of(settings))
         assert weights == pytest.approx({
             "reconstruction": 1 / 7, "adversarial_reconstruction": 2 / 7, "adversarial_hybrid": 3 / 7,
+            "adversarial_features": 13 / 7 * semantic,
             "semantic_attraction": 4 / 7 * semantic, "semantic_repulsion": 5 / 7 * semantic,
             "nonsemantic_attraction": 6 / 7 * nonsemantic, "nonsemantic_repulsion": nonsemantic, "supervised": 8 / 7,
             "pseudo_label": 11 / 7,
         })  # fmt: skip
         expected = {"real": 1.0, "reconstruction": 2 / 7, "hybrid": 3 / 7, "gradient_penalty": 12 / 7}
-        assert critic == pytest.approx(expected)
+        assert critic == pytest.approx(expected | {"real_features": 1.0, "hybrid_features": 1.0})
+    assert not any(
+        "features" in name
+        for each in scimix.weights_of(replace(settings, weight_adversarial_features=0.0))
+        for name in each
+    )
     teaching, _ = scimix.weights_of(replace(settings, guide="mean-teacher"))
     assert {name: teaching[name] for name in ("supervised", "consistency", "logit_distance")} == pytest.approx(
         {"supervised": 8 / 7, "consistency": 9 / 7, "logit_distance": 10 / 7}
@@ -1397,7 +1405,8 @@ def test_what_settings_leave_open_is_noted_by_the_places_of_their_fields(context
     assert large.chosen == {
         "generator.labelled_batch": 12, "generator.unlabelled_batch": 40, "generator.epochs": 36.0,
         "generator.network": "fast", "generator.classifier_rate": 1.0, "generator.penalty_every": 16,
-        "generator.upsampling": "between", "generator.weight_semantic_attraction": 8.0,
+        "generator.upsampling": "between", "generator.weight_adversarial_features": 2.0,
+        "generator.weight_semantic_attraction": 8.0,
         "generator.weight_nonsemantic_attraction": 0.04,
     }  # fmt: skip
     mixing.plan("none", TrainingSettings(batch=6, epochs=7.0), context, 0)

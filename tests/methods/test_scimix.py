@@ -12,7 +12,7 @@ from torch import nn
 
 from hybridgen.data.augment import diff_augment
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
-from hybridgen.networks.discriminator import Discriminator
+from hybridgen.networks.discriminator import Discriminator, FeatureDiscriminator
 from hybridgen.training.fit import fit
 from hybridgen.training.objective import Task, sgd
 from hybridgen.training.schedules import Clock
@@ -70,7 +70,8 @@ def build(style="semantic", **options):
     autoencoder = SemanticAutoencoder(architecture).double()
     autoencoder.classifier.heads.predictions.weight.data *= 4
     discriminator = Discriminator(16, width=0.1, **STATISTICS).double()
-    return SciMixGenerator(autoencoder, discriminator, **options), SciMixDiscriminator(discriminator)
+    features = options.get("features")
+    return SciMixGenerator(autoencoder, discriminator, **options), SciMixDiscriminator(discriminator, features=features)
 
 
 def step(objective, batch, seed=SEED):
@@ -170,7 +171,7 @@ def by_hand(
         "nonsemantic_repulsion": -(euclid(z_rh, z_rd) ** power).mean(),
     }
     if guide is None:
-        return SimpleNamespace(losses=losses, twin=twin, images=x, same=same, hybrid=hybrid, own=(logits_h, logits))
+        return SimpleNamespace(losses=losses, twin=twin, images=known, same=same, hybrid=hybrid, own=(logits_h, logits))
     labelled = -logits.log_softmax(1)[range(LABELLED), batch.labels]
     losses["supervised"] = labelled.sum() / (COUNT if guide == "mean-teacher" else LABELLED)
     if guide == "mean-teacher":
@@ -199,6 +200,70 @@ def median_confidence(objective, batch):
     seen = torch.cat([batch.labelled[0], *batch.unlabelled])
     logits = copy.deepcopy(objective.autoencoder.classifier)(seen)[1][LABELLED:COUNT]
     return logits.softmax(1).max(1).values.median().item()
+
+
+def groups_of(network, images):
+    """The maps that the trunk's three groups of one block make."""
+    trunk, found = network.classifier.encoder.trunk, []
+    x = trunk.stem(trunk.normalize(images))
+    for block in trunk.blocks:
+        found.append(x := block(x))
+    assert [each.shape[1] for each in found] == [16, 32, 64]
+    return found
+
+
+def of_features(discriminator, maps, classes):
+    """One logit an image and map: linear in the mean h of the map's body, and h·Wp."""
+    found = []
+    for x, body, logit, projection in zip(
+        maps, discriminator.bodies, discriminator.logits, discriminator.projections, strict=True
+    ):
+        h = body(x).flatten(2).mean(2)
+        found.append(h @ logit.weight[0] + logit.bias + torch.einsum("bc,co,bo->b", h, projection.weight, classes))
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("guide", [None, "fixmatch"])
+def test_feature_maps_of_hybrids_are_judged_beside_those_of_images_for_the_class_that_they_take(batch, guide, half):
+    """E_c's, of what the criteria see: that hybrids look real to it for their semantic parents' classes is G's affair
+    alone, and to tell them from images is the discriminator's alone."""
+    torch.manual_seed(3)
+    judge = FeatureDiscriminator((16, 32, 64), CLASSES, channels=5).double()
+    objective, critic = build(guide=guide, half_size=0.5 if half else 0.0, features=judge)
+    objective.threshold = median_confidence(objective, batch)
+    mirrored = lambda images: images.flip(3)
+    objective._disturbed = mirrored
+    expected = by_hand(objective, batch, guide=guide, threshold=objective.threshold, half=half, disturb=mirrored)
+    looking_on = copy.deepcopy(expected.twin).requires_grad_(False)
+    _, logits = expected.own
+    of_images, of_hybrids = (
+        of_features(judge, groups_of(looking_on, enlarged(seen) if half else seen), logits.detach().softmax(1))
+        for seen in (mirrored(expected.images), mirrored(expected.hybrid))
+    )
+    outcome = step(objective, batch)
+    loss, fooled = outcome.losses["adversarial_features"], -of_hybrids.sigmoid().log().mean()
+    torch.testing.assert_close(loss, fooled)
+    want = gradients(fooled, expected.twin)
+    for parameter, gradient in gradients(loss, objective.autoencoder).items():
+        assert (gradient is None) is (want[parameter] is None), parameter
+        if gradient is not None:
+            torch.testing.assert_close(gradient, want[parameter], rtol=1e-6, atol=1e-9)
+    assert {name for name, part in PARTS.items() if any(
+        gradient is not None and gradient.any() for parameter, gradient in want.items()
+        if f"autoencoder.{parameter}".startswith(part)
+    )} == ({"E_c", "E_r", "G"} if guide else {"E_r", "G"})  # fmt: skip
+    assert all(gradient is None for gradient in gradients(loss, judge).values())
+    for name, buffer in objective.autoencoder.classifier.named_buffers():
+        torch.testing.assert_close(buffer, expected.twin.classifier.get_buffer(name))
+
+    losses = critic(batch, CLOCK, *outcome.handed).losses
+    torch.testing.assert_close(losses["real_features"], -of_images.sigmoid().log().mean())
+    torch.testing.assert_close(losses["hybrid_features"], -(-of_hybrids).sigmoid().log().mean())
+    for name in ("real_features", "hybrid_features"):
+        assert all(gradient.any() for gradient in gradients(losses[name], judge).values())
+        for other in (objective.autoencoder, critic.discriminator):
+            assert all(gradient is None for gradient in gradients(losses[name], other).values())
 
 
 @pytest.mark.parametrize("guide", GUIDES)

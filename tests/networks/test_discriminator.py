@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from hybridgen.networks.discriminator import Discriminator, DownResBlock
+from hybridgen.networks.discriminator import Discriminator, DownResBlock, FeatureDiscriminator, Maps
+from hybridgen.networks.fast import FastTrunk, patch_covariance
+from hybridgen.networks.wide_resnet import WideResNet
 from hybridgen.types import InputError
 
 STATISTICS = {"mean": (0.5, 0.4, 0.3), "std": (0.25, 0.2, 0.3)}
@@ -114,3 +116,46 @@ def test_other_bad_input():
         Discriminator(16, width=0.0, **STATISTICS)
     with pytest.raises(InputError, match=r"^channels: empty"):
         Discriminator(16, channels=(), **STATISTICS)
+
+
+# --- of feature maps -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("trunk", "ends", "sides"),
+    [
+        (lambda: FastTrunk((8, 12, 16), **STATISTICS), (0, 1, 2), ((12, 8), (6, 4), (3, 2))),
+        (lambda: FastTrunk((8, 12), **STATISTICS), (0, 1), ((12, 8), (6, 4))),
+        (lambda: WideResNet(22, 1, **STATISTICS), (2, 5, 8), ((24, 16), (12, 8), (6, 4))),
+    ],
+)
+def test_maps_are_what_each_group_of_a_trunk_makes(trunk, ends, sides):
+    torch.manual_seed(0)
+    trunk, expected = trunk().eval(), []
+    if isinstance(trunk, FastTrunk):
+        trunk.stem.whiten(patch_covariance(torch.randn(64, 3, 8, 8)))
+    for block in ends:
+        trunk.blocks[block].register_forward_hook(lambda _, __, out: expected.append(out.clone()))
+    images = torch.rand(2, 3, 24, 16)
+    last = trunk(images)
+    made, kept = [each.clone() for each in expected], len(expected)
+    maps = Maps(trunk)(images)
+    assert kept == len(maps) == len(ends) and torch.equal(maps[-1], last)
+    for each, other, width, side in zip(maps, made, trunk.widths, sides, strict=True):
+        assert torch.equal(each, other) and each.shape == (2, width, *side)
+
+
+def test_a_logit_of_each_map_depends_on_that_map_and_on_the_class():
+    torch.manual_seed(0)
+    judge = FeatureDiscriminator((4, 6), 3, channels=5).double()
+    count = sum(weight.numel() for weight in judge.parameters())
+    assert count == sum(width * 5 + 5 + 5 * 5 * 9 + 5 + 5 + 1 + 3 * 5 for width in (4, 6))
+    maps = [torch.randn(2, 4, 6, 4, dtype=torch.float64), torch.randn(2, 6, 3, 2, dtype=torch.float64)]
+    classes = torch.eye(3, dtype=torch.float64)[[0, 2]]
+    logits = judge(maps, classes)
+    assert logits.shape == (2, 2)
+    other = judge([maps[0], torch.randn_like(maps[1])], classes)
+    assert torch.equal(other[:, 0], logits[:, 0]) and (other[:, 1] != logits[:, 1]).all()
+    assert (judge(maps, classes.flip(1)) != logits).all()
+    half = (judge(maps, classes) + judge(maps, classes.flip(1))) / 2
+    torch.testing.assert_close(judge(maps, (classes + classes.flip(1)) / 2), half)  # of probabilities: their mean

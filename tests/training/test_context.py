@@ -70,9 +70,9 @@ CHOSEN = {
     mean_teacher: (dict(epochs=14), {}),
     mixmatch: (dict(epochs=8, unlabelled_batch=32), {}),
     scimix: (dict(epochs=36, classifier_rate=1, penalty_every=1, upsampling="bilinear",
-                  weight_semantic_attraction=4, weight_nonsemantic_attraction=0.02),
+                  weight_adversarial_features=0, weight_semantic_attraction=4, weight_nonsemantic_attraction=0.02),
              dict(penalty_every=16, upsampling="between",
-                  weight_semantic_attraction=8, weight_nonsemantic_attraction=0.04)),
+                  weight_adversarial_features=2, weight_semantic_attraction=8, weight_nonsemantic_attraction=0.04)),
     supervised: (dict(epochs=14), {}),
 }  # fmt: skip
 """By the settings' docstrings, of few images: up to 16 pixels, and what differs above."""

@@ -187,7 +187,7 @@ def test_a_run_goes_on_in_the_precision_that_it_took(processor, tmp_path):
 SMALL = dict(labelled_batch=4, unlabelled_batch=4, epochs=2.0)
 STAGE_1 = dict(
     **SMALL, generator_channels=(8, 8), discriminator_width=0.25, nonsemantic_channels=2, penalty_every=2,
-    weight_gradient_penalty=1.0, semantic_from=0.0, nonsemantic_from=0.0,
+    weight_gradient_penalty=1.0, weight_adversarial_features=1.0, semantic_from=0.0, nonsemantic_from=0.0,
 )  # fmt: skip
 LABELLED = TrainingSettings(network="wrn-10-1", batch=6, epochs=2.0, warmup=0.0)
 
