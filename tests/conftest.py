@@ -57,9 +57,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Nobody needs to look again and again which of all that is imported is garbage."""
+    """Nobody needs to look again and again which of all that is imported is garbage, nor so often for what is new."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
     gc.enable()
 
 

@@ -32,6 +32,7 @@ from typing import Any
 import jaxtyping
 from accelerate.state import AcceleratorState
 from recipe_modules import NAMES, recipe
+from tyro import _unsafe_cache
 
 import hybridgen
 from hybridgen.configuration import parse
@@ -135,7 +136,8 @@ def serve(requests: Connection, other: Connection) -> None:
     """Until the other end is closed."""
     other.close()  # which is this process's, too
     os.environ["OMP_NUM_THREADS"] = "1"
-    for name in NAMES:  # parsed once, documentation has been read
+    _unsafe_cache.clear_cache = lambda: None
+    for name in NAMES:  # parsed once, documentation has been read, and what tyro made of the types stays
         parse(recipe(name).Config, recipe(name).PRESETS, ["--out", "x"])
     # What is imported late, by the package and by torch's optimizers
     for module in pkgutil.walk_packages(hybridgen.__path__, "hybridgen."):
