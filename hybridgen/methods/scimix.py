@@ -167,11 +167,11 @@ class Settings:
 class SciMixGenerator(nn.Module):
     """L_gen = L_AE + L_S + L_hyb (equation 2.9), for E_c, C, E_r and G.
 
-    Losses: `reconstruction`, `adversarial_reconstruction`, `adversarial_hybrid`, with `features`
-    `adversarial_features`; `semantic_attraction`,
-    `semantic_repulsion`, `nonsemantic_attraction`, `nonsemantic_repulsion`, and those of the guide: `supervised`;
-    `consistency` and `logit_distance` (Mean Teacher); `pseudo_label` (FixMatch). Every image of the batch is the
-    semantic parent of one hybrid and the non-semantic parent of another.
+    Losses: `reconstruction`, `adversarial_reconstruction`, `adversarial_hybrid`, with `features` (judging E_c's maps
+    of hybrids) `adversarial_features`, `semantic_attraction`, `semantic_repulsion`, `nonsemantic_attraction`,
+    `nonsemantic_repulsion`, and those of the guide: `supervised`; `consistency` and `logit_distance` (Mean Teacher);
+    `pseudo_label` (FixMatch). Every image of the batch is the semantic parent of one hybrid and the non-semantic parent
+    of another.
 
     Gradient of the hybridization losses reaches the codes and G through the hybrid's pixels; what judges a hybrid
     (E_c, C, E_r, the discriminator) is frozen unless `freeze_criteria` is off (table A.14). Batches carry two views:
@@ -462,8 +462,10 @@ def weights_of(settings: Settings, *, guided: bool = True) -> tuple[dict[str, Lo
     plain = ("reconstruction", "adversarial_reconstruction", "adversarial_hybrid")
     plain += GUIDES[settings.guide] if guided else ()
     weights: dict[str, LossWeight] = {name: getattr(settings, f"weight_{name}") for name in plain}
-    judged = bool(settings.weight_adversarial_features)
-    for name in ("adversarial_features",) * judged + ("semantic_attraction", "semantic_repulsion"):
+    semantic = ("semantic_attraction", "semantic_repulsion")
+    if settings.weight_adversarial_features:
+        semantic = ("adversarial_features", *semantic)
+    for name in semantic:
         weights[name] = window(getattr(settings, f"weight_{name}"), settings.semantic_from, ramp=settings.semantic_ramp)
     for name in ("nonsemantic_attraction", "nonsemantic_repulsion"):
         weights[name] = window(getattr(settings, f"weight_{name}"), settings.nonsemantic_from)
@@ -472,7 +474,7 @@ def weights_of(settings: Settings, *, guided: bool = True) -> tuple[dict[str, Lo
         "reconstruction": settings.weight_adversarial_reconstruction,
         "hybrid": settings.weight_adversarial_hybrid,
     }
-    if judged:
+    if settings.weight_adversarial_features:
         critic |= dict.fromkeys(("real_features", "hybrid_features"), 1.0)
     if settings.weight_gradient_penalty:
         critic["gradient_penalty"] = settings.weight_gradient_penalty
