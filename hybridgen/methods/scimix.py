@@ -18,7 +18,7 @@ from hybridgen.losses import adversarial, classification, consistency, hybridiza
 from hybridgen.losses.reconstruction import Distance, reconstruction
 from hybridgen.networks.autoencoder import Architecture, Codes, SemanticAutoencoder
 from hybridgen.networks.classifiers import Classifier
-from hybridgen.networks.discriminator import Discriminator, FeatureDiscriminator, Maps
+from hybridgen.networks.discriminator import Discriminator, FeatureDiscriminator
 from hybridgen.networks.frozen import frozen
 from hybridgen.networks.wide_resnet import Normalize
 from hybridgen.settings import NUMBER, Count, Decay, Epoch, Few, Flat, Positive, Share, Weight, Whole, merged, settings
@@ -212,7 +212,6 @@ class SciMixGenerator(nn.Module):
         self.normalize = Normalize(autoencoder.architecture.mean, autoencoder.architecture.std)
         self.judge = frozen(discriminator)
         self.judge_features = None if features is None else frozen(features)
-        self.maps = frozen(Maps(autoencoder.classifier.encoder.trunk))
         self.freeze_criteria = freeze_criteria
         if guide is None:
             autoencoder.classifier.requires_grad_(False).eval()
@@ -238,9 +237,9 @@ class SciMixGenerator(nn.Module):
 
         # What the criteria see in the hybrids, E_c in several views of them
         criterion = frozen(self.autoencoder) if self.freeze_criteria else self.autoencoder
-        disturbed = self._disturbed(hybrids)
-        viewed, views = self._viewed(hybrids, disturbed), max(1, self.criterion_views)
-        seen: Codes = criterion(doubled(viewed) if halved else viewed, disturbed)
+        viewed, disturbed = self._views(hybrids, halved)
+        views = max(1, self.criterion_views)
+        seen: Codes = criterion(viewed, disturbed)
         of_parents = codes.predictions.repeat(views, 1)
         of_partners = codes.predictions[partner].repeat(views, 1)
 
@@ -265,13 +264,12 @@ class SciMixGenerator(nn.Module):
         } | self._guided(batch, codes, strong)
         handed = images, reconstructions.detach(), hybrids.detach()
         if self.judge_features is not None:
-            # Of real images as of hybrids what a criterion sees, and the class that it is to see in them
-            size = doubled if halved else lambda seen: seen
-            classes, of_hybrids = single(codes.predictions.detach()).softmax(dim=1), self.maps(size(disturbed))
-            losses["adversarial_features"] = adversarial.fool(self.judge_features(of_hybrids, classes).flatten())
+            # Of real images as of hybrids what E_c sees, and the class that it is to see in them
+            classes = single(of_parents.detach()).softmax(dim=1)
+            losses["adversarial_features"] = adversarial.fool(self.judge_features(seen.maps, classes).flatten())
             with torch.no_grad():
-                of_images = self.maps(size(self._disturbed(images)))
-            handed += classes, *of_images, *(each.detach() for each in of_hybrids)
+                of_images = frozen(self.autoencoder.classifier)(self._views(images, halved)[0]).maps
+            handed += classes, *of_images, *(each.detach() for each in seen.maps)
         mean = seen.predictions.unflatten(0, (views, -1)).mean(dim=0)
         transferred = mean.argmax(dim=1) == codes.predictions.argmax(dim=1)
         return Outcome(
@@ -300,7 +298,7 @@ class SciMixGenerator(nn.Module):
         strong = batch.unlabelled[1]
         encoded = self.autoencoder.classifier(torch.cat([whole, strong]))
         (semantic, _), (predictions, of_strong), (consistent, _) = (
-            part.split([len(whole), len(strong)]) for part in encoded
+            part.split([len(whole), len(strong)]) for part in encoded[:3]
         )
         return Codes(semantic, self.autoencoder.nonsemantic_encoder(images), predictions, consistent), of_strong
 
@@ -318,17 +316,18 @@ class SciMixGenerator(nn.Module):
                 "pseudo_label": classification.pseudo_label(unlabelled, strong, threshold=self.threshold),
             }
         with torch.no_grad():
-            _, target, _ = self.teacher(torch.cat([batch.labelled[1], batch.unlabelled[1]]))
+            target = self.teacher(torch.cat([batch.labelled[1], batch.unlabelled[1]])).predictions
         return consistency.mean_teacher(
             codes.predictions, codes.consistency, target, batch.labels, reduction=self.consistency_reduction
         )
 
-    def _viewed(self, hybrids: Images, disturbed: Images) -> Float[Tensor, "views 3 height width"]:
-        """The views of the hybrids that E_c judges, one after the other: see `criterion_views`."""
-        if not self.criterion_views:
-            return disturbed
-        views = diff_augment(hybrids.repeat(self.criterion_views, 1, 1, 1))
-        return views + self.criterion_noise * torch.randn_like(views)
+    def _views(self, hybrids: Images, halved: bool) -> tuple[Float[Tensor, "views 3 rows columns"], Images]:
+        """What E_c sees of the hybrids, its views one after the other (see `criterion_views`), and what E_r does."""
+        viewed = disturbed = self._disturbed(hybrids)
+        if self.criterion_views:
+            viewed = diff_augment(hybrids.repeat(self.criterion_views, 1, 1, 1))
+            viewed = viewed + self.criterion_noise * torch.randn_like(viewed)
+        return doubled(viewed) if halved else viewed, disturbed
 
     def _disturbed(self, hybrids: Images) -> Images:
         """Hybrids shifted by a few pixels, all by the same, with a little noise: so criteria are harder to fool."""
@@ -371,8 +370,8 @@ class SciMixDiscriminator(nn.Module):
         images: Float[Tensor, "batch 3 height width"],
         reconstructions: Float[Tensor, "batch 3 height width"],
         hybrids: Float[Tensor, "batch 3 height width"],
-        classes: Float[Tensor, "batch classes"] | None = None,
-        *maps: Float[Tensor, "batch _channels _rows _columns"],
+        classes: Float[Tensor, "views classes"] | None = None,
+        *maps: Float[Tensor, "views _channels _rows _columns"],
     ) -> Outcome:
         """`maps` are those of the images, and then those of the hybrids, which should have these `classes`, too."""
         due = self.penalty_every is not None and clock.step % self.penalty_every == 0

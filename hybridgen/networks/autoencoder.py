@@ -1,7 +1,7 @@
 """The auto-encoders of SciMix (thesis, figure 2.12a) and SAMOSA (figure 2.7): E_c, C, E_r and G or D put together."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, NamedTuple, cast, get_args, get_origin
 
@@ -99,6 +99,21 @@ class Codes(NamedTuple):
     """Logits of C's primary head."""
     consistency: Float[Tensor, "batch classes"]
     """Logits of C's stability head."""
+    maps: Sequence[Float[Tensor, "batch _channels _rows _columns"]] = ()
+    """SciMix: the `maps` of E_c's trunk."""
+
+
+class SemanticFeatures(NamedTuple):
+    """What SciMix's classifier sees in a batch of images."""
+
+    semantic: Float[Tensor, "batch *semantic"]
+    """z_c."""
+    predictions: Float[Tensor, "batch classes"]
+    """Logits of C's primary head."""
+    consistency: Float[Tensor, "batch classes"]
+    """Logits of C's stability head."""
+    maps: Sequence[Float[Tensor, "batch _channels _rows _columns"]]
+    """The `maps` of E_c's trunk."""
 
 
 class SemanticClassifier(nn.Module):
@@ -111,15 +126,12 @@ class SemanticClassifier(nn.Module):
         self.encoder = make_encoder(a.network, mean=a.mean, std=a.std, quarter=not self.pooled)
         self.heads = ClassifierHeads(self.encoder.channels, a.classes)
 
-    def forward(
-        self, images: Images
-    ) -> tuple[Float[Tensor, "batch *semantic"], Float[Tensor, "batch classes"], Float[Tensor, "batch classes"]]:
-        """z_c and the logits of both heads."""
-        if self.pooled:
-            semantic = self.encoder(images)
-            return semantic, *self.heads(semantic)
-        semantic = self.encoder.features(images)
-        return semantic, *self.heads(semantic.mean((2, 3)))
+    def forward(self, images: Images) -> SemanticFeatures:
+        maps = self.encoder.trunk.maps(images)
+        features = self.encoder.activated(maps[-1])
+        pooled = features.mean((2, 3))
+        predictions, consistency = self.heads(pooled)
+        return SemanticFeatures(pooled if self.pooled else features, predictions, consistency, maps)
 
     def start_from(self, network: nn.Module) -> None:
         """Take the weights and statistics of a classification network that computes the same, both heads those of its
@@ -176,9 +188,9 @@ class SemanticAutoencoder(nn.Module):
         seen_by_nonsemantic: Float[Tensor, "its_batch 3 its_height its_width"] | None = None,
     ) -> Codes:
         """Encode; E_r sees others, if it is given them: the same in another size, or not in several views."""
-        semantic, predictions, consistency = self.classifier(images)
+        features = self.classifier(images)
         nonsemantic = self.nonsemantic_encoder(images if seen_by_nonsemantic is None else seen_by_nonsemantic)
-        return Codes(semantic, nonsemantic, predictions, consistency)
+        return Codes(features.semantic, nonsemantic, features.predictions, features.consistency, features.maps)
 
     def decode(
         self, semantic: Float[Tensor, "batch *semantic"], nonsemantic: Float[Tensor, "batch *nonsemantic"]

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -133,14 +132,3 @@ class FeatureDiscriminator(nn.Module):
             h = body(x).mean((2, 3))
             found.append(logit(h).squeeze(1) + (h * projection(classes)).sum(dim=1))
         return torch.stack(found, dim=1)
-
-
-class Maps(nn.Module):
-    """A trunk whose output are all its `maps`: what a `FeatureDiscriminator` looks at."""
-
-    def __init__(self, trunk: nn.Module):
-        super().__init__()
-        self.trunk: Any = trunk
-
-    def forward(self, images: Images) -> list[Float[Tensor, "batch _channels _rows _columns"]]:
-        return self.trunk.maps(images)

@@ -209,6 +209,12 @@ class FastEncoder(nn.Module):
         self.trunk = FastTrunk(widths, convolutions, mean=mean, std=std)
         self.channels = self.trunk.channels
 
+    def activated(
+        self, x: Float[Tensor, "batch channels rows columns"]
+    ) -> Float[Tensor, "batch channels rows columns"]:
+        """The features, of the trunk's map: the same."""
+        return x
+
     def features(self, images: Stemmed) -> Float[Tensor, "batch channels rows columns"]:
         return self.trunk(images)
 

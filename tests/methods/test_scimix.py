@@ -146,9 +146,9 @@ def by_hand(
     known = x.unflatten(3, (8, 2)).unflatten(2, (8, 2)).mean((3, 5)) if half else x
     if guide == "fixmatch":  # E_c sees the strong views in the same batch
         encoded = twin.classifier(torch.cat([x, batch.unlabelled[1]]))
-        z_c, logits, logits2 = (part[:COUNT] for part in encoded)
+        z_c, logits, logits2 = (part[:COUNT] for part in encoded[:3])
     else:
-        z_c, logits, logits2 = twin.classifier(x)
+        z_c, logits, logits2, _ = twin.classifier(x)
     z_r = twin.nonsemantic_encoder(known)
     same = twin.decode(z_c, z_r)
     hybrid = twin.decode(z_c, z_r[partner])
@@ -223,23 +223,30 @@ def of_features(discriminator, maps, classes):
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("guide", [None, "fixmatch"])
-def test_feature_maps_of_hybrids_are_judged_beside_those_of_images_for_the_class_that_they_take(batch, guide, half):
+@pytest.mark.parametrize(
+    ("guide", "half", "number"), [(None, False, 0), (None, True, 0), (None, True, 2), ("fixmatch", False, 0)]
+)
+def test_feature_maps_of_hybrids_are_judged_beside_those_of_images_for_the_class_that_they_take(
+    batch, guide, half, number, monkeypatch
+):
     """E_c's, of what the criteria see: that hybrids look real to it for their semantic parents' classes is G's affair
     alone, and to tell them from images is the discriminator's alone."""
     torch.manual_seed(3)
     judge = FeatureDiscriminator((16, 32, 64), CLASSES, channels=5).double()
-    objective, critic = build(guide=guide, half_size=0.5 if half else 0.0, features=judge)
+    objective, critic = build(guide=guide, half_size=0.5 if half else 0.0, features=judge, criterion_views=number)
     objective.threshold = median_confidence(objective, batch)
     mirrored = lambda images: images.flip(3)
     objective._disturbed = mirrored
-    expected = by_hand(objective, batch, guide=guide, threshold=objective.threshold, half=half, disturb=mirrored)
+    monkeypatch.setattr("hybridgen.methods.scimix.diff_augment", lambda views: views.flip(2))
+    seen_of = (lambda images: torch.cat([images.flip(2)] * number)) if number else mirrored
+    expected = by_hand(
+        objective, batch, guide=guide, threshold=objective.threshold, half=half, disturb=mirrored, view=seen_of
+    )
     looking_on = copy.deepcopy(expected.twin).requires_grad_(False)
-    _, logits = expected.own
+    classes = expected.own[1].detach().softmax(1).repeat(max(1, number), 1)
     of_images, of_hybrids = (
-        of_features(judge, groups_of(looking_on, enlarged(seen) if half else seen), logits.detach().softmax(1))
-        for seen in (mirrored(expected.images), mirrored(expected.hybrid))
+        of_features(judge, groups_of(looking_on, enlarged(seen) if half else seen), classes)
+        for seen in (seen_of(expected.images), seen_of(expected.hybrid))
     )
     outcome = step(objective, batch)
     loss, fooled = outcome.losses["adversarial_features"], -of_hybrids.sigmoid().log().mean()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hybridgen.networks.discriminator import Discriminator, DownResBlock, FeatureDiscriminator, Maps
+from hybridgen.networks.discriminator import Discriminator, DownResBlock, FeatureDiscriminator
 from hybridgen.networks.fast import FastTrunk, patch_covariance
 from hybridgen.networks.wide_resnet import WideResNet
 from hybridgen.types import InputError
@@ -139,7 +139,7 @@ def test_maps_are_what_each_group_of_a_trunk_makes(trunk, ends, sides):
     images = torch.rand(2, 3, 24, 16)
     last = trunk(images)
     made, kept = [each.clone() for each in expected], len(expected)
-    maps = Maps(trunk)(images)
+    maps = trunk.maps(images)
     assert kept == len(maps) == len(ends) and torch.equal(maps[-1], last)
     for each, other, width, side in zip(maps, made, trunk.widths, sides, strict=True):
         assert torch.equal(each, other) and each.shape == (2, width, *side)
