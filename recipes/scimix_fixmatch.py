@@ -14,7 +14,7 @@ from hybridgen.methods import fixmatch, scimix
 from hybridgen.methods.hybrids import is_trained, load_hybridizer, presets, start_of, title_of, with_hybrids
 from hybridgen.settings import merged, settings
 from hybridgen.tables.compare import Comparison
-from hybridgen.tables.pipeline import PipelineSettings, train_in_turn
+from hybridgen.tables.pipeline import PipelineSettings, check_unused, train_in_turn
 from hybridgen.training.context import Context
 from hybridgen.training.plan import Plan
 from hybridgen.training.train import Result, train
@@ -38,6 +38,7 @@ def main(config: Config) -> Result:
     context = Context.of(config)
     if is_trained(config.hybrids, context, rounds=config.rounds):
         return train_in_turn(config, context)
+    check_unused(config.generator, PRESETS)
     hybridizer = load_hybridizer(config.hybrids, context, method="scimix")
     judge = judge_of(config.oracle, context.dataset)
 

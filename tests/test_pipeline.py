@@ -11,8 +11,10 @@ from safetensors.torch import load_file
 
 from hybridgen.configuration import parse
 from hybridgen.tables import compare
+from hybridgen.tables.pipeline import check_unused
 from hybridgen.training import record
 from hybridgen.training import train as module
+from hybridgen.types import InputError
 
 PARTS = ("fixmatch-seed0", "hybridizer-seed0", "scimix-seed0")
 
@@ -109,3 +111,15 @@ def test_stopped_in_each_of_its_parts_and_resumed_it_equals_one_that_never_stopp
     assert torch.equal(generator["classifier.heads.predictions.weight"], guide["head.weight"])
     said = capsys.readouterr().out
     assert "hybrids: semantic transfer" in said and f"{tmp_path / 'whole' / 'grid.png'}" in said
+
+
+def test_settings_of_a_hybridizer_that_nobody_trains_are_refused_unless_a_preset_has_them(toy, tmp_path):
+    of = recipe("scimix_fixmatch")
+    for words in ([], *(["--preset", name] for name in of.PRESETS)):
+        check_unused(parse(of.Config, of.PRESETS, words).generator, of.PRESETS)
+        changed = parse(of.Config, of.PRESETS, [*words, "--generator.generator-channels", "8", "9"])
+        with pytest.raises(InputError, match=r"^generator\.generator_channels: .*--hybridizer trained"):
+            check_unused(changed.generator, of.PRESETS)
+    with pytest.raises(InputError, match=r"^generator\."):
+        run(toy, tmp_path / "run", "--hybridizer", "none")
+    assert not (tmp_path / "run").exists()

@@ -1,6 +1,8 @@
 """FixMatch, a SciMix hybridizer guided by it, and FixMatch with its hybrids, which may guide the next (thesis 2.6)."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from hybridgen.evaluation.grid import sample_grid
 from hybridgen.evaluation.oracle import OracleSettings, judge_of
@@ -10,12 +12,13 @@ from hybridgen.methods.classifiers import finished_classifier
 from hybridgen.methods.hybrids import Settings as HybridSettings
 from hybridgen.methods.hybrids import with_hybrids
 from hybridgen.networks.classifiers import Classifier
-from hybridgen.settings import Few, prefixed, settings
+from hybridgen.settings import Few, changed, plain, prefixed, settings
 from hybridgen.tables.compare import CompareSettings, Comparison, mean_rates
 from hybridgen.training.context import Context
 from hybridgen.training.plan import Plan
 from hybridgen.training.record import read_result
 from hybridgen.training.train import Result, train
+from hybridgen.types import InputError
 
 Generator = prefixed(scimix.Settings)
 
@@ -32,6 +35,17 @@ class PipelineSettings(CompareSettings):
     given."""
     hybrids: HybridSettings = HybridSettings()
     oracle: OracleSettings = OracleSettings()
+
+
+def check_unused(generator: scimix.Settings, presets: Mapping[str, Mapping[str, Any]]) -> None:
+    """For where no hybridizer is trained: InputError for settings of one that are neither the defaults nor those of a
+    preset, which would count for nothing."""
+    usual = [Generator(), *(changed(Generator(), preset.get("generator", {})) for preset in presets.values())]
+    differing = lambda other: [name for name, value in plain(generator).items() if value != plain(other)[name]]
+    if asked := min(map(differing, usual), key=len):
+        raise InputError(
+            f"generator.{asked[0]}: of a hybridizer that is trained, and here none is; --hybridizer trained trains one"
+        )
 
 
 def train_in_turn(config: PipelineSettings, context: Context) -> Result:
