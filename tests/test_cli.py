@@ -718,6 +718,11 @@ def test_evaluate_prints_rates(run, artefact, oracle, tmp_path):
         and f"{plain['oracle_accuracy']:.1%}" in table
     )
     assert "MixUp" in table and "FDA" in table
+    own, interval = plain["own_semantic_transfer"], plain["own_semantic_transfer_interval"]
+    low, high = interval
+    assert table.splitlines()[-1] == (
+        f"semantic transfer by the hybridizer's own classifier: {own:.1%}  [{low:.1%}, {high:.1%}]"
+    )
 
 
 def test_evaluate_trains_and_keeps_an_oracle(run, artefact, tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ class Evaluate(Judged):
     """Part of the spectrum that FDA takes from the non-semantic parent."""
 
     def run(self) -> None:
-        from hybridgen.evaluation.transfer import note, transfer_rates
+        from hybridgen.evaluation.transfer import note, shown, transfer_rates
         from hybridgen.training.engine import make_accelerator
 
         self._check_oracle()
@@ -56,6 +56,8 @@ class Evaluate(Judged):
             print(json.dumps({"data": self.data} | rates.to_dict(), indent=2))
             return
         print(f"{rates.table()}\n\n{note(self.data, rates.oracle_accuracy, rates.semantic_parents, rates.repeats)}")
+        if rates.own_semantic_transfer is not None:
+            print(f"semantic transfer by the hybridizer's own classifier: {shown(rates.own_semantic_transfer).strip()}")
 
 
 @settings

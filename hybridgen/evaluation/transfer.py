@@ -53,8 +53,10 @@ class Method:
     """A way to make hybrids."""
 
     hybridize: Callable[[Trial], Images]
-    hybridizer: Hybridizer | None = None
-    """Whose own classifier and E_r judge the hybrids beside the oracle and the pixels."""
+    classify: Callable[[Images], Float[Tensor, "batch classes"]] | None = None
+    """The hybridizer's own classifier, which judges the hybrids beside the oracle."""
+    encode: Callable[[Images], Float[Tensor, "batch *nonsemantic"]] | None = None
+    """Its E_r, by whose codes they are compared with their parents beside the pixels."""
 
 
 class Distances(NamedTuple):
@@ -146,11 +148,7 @@ class Transfer:
 
     def to_dict(self) -> dict[str, Any]:
         """Each rate under its name, its interval under `<name>_interval`."""
-        plain: dict[str, Any] = {}
-        for name, rate in vars(self).items():
-            plain[name] = None if rate is None else rate.value
-            plain[f"{name}_interval"] = None if rate is None else [rate.low, rate.high]
-        return plain
+        return {key: value for rate in vars(self).items() for key, value in plain_rate(*rate).items()}
 
 
 @dataclass(frozen=True)
@@ -164,6 +162,9 @@ class Rates:
     """Semantic parents with the low-frequency amplitudes of the non-semantic ones (Yang and Soatto 2020)."""
     chance: Transfer
     """A third image of the test set, taken for the hybrid: what ignoring both parents gives."""
+    own_semantic_transfer: Rate | None
+    """s_c of the hybridizer by its own classifier; far above the oracle's where hybrids fool it. None where it has
+    none."""
     oracle_accuracy: float
     """Of the oracle, on the test images themselves."""
     semantic_parents: int
@@ -177,12 +178,21 @@ class Rates:
     def to_dict(self) -> dict[str, Any]:
         """In JSON's types: the hybridizer's rates at the top, those of the others under their names; no confusion."""
         others = {name: getattr(self, name).to_dict() for name in ("mixup", "fda", "chance")}
+        own = plain_rate("own_semantic_transfer", self.own_semantic_transfer)
         figures = ("oracle_accuracy", "semantic_parents", "repeats", "seed", "fda_beta")
-        return self.hybridizer.to_dict() | {name: getattr(self, name) for name in figures} | others
+        return self.hybridizer.to_dict() | own | {name: getattr(self, name) for name in figures} | others
 
     def table(self) -> str:
         """The rates in percent with their intervals, a row a method."""
         return transfer_table({HYBRIDIZER: self.hybridizer, MIXUP: self.mixup, FDA: self.fda, CHANCE: self.chance})
+
+
+def plain_rate(name: str, rate: Rate | None) -> dict[str, Any]:
+    """A rate and its interval in JSON's types."""
+    return {
+        name: None if rate is None else rate.value,
+        f"{name}_interval": None if rate is None else [rate.low, rate.high],
+    }
 
 
 def transfer_table(transfers: Mapping[str, Transfer]) -> str:
@@ -222,10 +232,10 @@ def spoken_rates(rates: Mapping[str, Any]) -> str:
     )
 
 
-TEACHING, SEEING, CHANGING = 0.5, 0.6, 0.5
+TEACHING, SEEING, CHANGING, FOOLED = 0.5, 0.6, 0.5, 0.1
 """Semantic transfer below which hybrids mostly teach wrong classes (at 24 to 44 % FixMatch gained nothing, Mean Teacher
 a point: README); accuracy below which an oracle is no judge; preservation below which hybrids are mostly their semantic
-parents again."""
+parents again; and how much more transfer than the oracle a hybridizer's own classifier sees that is fooled."""
 
 
 def verdict(rates: Mapping[str, Any]) -> str:
@@ -236,9 +246,15 @@ def verdict(rates: Mapping[str, Any]) -> str:
     if oracle < SEEING:
         return f"the oracle itself sees the class of only {oracle:.0%} of the test images: too few to judge by"
     if semantic < TEACHING:
+        own = rates.get("own_semantic_transfer")
+        fooled = (
+            f"its own classifier is fooled, for it sees {own:.0%}; "
+            if own is not None and own > semantic + FOOLED
+            else ""
+        )
         return (
-            f"semantic transfer below {TEACHING:.0%}: too low to teach; train the hybridizer longer, or guided by a "
-            "better classifier"
+            f"semantic transfer below {TEACHING:.0%}: too low to teach; {fooled}train the hybridizer longer, or guided "
+            "by a better classifier"
         )
     if preserved < CHANGING:
         return (
@@ -274,11 +290,12 @@ def transfer_rates(
 
     Raises InputError for fewer than three test images of known class, and for counts below 1.
     """
+    classify = None
     if isinstance(hybridize, Hybridizer):
-        hybridizer = hybridize
+        hybridizer, classify = hybridize, hybridize.classify
         hybridize = lambda semantic, nonsemantic: hybridizer.hybridize(semantic=semantic, nonsemantic=nonsemantic)
     methods = {
-        "hybridizer": Method(lambda trial: hybridize(trial.semantic, trial.nonsemantic)),
+        "hybridizer": Method(lambda trial: hybridize(trial.semantic, trial.nonsemantic), classify),
         "mixup": mixing(),
         "fda": fourier(fda_beta),
         "chance": chance(),
@@ -287,6 +304,7 @@ def transfer_rates(
     known = known_test_images(dataset)
     return Rates(
         **{name: Transfer.of(each) for name, each in observed.items()},
+        own_semantic_transfer=observed["hybridizer"].own_semantic_transfer,
         oracle_accuracy=accuracy(oracle, dataset.test, known.tolist(), accelerator, batch_size=batch_size),
         semantic_parents=len(known),
         repeats=repeats,
@@ -317,7 +335,11 @@ def confusion(observed: Observed, classes: int) -> Float64[Tensor, "classes clas
 
 def hybridizing(hybridizer: Hybridizer) -> Method:
     """The hybrids of a hybridizer, which judges them too."""
-    return Method(lambda t: hybridizer.hybridize(semantic=t.semantic, nonsemantic=t.nonsemantic), hybridizer)
+    return Method(
+        lambda t: hybridizer.hybridize(semantic=t.semantic, nonsemantic=t.nonsemantic),
+        hybridizer.classify,
+        hybridizer.encode_nonsemantic,
+    )
 
 
 def mixing() -> Method:
@@ -381,15 +403,14 @@ def observe(
     for (name, method), columns in zip(methods.items(), table.unbind(dim=0), strict=True):
         seen, own, *distances = columns.unbind(dim=1)
         pixels, codes, backgrounds = (Distances(*distances[i : i + 2]) for i in (0, 2, 4))
-        judged = method.hybridizer is not None
         observed[name] = Observed(
             parents=pairs.semantic,
             semantic_labels=part.labels[pairs.semantic],
             nonsemantic_labels=part.labels[pairs.nonsemantic],
             seen=seen.long(),
-            own=own.long() if judged else None,
+            own=None if method.classify is None else own.long(),
             pixels=pixels,
-            codes=codes if judged else None,
+            codes=None if method.encode is None else codes,
             backgrounds=backgrounds if part.masks is not None and part.backgrounds is not None else None,
         )
     return observed
@@ -409,9 +430,10 @@ def _measured(
     parents = (trial.semantic, trial.nonsemantic)
     columns = [oracle(x_h).argmax(dim=1), *torch.zeros(7, len(x_h), device=x_h.device)]
     columns[2:4] = [_squared(x_h - parent) for parent in parents]
-    if method.hybridizer is not None:
-        columns[1] = method.hybridizer.classify(x_h).argmax(dim=1)
-        z_h, *z = (method.hybridizer.encode_nonsemantic(images) for images in (x_h, *parents))
+    if method.classify is not None:
+        columns[1] = method.classify(x_h).argmax(dim=1)
+    if method.encode is not None:
+        z_h, *z = map(method.encode, (x_h, *parents))
         columns[4:6] = [_squared(z_h - parent) for parent in z]
     if context is not None:
         outside, *backgrounds = context

@@ -291,7 +291,10 @@ class Comparison:
         return next(iter(self.results.values()))[0]["steps"]
 
 
-RATES = ("semantic_transfer", "nonsemantic_preservation", "background_inheritance", "oracle_accuracy")
+RATES = (
+    "semantic_transfer", "own_semantic_transfer", "nonsemantic_preservation", "background_inheritance",
+    "oracle_accuracy",
+)  # fmt: skip
 """Of hybrids, as an oracle sees them."""
 
 
@@ -301,7 +304,7 @@ def mean_rates(rates: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | No
     known = [each for each in rates if each is not None]
     if len(known) < 2:
         return dict(known[0]) if known else None
-    of = {name: [each[name] for each in known] for name in RATES}
+    of: dict[str, list[Any]] = {name: [each.get(name) for each in known] for name in RATES}
     means = {name: None if None in values else summarize(values) for name, values in of.items()}
     return {name: value and value["mean"] for name, value in means.items()} | {
         f"{name}_std": value["std"] for name, value in means.items() if value

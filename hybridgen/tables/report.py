@@ -267,13 +267,17 @@ def _transfers(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
                 beside = (
                     f"; 95 % intervals by {rates['semantic_parents']} semantic parents of {rates['repeats']} partners"
                 )
+            by_own = ""
+            if (share := rates.get("own_semantic_transfer")) is not None:
+                by_own = f" The hybridizer's own classifier sees a semantic transfer of {share:.1%}."
             yield {
                 "name": " ".join(_told_of(group, groups, [name])) if name or len(groups) > 1 else "",
                 "verdict": verdict(rates),
                 "rates": Table(
                     ("hybrids of", "semantic transfer, %", "non-semantic preservation, %", "background inheritance, %"),
                     [(title, *(_rate(own, rate) for rate in RATES)) for title, own in of.items() if own],
-                    f"By an oracle that sees the class of {rates['oracle_accuracy']:.1%} of the test images{beside}.",
+                    f"By an oracle that sees the class of {rates['oracle_accuracy']:.1%} of the test images{beside}."
+                    f"{by_own}",
                 ),
                 "confusion": "confusion" in rates and confusion(
                     [[math.nan if share is None else share for share in row] for row in rates["confusion"]],

@@ -65,6 +65,26 @@ def test_returning_the_semantic_parent_transfers_the_class_as_far_as_the_oracle_
     assert rates.hybridizer.semantic_transfer.value == pytest.approx(expected)
 
 
+def test_a_hybridizers_own_classifier_is_asked_too(dataset, monkeypatch):
+    """What it sees in the hybrids, not in their parents; a function has none."""
+    architecture = Architecture(image_size=16, classes=3, network="leaky-wrn-10-1", generator_channels=(4, 4))
+    hybridizer = Hybridizer(SemanticAutoencoder(architecture), Origin("bars", "f", "0", ("a", "b", "c")))
+    monkeypatch.setattr(hybridizer, "hybridize", lambda *, semantic, nonsemantic: semantic.flip(3))
+    columns = lambda images: images.mean((1, 2))
+    seen = torch.tensor([1.0, 1.0, 0.0])  # never the last
+    monkeypatch.setattr(hybridizer, "classify", lambda images: columns(images)[:, [7, 5, 3]] * seen)
+    rates = measured(dataset, hybridizer)
+    assert (
+        rates.own_semantic_transfer == pytest.approx(wilson(2 / 3, COUNT))
+        and rates.hybridizer.semantic_transfer.value < 0.5
+    )
+    plain = rates.to_dict()
+    assert plain["own_semantic_transfer"] == rates.own_semantic_transfer.value
+    assert plain["own_semantic_transfer_interval"] == list(rates.own_semantic_transfer[1:])
+    bare = measured(dataset, lambda semantic, nonsemantic: semantic).to_dict()
+    assert bare["own_semantic_transfer"] is None is bare["own_semantic_transfer_interval"]
+
+
 def test_semantic_object_on_the_other_background_inherits_all(dataset):
     backgrounds = {  # by the image, since the function sees images only
         image.numpy().tobytes(): background

@@ -191,7 +191,9 @@ def test_rates_of_one_hybridizer_have_their_interval_and_of_several_a_deviation(
         "0.900)"
     )
     other = RATES | {"semantic_transfer": 0.67, "nonsemantic_preservation": 0.95}
-    both = mean_rates([RATES, None, other])
+    assert mean_rates([RATES, other])["own_semantic_transfer"] is None
+    both = mean_rates([RATES | {"own_semantic_transfer": 0.5}, None, other | {"own_semantic_transfer": 0.8}])
+    assert both["own_semantic_transfer"] == pytest.approx(0.65)
     assert both["semantic_transfer"] == pytest.approx(0.64) and both["background_inheritance"] is None
     assert both["semantic_transfer_std"] == pytest.approx(0.06 / 2**0.5) and both["oracle_accuracy"] == 0.9
     assert spoken_rates(both).startswith("semantic transfer 0.640 ± 0.042, non-semantic preservation 0.960 ± 0.014 (")
