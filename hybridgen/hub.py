@@ -41,9 +41,12 @@ def fetched(source: str | Path, files: Sequence[str], *, what: str, revision: st
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=after or revision, allow_patterns=list(files)))
+        folder = Path(snapshot_download(name, revision=after or revision, allow_patterns=list(files)))
     except Exception as error:
         raise InputError(f"{what}: {source} is no folder, and the hub does not give it ({_reason(error)})") from error
+    if missing := [file for file in files if not (folder / file).is_file()]:
+        raise InputError(f"{what}: {source} on the hub has no {' and no '.join(missing)}; the id of a {what} is needed")
+    return folder
 
 
 def is_id(name: str) -> bool:

@@ -267,6 +267,17 @@ def test_a_revision_is_a_branch_or_a_commit(hub, run, capsys):
     assert torch.equal(Hybridizer.from_pretrained(f"me/digits@{older}")(images), before)
 
 
+def test_one_is_not_taken_for_the_other(hub, run):
+    main(["push", str(run), "me/toy"])
+    Hybridizer.from_pretrained(bundled()).push_to_hub("me/digits")
+    with pytest.raises(
+        InputError, match=r"^classifier: me/digits on the hub has no network\.safetensors; .* classifier"
+    ):
+        load_classifier("me/digits")
+    with pytest.raises(InputError, match=r"^hybridizer: me/toy@main on the hub has no config\.json and no model\."):
+        Hybridizer.from_pretrained("me/toy@main")
+
+
 def test_what_is_no_finished_artefact_is_not_pushed(hub, run, tmp_path, capsys):
     assert "no such file or folder" in refused(capsys, tmp_path / "none", "me/toy")
     assert "hub: 'toy' is no id" in refused(capsys, run, "toy")
