@@ -7,7 +7,7 @@ and batch-norms that scale too, so that every method's rates suit it.
 """
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -15,7 +15,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hybridgen.networks.wide_resnet import Normalize, Stemmed, linear
+from hybridgen.networks.wide_resnet import Normalize, Stemmed, linear, outputs
 from hybridgen.types import Images, InputError
 
 SIDE = 2
@@ -173,7 +173,7 @@ class FastTrunk(nn.Module):
 
     def maps(self, images: Images) -> list[Float[Tensor, "batch _channels _rows _columns"]]:
         """What each block makes, of `widths` channels; the last one is that of `forward`."""
-        return list(accumulate(self.blocks, lambda x, block: block(x), initial=self.stem(self.normalize(images))))[1:]
+        return outputs(self.blocks, self.stem(self.normalize(images)))
 
     def last_two(
         self, images: Images

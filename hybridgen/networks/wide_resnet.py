@@ -5,6 +5,7 @@ themselves, unless they are told to leave it to others.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -97,6 +98,13 @@ class WideResBlock(nn.Module):
         return self.second(x, self.first(x))
 
 
+def outputs(
+    blocks: Iterable[nn.Module], x: Float[Tensor, "batch _channels _rows _columns"]
+) -> list[Float[Tensor, "batch _channels _rows _columns"]]:
+    """What each block makes of what the one before it has made."""
+    return list(accumulate(blocks, lambda made, block: block(made), initial=x))[1:]
+
+
 class WideResNet(nn.Module):
     """The trunk: standardisation, 3×3 stem, three groups of `(depth - 4) / 6` blocks with strides 1, 2, 2.
 
@@ -159,9 +167,7 @@ class WideResNet(nn.Module):
 
     def maps(self, images: Images) -> list[Float[Tensor, "batch _channels _rows _columns"]]:
         """What each group makes, of `widths` channels; the last one is that of `forward`."""
-        x, made = self.stem(self.normalize(images)), []
-        for block in self.blocks:
-            made.append(x := block(x))
+        made = outputs(self.blocks, self.stem(self.normalize(images)))
         return made[len(made) // 3 - 1 :: len(made) // 3]
 
     def last_two(

@@ -12,11 +12,12 @@ from hybridgen.methods.classifiers import finished_classifier
 from hybridgen.methods.hybrids import Settings as HybridSettings
 from hybridgen.methods.hybrids import with_hybrids
 from hybridgen.networks.classifiers import Classifier
-from hybridgen.settings import Few, changed, plain, prefixed, settings
+from hybridgen.settings import Few, changed, prefixed, settings
 from hybridgen.tables.compare import CompareSettings, Comparison, mean_rates
 from hybridgen.training.context import Context
 from hybridgen.training.plan import Plan
 from hybridgen.training.record import read_result
+from hybridgen.training.setup import changed_fields
 from hybridgen.training.train import Result, train
 from hybridgen.types import InputError
 
@@ -41,8 +42,7 @@ def check_unused(generator: scimix.Settings, presets: Mapping[str, Mapping[str, 
     """For where no hybridizer is trained: InputError for settings of one that are neither the defaults nor those of a
     preset, which would count for nothing."""
     usual = [Generator(), *(changed(Generator(), preset.get("generator", {})) for preset in presets.values())]
-    differing = lambda other: [name for name, value in plain(generator).items() if value != plain(other)[name]]
-    if asked := min(map(differing, usual), key=len):
+    if asked := min((changed_fields(generator, other) for other in usual), key=len):
         raise InputError(
             f"generator.{asked[0]}: of a hybridizer that is trained, and here none is; --hybridizer trained trains one"
         )

@@ -61,9 +61,9 @@ def begun_by(settings: Any) -> dict[str, Any]:
     }
 
 
-def changed_fields(settings: Any) -> list[str]:
-    """Dotted names of the fields that are not the defaults of these settings."""
-    before, now = (dict(flat(plain(each))) for each in (type(settings)(), settings))
+def changed_fields(settings: Any, than: Any = None) -> list[str]:
+    """Dotted names of the fields that are others `than` these settings have, the defaults unless given."""
+    before, now = (dict(flat(plain(each))) for each in (type(settings)() if than is None else than, settings))
     return [name for name, value in now.items() if value != before.get(name)]
 
 
