@@ -141,7 +141,7 @@ def test_figures_are_those_that_the_run_recorded(score, runs, folder):
     fingerprint = load_dataset(f"npz:{runs / 'toy.npz'}").fingerprint
     assert (found["fingerprint"], found["ensemble"], found["seed"]) == (fingerprint, "logits", 0)
     for figure in FIGURES + OF_MEMBERS * several:
-        assert own[figure] == pytest.approx(recorded[f"test_{figure}_last"], rel=1e-6), figure
+        assert own[figure] == pytest.approx(recorded[f"test_{figure}_selected"], rel=1e-6), figure
     assert several == ("disagreement" in own) and (runs / folder / "network.safetensors").exists() == (
         not folder.startswith("probable")
     )

@@ -193,7 +193,7 @@ def network_of(
     """The network, on the device and in evaluation mode, and the side of the images' centre if it sees no more."""
     config = left.config or {}
     if left.weights.suffix == SUFFIX:
-        network = _of_checkpoint(left.weights, config, dataset, left.about)
+        network = _of_checkpoint(left.weights, config, dataset, left.about, selected=left.path.is_dir())
     else:
         network = load_classifier(left.weights)[0]
     crop = (config.get("training") or {}).get("crop")
@@ -235,12 +235,14 @@ def dataset_of(
 
 
 def _of_checkpoint(
-    path: Path, config: Mapping[str, Any], dataset: Dataset, about: About | None
+    path: Path, config: Mapping[str, Any], dataset: Dataset, about: About | None, *, selected: bool
 ) -> Classifier | MultiInputClassifier:
-    """What the run evaluates, made anew from its configuration; a transformer of several inputs as the network that the
-    run left says, or its configuration."""
+    """What the run evaluates, or has `selected` where it does, made anew from its configuration; a transformer of
+    several inputs as the network that the run left says, or its configuration."""
     modules = read_checkpoint(path).get("modules", {})
-    holder, prefix = ("average", "network.") if "average" in modules else ("classifier", "classifier.")
+    kept = ("selected", "average") if selected else ("average",)
+    holder = next((name for name in kept if name in modules), "classifier")
+    prefix = "classifier." if holder == "classifier" else "network."
     wrapped = modules.get(holder, {})  # with hybrids, what they are added to is the base of the objective
     state = {
         key.removeprefix(prefix): value
@@ -293,7 +295,10 @@ def _options(path: Path, config: Mapping[str, Any], about: About | None) -> Mapp
     return {field: config["method"][field] for field in mixvit.OPTIONS}
 
 
-RECIPES = ("fixmatch", "mean_teacher", "mixmatch", "mixing_baselines", "recursivemix", "mixmo", "mixshare", "mixvit")
+RECIPES = (
+    "fixmatch", "mean_teacher", "mixmatch", "scimix_fixmatch", "scimix_mean_teacher", "scimix_mixmatch",
+    "scimix_supervised", "mixing_baselines", "recursivemix", "mixmo", "mixshare", "mixvit",
+)  # fmt: skip
 
 
 def _network(config: Mapping[str, Any], image_size: int) -> tuple[str, float]:

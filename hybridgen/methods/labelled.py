@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import sqrt
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -34,7 +34,7 @@ class TrainingSettings:
 
     network: Flat[str | None] = None
     """fast or fast-WIDTH-WIDTH-..., cifar-resnet18, cifar-densenet121, pyramidnet200-240, wrn-28-10, ..., or one of
-    timm's, with its pretrained weights if a tag names them; unless given fast, a cifar-resnet18 with an eighth of its
+    timm's, with its pretrained weights if a tag names them. None: fast, a cifar-resnet18 with an eighth of its
     filters for images of 16 pixels or fewer, and one of --width if that is given."""
     width: Flat[Annotated[float, Field(gt=0, le=8), NUMBER] | None] = None
     """Multiplies the filters of a network that comes in any width; 1 unless given."""
@@ -119,17 +119,17 @@ def classifier_of(settings: TrainingSettings, context: Context) -> Classifier:
 
 
 def augmentation(settings: TrainingSettings, context: Context) -> View:
-    """Random crops or shifts, flips (never of digits) and, if asked for, AutoAugment, jitter of colours and erasing, in
+    """Random crops or shifts, flips (`flip`) and, if asked for, AutoAugment, jitter of colours and erasing, in
     this order. Of whole photographs images are random parts already."""
     dataset = context.dataset
     if holds_photographs(dataset.train.images):
         if settings.crop is not None:
             raise InputError("crop: of --whole photographs, images are crops of --image-size already; give one of both")
-        view: View = partial(augment.weak, flip=dataset.flip, shift=0)
+        view: View = partial(augment.weak, flip=context.flip, shift=0)
     elif settings.crop is not None:
         if not settings.crop <= dataset.image_size:
             raise InputError(f"crop: {settings.crop} pixels of images of {dataset.image_size}; see --image-size")
-        view = partial(augment.resized_crop, size=settings.crop, flip=dataset.flip)
+        view = partial(augment.resized_crop, size=settings.crop, flip=context.flip)
     else:
         view = context.weak(padding=settings.padding, shift=settings.shift)
     more: list[View] = []
@@ -203,6 +203,7 @@ def labelled_plan(
         unlabelled_views=labelled_views if others else (),
         unlabelled_pool=context.split.labelled if others else None,
         repetitions=settings.views * repetitions,
+        asked=f"batch = {settings.batch}",
     )
     torch.manual_seed(seed)
     classifier = network(settings, context)
@@ -216,7 +217,6 @@ def labelled_plan(
     else:
         optimizer = adam(objective, betas=(0.9, 0.999), decay=settings.weight_decay, decay_all=False)
     average = EMA(classifier, settings.ema_decay, linear_start=False).eval() if settings.ema_decay else None
-    judged = classifier if average is None else average.network
     classify = lambda network, images: network(central(images, settings.crop))
     return Plan(
         context,
@@ -228,7 +228,7 @@ def labelled_plan(
         classify=classify,
         score=score(context, classify),
         local=local,
-        finish=lambda folder, _: save_network(folder, deployed(judged), settings, context),
+        finish=lambda folder, chosen: save_network(folder, deployed(cast(N, chosen)), settings, context),
     )
 
 

@@ -1,5 +1,6 @@
 """What the methods of mixing have in common: how images come in, and what is evaluated."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -45,18 +46,21 @@ def test_images_are_evaluated_in_the_middle_and_trained_on_in_random_crops(conte
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.75])
-def test_what_is_evaluated_is_left_with_its_width_and_split(decay, context, tmp_path):
+def test_what_is_selected_is_left_with_its_width_and_split(decay, context, tmp_path):
     """The average where there is one."""
     plan = mixing.plan("none", replace(SETTINGS, ema_decay=decay), context, 0)
     with torch.no_grad():
         plan.network.network.fc.weight.add_(1.0)
-    plan.finish(tmp_path, plan.judged)
+    chosen = deepcopy(plan.judged)  # by the validation images, before the last step
+    with torch.no_grad():
+        plan.judged.network.fc.bias.add_(1.0)
+    plan.finish(tmp_path, chosen)
     about = about_classifier(tmp_path / FILE)
     assert (about.network, about.width, about.classes) == ("cifar-resnet18", 0.125, context.dataset.classes)
     assert about.split_hash == context.split.hash
-    left = load_classifier(tmp_path / FILE)[0].network.fc.weight
-    assert torch.equal(left, plan.judged.network.fc.weight)
-    assert torch.equal(left, plan.network.network.fc.weight) is (decay == 0)
+    left = load_classifier(tmp_path / FILE)[0].network.fc
+    assert torch.equal(left.weight, chosen.network.fc.weight) and torch.equal(left.bias, chosen.network.fc.bias)
+    assert torch.equal(left.weight, plan.network.network.fc.weight) is (decay == 0)
     assert not any(module.training for module in plan.judged.modules()) or decay == 0
 
 
