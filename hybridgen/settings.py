@@ -42,9 +42,12 @@ Whole = Annotated[int, Field(ge=0, lt=2**31), NUMBER]
 Few = Annotated[int, Field(ge=1, le=1024), NUMBER]
 """1 to 1024: of what is held or begun all at once, so that a slip of the keyboard does not fill memory."""
 Seed = Annotated[int, Field(ge=0, lt=2**63), NUMBER]
-Positive = Annotated[float, Field(gt=0, le=1e6), NUMBER]
+MOST = 1e6
+"""Of what is no count."""
+
+Positive = Annotated[float, Field(gt=0, le=MOST), NUMBER]
 """Above 0."""
-Weight = Annotated[float, Field(ge=0, le=1e6), NUMBER]
+Weight = Annotated[float, Field(ge=0, le=MOST), NUMBER]
 """0 or more: of a loss, of decay."""
 Epoch = Annotated[float, Field(ge=0, allow_inf_nan=True), NUMBER]
 """0 or more, or infinity, which is never."""

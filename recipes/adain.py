@@ -48,7 +48,8 @@ def main(config: Config) -> Result:
     plan, hybridizer = adain.plan(config.method, context, autoencoder, config.seed)
     plan = replace(plan, pictures=lambda: {"grid": sample_grid(hybridizer, context.dataset.test, config.seed)})
     result = train(plan, config, config.out, config.seed, claimed=True, seconds=first["seconds"])
-    return conclude_hybridizer(config, plan, hybridizer, judge, result)
+    teaches = config.method.perceptual != "all"  # a classifier of fewer labels would refuse it
+    return conclude_hybridizer(config, plan, hybridizer, judge, result, teaches=teaches)
 
 
 if __name__ == "__main__":

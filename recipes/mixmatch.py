@@ -24,7 +24,7 @@ class Config(CompareSettings):
 
     out = Path("runs/mixmatch")
     method: mixmatch.Settings = mixmatch.Settings()
-    hybrids: HybridSettings = HybridSettings(hybridizer="none", start=1.0, stop=7.0)
+    hybrids: HybridSettings = HybridSettings(hybridizer="none")
     oracle: OracleSettings = OracleSettings()
 
 
@@ -45,7 +45,7 @@ def main(config: Config) -> Result:
         def together(seed: int) -> Plan:
             start = start_of(config.hybrids, hybridizer, config.method, context)
             base = mixmatch.plan(config.method, context, seed, classifier=start)
-            return with_hybrids(base, hybridizer, config.hybrids)
+            return with_hybrids(base, hybridizer, config.hybrids, window=mixmatch.SMALL_WINDOW)
 
         variants[f"MixMatch + {title_of(hybridizer)}"] = together
 

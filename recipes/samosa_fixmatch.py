@@ -54,6 +54,8 @@ def main(config: Config) -> Result:
             f"method.targets: {config.method.targets!r}, but SAMOSA needs 'joint': it reconstructs what the classifier "
             "learns from, of the unlabelled images the weak views"
         )
+    if config.method.strong_labelled:
+        raise InputError("method.strong_labelled: SAMOSA reconstructs weak views, and the classifier would see others")
     context = Context.of(config)
     judge = judge_of(config.oracle, context.dataset)
 

@@ -290,7 +290,7 @@ BAD = {
     "alpha": (("--method.alpha", "0"), "--method.alpha: 0.0 should be greater than 0"),
     "alpha above": (("--method.alpha", "1.1"), "--method.alpha: 1.1 should be less than or equal to 1"),
     "batch": (("--batch", "0"), "--batch: 0 should be greater than or equal to 1"),
-    "batch of all": (("--batch", "100"), "labelled_batch = 100: larger than the 72"),
+    "batch of all": (("--batch", "100"), "error: batch = 100: larger than the 72"),
     "network": (("--network", "resnet19"), "network: 'resnet19' is unknown"),
     "no map": (("--network", "vit_tiny_patch16_224"), "network: VisionTransformer gives features"),
     "width": (("--width", "0"), "--width: 0.0 should be greater than 0"),

@@ -68,6 +68,7 @@ BOOKKEEPING = {
 RUN = {
     "image_size": None,  # 32 pixels as the sets have them
     "whole": False,
+    "flip": "auto",  # A.1.2.1: flips, which digits have none of
     "split": None,
     "validation": 0,  # A.1.1, A.1.2.1: "no holdout validation set is kept"; RM 4.1 the same
     "sync_batchnorm": False,  # ours: each GPU's own
@@ -548,7 +549,8 @@ EXPECTED = {
     "scimix": of_scimix(),
     "adain": {
         "paper": {  # Huang and Belongie 2017 where nothing else is said; the thesis gives nothing for table 2.5
-            "data": "digits-m", "image_size": None, "whole": False, "split": None, "sync_batchnorm": False,  # ours
+            "data": "digits-m", "image_size": None, "whole": False, "flip": "auto", "split": None,
+            "sync_batchnorm": False,  # ours
             "precision": "fp32",  # the paper speaks of no other
             "labels": "auto", "validation": "auto",  # ours: 100 each
             "method.perceptual": "vgg",
@@ -687,10 +689,8 @@ DEFAULTS = {
         "table": None, "training.network": "convit-64-4-2-patch4", "training.optimizer": "adamw",
         "training.rate": 2e-3, "training.warmup": 2, "training.decay_at": (17, 19), "training.weight_decay": 0.05,
     },
-    **{recipe: {"hybrids.hybridizer": "none"} for recipe in ("mean_teacher", "fixmatch")},
-    "mixmatch": {"hybrids.hybridizer": "none", **window(1.0, 7.0)},
-    "scimix_mixmatch": window(1.0, 7.0),
-    **{recipe: {} for recipe in ("scimix_mean_teacher", "scimix_supervised")},
+    **{recipe: {"hybrids.hybridizer": "none"} for recipe in ("mean_teacher", "fixmatch", "mixmatch")},
+    **{recipe: {} for recipe in ("scimix_mean_teacher", "scimix_mixmatch", "scimix_supervised")},
     **{recipe: {"method.clip": 1.0} for recipe in ("samosa_mean_teacher", "samosa_fixmatch")},
     "samosa_mixmatch": {"method.clip": 1.0, "probability": 0.2, "samosa.cycles": 1, **window(1.0, 7.0, "samosa")},
 }  # fmt: skip
@@ -829,7 +829,8 @@ def test_networks_without_a_name_are_resnet18_of_full_width():
 # --- Defaults ---------------------------------------------------------------------------------------------------------
 
 OF_RUNS = {
-    "data": "digits-m", "image_size": None, "whole": False, "data_root": "data", "download": False, "labels": "auto",
+    "data": "digits-m", "image_size": None, "whole": False, "flip": "auto", "data_root": "data", "download": False,
+    "labels": "auto",
     "split": None, "split_seed": 0, "validation": "auto", "out": Path("runs"), "resume": False, "seed": 0,
     "threads": None, "workers": 2, "precision": "auto", "channels_last": True, "compiled": False,
     "sync_batchnorm": False, "record_every": 50, "evaluate_every": 100, "save_every": 200,
@@ -872,7 +873,7 @@ OF_SETTINGS = {
         "stop": 12, "snapshot_every": None,
     },
     scimix.Settings: {
-        "network": None, "guide": "fixmatch", "epochs": None, "rate_epochs": 37, "rate": 4e-3,
+        "network": None, "guide": "fixmatch", "epochs": None, "rate_epochs": None, "rate": 4e-3,
         "discriminator_rate": 1e-3, "classifier_rate": None, "optimizer": "adam", "weight_decay": 0.01, "clip": None,
         "labelled_batch": None, "unlabelled_batch": None, "ema_decay": 0.995, "nonsemantic_channels": 4,
         "generator_channels": (48, 96, 48, 24), "upsampling": None, "discriminator_width": 0.5, "style": "semantic",
@@ -886,7 +887,7 @@ OF_SETTINGS = {
         "weight_nonsemantic_repulsion": 0.002,
         "weight_supervised": 10.0, "weight_consistency": 300.0, "weight_logit_distance": 0.01,
         "weight_pseudo_label": 10.0, "weight_gradient_penalty": 0.03, "penalty_every": None, "half_size": 0.0,
-        "semantic_from": 1.0, "semantic_ramp": 1.5, "nonsemantic_from": 2.5, "snapshot_every": None,
+        "semantic_from": None, "semantic_ramp": None, "nonsemantic_from": None, "snapshot_every": None,
     },
     adain.Settings: {
         "perceptual": "labelled", "network": "leaky-wrn-10-2", "perception_steps": 600, "perception_batch": 64,
@@ -942,7 +943,7 @@ OF_FUNCTIONS = {
     "training.context.Context.weak": {"shift": None},
     "training.context.Context.stream": {
         "labelled": None, "labelled_views": (), "unlabelled": None, "unlabelled_views": (), "unlabelled_pool": None,
-        "repetitions": 1,
+        "repetitions": 1, "asked": None,
     },
     "training.context.Context.classifier": {"width": 1, "image_size": None, "heads": 1, "momentum": None},
     "training.context.Context.network": {"small": "leaky-wrn-10-1"},
@@ -1984,6 +1985,36 @@ WEAK = ("weak", {"flip": True, "shift": 2})
 """A.1.2.1: flips and shifts "by up to 4 pixels" of 32, with reflection; here 2 of 16."""
 STRONG = ("strong", {"flip": True, "shift": 2, "cutout": 8})
 """Code of FixMatch: a cutout of half the side."""
+
+
+@pytest.mark.parametrize("asked", ["auto", "always", "never"])
+@pytest.mark.parametrize("sets", [True, False])
+def test_images_are_mirrored_where_their_set_or_the_settings_say_so(monkeypatch, asked, sets):
+    """In every view that mirrors, of training on labels too."""
+    expected = {"auto": sets, "always": True, "never": False}[asked]
+
+    def context(config):
+        made = context_of(replace(config, flip=asked))
+        return replace(made, dataset=replace(made.dataset, flip=sets))
+
+    for recipe in ("scimix", "fixmatch"):
+        seen = {}
+        monkeypatch.setattr(Context, "stream", lambda self, seed, seen=seen, **options: seen.update(options) or 1 / 0)
+        config = small(recipe, "paper-cifar10-250")
+        with pytest.raises(ZeroDivisionError):
+            {"scimix": scimix, "fixmatch": fixmatch}[recipe].plan(config.method, context(config), 0)
+        views = [*seen["labelled_views"], *seen["unlabelled_views"]]
+        assert len(views) >= 3 and {view.keywords["flip"] for view in views} == {expected}
+    seen = []
+    for name in ("weak", "resized_crop"):
+        monkeypatch.setattr(augment, name, lambda images, generator, flip, **options: seen.append(flip) or images)
+    monkeypatch.setattr(context_module, "weak", augment.weak)
+    config = loaded("mixing_baselines", "paper-cifar100")
+    for whole, crop in ((False, None), (False, 8), (True, None)):
+        monkeypatch.setattr(labelled, "holds_photographs", lambda images, whole=whole: whole)
+        augmented = labelled.augmentation(replace(config.training, crop=crop), context(config))
+        augmented(torch.zeros(1, 3, 16, 16), torch.Generator())
+    assert seen == [expected] * 3
 
 
 @pytest.mark.parametrize(("recipe", "preset", "expected"), [

@@ -115,9 +115,9 @@ class Ran:
         assert settings is self.config.oracle and dataset is self.context.dataset
         return JUDGE
 
-    def conclude_hybridizer(self, settings, plan, hybridizer, judge, result):
+    def conclude_hybridizer(self, settings, plan, hybridizer, judge, result, **more):
         self.judged.append((hybridizer, judge))
-        return conclude_hybridizer(settings, plan, hybridizer, None, result)
+        return conclude_hybridizer(settings, plan, hybridizer, None, result, **more)
 
 
 def weights(plan) -> torch.Tensor:
@@ -660,7 +660,7 @@ def test_the_pipelines_generator_takes_the_classifiers_network(tmp_path, monkeyp
     assert ran.runs["hybridizer-seed3"].plan.network.architecture.network == "leaky-wrn-16-1"
 
 
-def test_adain_trains_perception_and_then_the_decoder(tmp_path, monkeypatch):
+def test_adain_trains_perception_and_then_the_decoder(tmp_path, monkeypatch, capsys):
     given = ("--batch", "8", "--perception-batch", "5", "--perception-steps", "33", "--perceptual", "all")
     ran = Ran("adain", tmp_path, monkeypatch, *SMALL, *given)
     assert list(ran.runs) == ["perception", "."]
@@ -676,3 +676,6 @@ def test_adain_trains_perception_and_then_the_decoder(tmp_path, monkeypatch):
     for run in (first, second):  # all labels are shown
         assert run.plan.context.split.labelled == tuple(range(40))
     assert len(next(first.plan.stream.from_step(0)).labels) == 5
+    assert "next: " not in capsys.readouterr().out  # of a classifier of fewer labels, which would refuse it
+    Ran("adain", tmp_path / "few", monkeypatch, *SMALL, *given[:-1], "labelled")
+    assert "next: hybridgen train fixmatch" in capsys.readouterr().out

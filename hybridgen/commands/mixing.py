@@ -61,7 +61,8 @@ class OfImages(MixingStudy, ABC):
     data: str = "digits-m"
     """Data set: digits-m, cifar10, ..., the path of a folder, CSV, Parquet or npz file, or hf:NAME (Hugging Face)."""
     image_size: Side | None = None
-    """Side to which images are brought; needed for folders of unequal images."""
+    """Side to which images are brought. Unless given that of --networks, where a study has them, else their own, and of
+    files of unequal sizes 16, 32 or 64."""
     data_root: str = "data"
     """Where data sets lie or are downloaded to."""
     download: bool = False

@@ -24,7 +24,7 @@ class SplitImages:
     seed: Seed = 0
     """Seed of the draw."""
     validation: Annotated[int, Field(ge=0, le=10_000_000), NUMBER] = 0
-    """Labelled images set aside for validation."""
+    """Images of known class set aside, beside --labels, for validation."""
     data: str = "digits-m"
     """Data set: digits-m, cifar10, ..., the path of a folder, CSV, Parquet or npz file, or hf:NAME (Hugging Face)."""
     data_root: str = "data"

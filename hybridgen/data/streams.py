@@ -47,7 +47,8 @@ class Stream:
     which are cut out where the file is decoded, once for all views. Nothing waits for the device.
 
     Raises InputError for batch sizes that are not positive, not divisible by `world` and `repetitions`, or larger than
-    the data, and if both are None.
+    the data, and if both are None. Errors say `asked`, such as `batch = 64`, where the user gave the size by another
+    name or number than `labelled_batch = 192`.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Stream:
         labelled_pool: Sequence[int] | None = None,
         unlabelled_pool: Sequence[int] | None = None,
         repetitions: int = 1,
+        asked: str | None = None,
     ) -> None:
         pools = {
             "labelled": split.labelled if labelled_pool is None else labelled_pool,
@@ -79,7 +81,7 @@ class Stream:
         if repetitions < 1:
             raise InputError(f"repetitions = {repetitions}: must be positive")
         for field, size in sizes.items():
-            _check_batch_size(field, size, len(pools[field]), world, repetitions)
+            _check_batch_size(asked or f"{field}_batch = {size}", field, size, len(pools[field]), world, repetitions)
         if not 0 <= rank < world:
             raise InputError(f"rank = {rank}: outside 0..{world - 1}")
         if workers < 0:
@@ -168,18 +170,18 @@ def batches(
         yield _as_images(pixels), to_device(part.labels[chunk], device)
 
 
-def _check_batch_size(field: str, size: int, available: int, world: int, repetitions: int) -> None:
+def _check_batch_size(asked: str, field: str, size: int, available: int, world: int, repetitions: int) -> None:
     if size <= 0:
-        raise InputError(f"{field}_batch = {size}: a batch needs at least one {field} image")
+        raise InputError(f"{asked}: a batch needs at least one {field} image")
     if size % world:
-        raise InputError(f"{field}_batch = {size}: the global batch does not divide among {world} processes")
+        raise InputError(f"{asked}: the global batch does not divide among {world} processes")
     if size // world % repetitions:
         raise InputError(
             f"repetitions = {repetitions}: does not divide the {size // world} {field} images of a process's batch"
         )
     if size // repetitions > available:
         different = f"{size // repetitions} different ones are more" if repetitions > 1 else "larger"
-        raise InputError(f"{field}_batch = {size}: {different} than the {available} {field} images that there are")
+        raise InputError(f"{asked}: {different} than the {available} {field} images that there are")
 
 
 def _as_images(pixels: UInt8[Tensor, "b 3 h w"]) -> Images:

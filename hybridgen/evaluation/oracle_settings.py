@@ -18,8 +18,8 @@ class OracleSettings:
     """Folder of an oracle of these data; trained for a new one, which the user's cache keeps for the next time; none to
     judge nothing."""
     steps: Annotated[int, Field(ge=10, lt=2**31), NUMBER] | None = None
-    """Training steps; by the number and size of the labelled images unless given, and no longer than a twentieth of the
-    run that is judged."""
+    """Training steps; by the number and size of the labelled images unless given, and at the end of a recipe, above 16
+    pixels, no longer than a twentieth of the run that is judged."""
     network: str | None = None
     """Of --network; by the size of the images unless given."""
 

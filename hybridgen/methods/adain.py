@@ -161,7 +161,8 @@ def perception_plan(settings: Settings, context: Context, autoencoder: AdaINAuto
 
 def transfer_stream(settings: Settings, context: Context, seed: int) -> Stream:
     """The images of the decoder's training. InputError for a batch that cannot be drawn."""
-    return context.stream(seed, unlabelled=settings.batch, unlabelled_views=(context.weak(),))
+    asked = f"batch = {settings.batch}"
+    return context.stream(seed, unlabelled=settings.batch, unlabelled_views=(context.weak(),), asked=asked)
 
 
 def plan(settings: Settings, context: Context, autoencoder: AdaINAutoencoder, seed: int) -> tuple[Plan, Hybridizer]:

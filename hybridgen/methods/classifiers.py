@@ -29,7 +29,7 @@ class ClassifierSettings:
     or one of timm's, with its pretrained weights if a tag names them (resnet18.a1_in1k); unless given fast, and
     leaky-wrn-10-1 for images of 16 pixels or fewer."""
     momentum: Annotated[float, Field(gt=0, le=1), NUMBER] | None = 0.05
-    """Batch-norm's share of the newest batch in its running statistics; none: the network's own."""
+    """Batch-norm's share of the newest batch in its running statistics; None: the network's own."""
     epochs: Flat[Positive | None] = None
     """Passes over the unlabelled images; unless given 14, of fewer than 20 steps several in the place of each."""
     rate: Flat[Positive]

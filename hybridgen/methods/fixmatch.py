@@ -241,7 +241,7 @@ def plan(settings: Settings, context: Context, seed: int, *, classifier: nn.Modu
     nothing, are soon left behind.
     """
     settings = context.by_size(settings, CHOSEN)
-    size, flip = context.dataset.image_size, context.dataset.flip
+    size, flip = context.dataset.image_size, context.flip
     strongly = partial(strong, flip=flip, shift=size // 8, cutout=settings.cutout or size // 2)
     labelled, unlabelled = context.batch_sizes(settings.labelled_batch, settings.unlabelled_batch, USUAL)
     stream = context.stream(

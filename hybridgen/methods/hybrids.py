@@ -32,6 +32,10 @@ Use = Literal["contradict", "consistency", "pseudo-label", "labelled"]
 """How hybrids teach (table A.15)."""
 
 
+WINDOW = 1.5, 12.0
+"""Epochs with hybrids, of 14 and images up to 16 pixels."""
+
+
 @settings
 class Teaching:
     """How and when hybrids teach a classifier (thesis 2.4.2)."""
@@ -45,10 +49,11 @@ class Teaching:
     """Hybrids of each image a step; unless given 3, and 1 of images above 16 pixels, where most of a step goes to
     them."""
     start: Epoch | None = None
-    """First epoch with hybrids; unless given 1.5, and of images above 16 pixels after a third of all, as in the thesis
-    for FixMatch: before, a classifier learns more from images."""
+    """First epoch with hybrids; unless given 1.5 (MixMatch: 1), and of images above 16 pixels after a third of all (the
+    thesis: a tenth with FixMatch, a sixth with Mean Teacher): before, a classifier learns more from images."""
     stop: Epoch | None = None
-    """First epoch without them again; unless given 12, and of images above 16 pixels after six sevenths of all."""
+    """First epoch without them again; unless given 12 (MixMatch: 7), and of images above 16 pixels after six sevenths
+    of all."""
     reduction: Reduction = "sum"
     """Of the squared error on hybrids over classes: l_MSE of 2.13 is torch's, a mean."""
     keep_consistent: bool = True
@@ -64,9 +69,10 @@ class Teaching:
         assert self.start is not None and self.stop is not None
         return within(clock, self.start, self.stop)
 
-    def chosen(self, image_size: int, epochs: float) -> Self:
-        """With a value wherever none is given, for images of this side and so many epochs."""
-        usual: dict[str, Any] = dict(alpha=0.9, copies=3, start=1.5, stop=12.0)
+    def chosen(self, image_size: int, epochs: float, window: tuple[float, float] = WINDOW) -> Self:
+        """With a value wherever none is given, for images of this side and so many epochs; up to 16 pixels with this
+        window."""
+        usual: dict[str, Any] = dict(alpha=0.9, copies=3, start=window[0], stop=window[1])
         if image_size > SMALL:
             usual = dict(alpha=0.6, copies=1, start=epochs / 3, stop=epochs * 6 / 7)
         return replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
@@ -78,8 +84,9 @@ class Settings(Teaching):
 
     hybridizer: Flat[str | None] = None
     """Folder or hub id of a hybridizer; bundled for the repository's own, none to train without hybrids; trained, in
-    scimix_fixmatch.py, for one that is trained first. Unless given bundled, or in scimix_fixmatch.py trained where that
-    one is of other images or of another split. With mixup or cutmix (table 2.6) the classifier learns in their place
+    scimix_fixmatch.py, for one that is trained first. Unless given, recipes named scimix_... take bundled, and
+    scimix_fixmatch.py trained where that one is of other images or of another split; the others, and all presets
+    paper-..., none. With mixup or cutmix (table 2.6) the classifier learns in their place
     from images of the batch mixed with others, whose share of the target, drawn for each, stands for --hybrids.alpha;
     no classifier says which to leave out."""
     baseline: Flat[bool] = True
@@ -232,15 +239,19 @@ class WithHybrids(nn.Module):
         return outcome._replace(losses=outcome.losses | {"hybrids": loss}, rates=outcome.rates | {"hybrids_kept": kept})
 
 
-def with_hybrids(plan: Plan, hybridizer: HybridSource, settings: Teaching) -> Plan:
-    """The plan of any classifier, with the loss on hybrids added to those of its task. InputError for a window that has
-    no part of its epochs."""
+def with_hybrids(
+    plan: Plan, hybridizer: HybridSource, settings: Teaching, *, window: tuple[float, float] = WINDOW
+) -> Plan:
+    """The plan of any classifier, with the loss on hybrids added to those of its task; up to 16 pixels in this window
+    unless the settings have one. InputError for a window that has no part of its epochs."""
     epochs, size = plan.clock.steps / plan.clock.steps_per_epoch, plan.context.dataset.image_size
-    how = settings.chosen(size, epochs)
+    how = settings.chosen(size, epochs, window)
     assert how.start is not None and how.stop is not None
     if how.start >= min(how.stop, epochs):
-        window = f"[{how.start:g}, {how.stop:g})"
-        raise InputError(f"hybrids.start, hybrids.stop: the window {window} has no part of the {epochs:g} epochs")
+        raise InputError(
+            f"hybrids.start, hybrids.stop: the window [{how.start:g}, {how.stop:g}) has no part of the "
+            f"{epochs:g} epochs"
+        )
     plan.context.note("hybrids", alpha=how.alpha, copies=how.copies, start=how.start, stop=how.stop)
     if size > SMALL and how != settings:
         plan.context.tell(

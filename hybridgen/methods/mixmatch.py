@@ -143,7 +143,7 @@ class MixMatch(nn.Module):
         if self.replacement is not None:
             replaced = torch.rand(()).item() < self.replacement.probability  # drawn on a CPU: nothing waits
             replaced = replaced and self.replacement.window(clock)
-            rates = {"replaced": images.new_tensor(float(replaced))}
+            rates = {"replaced": images.new_full((), float(replaced))}
             if replaced:
                 return self.replacement.hybridize(images, images[partner]), targets, rates
         mixing = Mixing(odds.abs().sigmoid().view(-1, 1, 1, 1), partner)  # λ' = max(λ, 1 - λ)
@@ -221,3 +221,5 @@ PRESETS: dict[str, Mapping[str, Any]] = {
 """Thesis A.1.1."""
 WINDOW = (150, 450)
 """Epochs in which SciMix's hybrids teach: the thesis has none with MixMatch, this is Mean Teacher's share of them."""
+SMALL_WINDOW = (1.0, 7.0)
+"""The same of the eight epochs of images up to 16 pixels."""

@@ -241,7 +241,7 @@ class MixMo(nn.Module):
         asked_for = asked(self.classifiers, mixing.ratios)
         losses = answer_losses(logits, wanted.to(logits.dtype), mixing.ratios, asked_for, self.root)
         rates = {f"share_{place}": share.mean() for place, share in enumerate(mixing.ratios)}
-        rates["patches"] = logits.new_tensor(float(patched))
+        rates["patches"] = logits.new_full((), float(patched))
         return Outcome({"supervised": losses.mean(dim=1).sum()}, rates)
 
 

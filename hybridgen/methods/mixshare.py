@@ -153,7 +153,7 @@ class MixShare(nn.Module):
         # Losses
         losses = answer_losses(logits, wanted.to(logits.dtype), mixing.ratios, asked_for, self.root)
         rates = {f"share_{place}": share.mean() for place, share in enumerate(mixing.ratios)}
-        rates |= {"patches": logits.new_tensor(float(patched)), "unmixing": logits.new_tensor(1 - r)}
+        rates |= {"patches": logits.new_full((), float(patched)), "unmixing": logits.new_full((), 1 - r)}
         return Outcome({"supervised": losses.mean(dim=1).sum()}, rates)
 
 

@@ -154,7 +154,7 @@ class RecursiveMix(nn.Module):
                 losses["consistency"] = 0 * region.sum()  # data-parallel training waits for every parameter's gradient
             else:
                 losses["consistency"] = box.share * historical_consistency(region, then, divergence=self.divergence)
-        rate = {"history_share": images.new_tensor(box.share if before is not None else 0.0)}
+        rate = {"history_share": images.new_full((), box.share if before is not None else 0.0)}
 
         # What the next step finds
         if self.recursive:

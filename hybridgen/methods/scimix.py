@@ -21,7 +21,21 @@ from hybridgen.networks.classifiers import Classifier
 from hybridgen.networks.discriminator import Discriminator, FeatureDiscriminator
 from hybridgen.networks.frozen import frozen
 from hybridgen.networks.wide_resnet import Normalize
-from hybridgen.settings import NUMBER, Count, Decay, Epoch, Few, Flat, Positive, Share, Weight, Whole, merged, settings
+from hybridgen.settings import (
+    MOST,
+    NUMBER,
+    Count,
+    Decay,
+    Epoch,
+    Few,
+    Flat,
+    Positive,
+    Share,
+    Weight,
+    Whole,
+    merged,
+    settings,
+)
 from hybridgen.training.context import Context
 from hybridgen.training.ema import EMA
 from hybridgen.training.objective import Guessed, Outcome, Task, adam, sgd, slowed
@@ -36,6 +50,8 @@ Guide = Literal["mean-teacher", "fixmatch", "supervised"]
 
 EPOCHS = 36
 """How many, unless given."""
+PACE: dict[str, Any] = dict(rate_epochs=37.0, semantic_from=1.0, semantic_ramp=1.5, nonsemantic_from=2.5)
+"""Of so many; of others in proportion."""
 LONGEST = 128
 """Steps of an epoch, at most, where epochs are not given."""
 
@@ -53,8 +69,9 @@ class Settings:
     epochs: Flat[Positive | None] = None
     """Passes over the unlabelled images; unless given 36, of fewer than 20 steps several in the place of each, of more
     than 128 a part."""
-    rate_epochs: Flat[Positive] = 37
-    """Epochs in which the cosine rate would decrease fully."""
+    rate_epochs: Flat[Positive | None] = None
+    """Epochs in which the cosine rate would decrease fully; unless given 37, or of other epochs than 36 in
+    proportion."""
     rate: Flat[Positive] = 4e-3
     """Learning rate of the generator's side at the start."""
     discriminator_rate: Positive = 1e-3
@@ -152,12 +169,13 @@ class Settings:
     half_size: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.0
     """Part of the run, from its start, in which E_r, the generator and the discriminator learn on images of half the
     size; E_c and C never do."""
-    semantic_from: Epoch = 1.0
-    """Epoch from which the semantic hybridization losses count."""
-    semantic_ramp: Epoch = 1.5
-    """Epochs over which they grow to their weight."""
-    nonsemantic_from: Epoch = 2.5
-    """Epoch from which the non-semantic ones count."""
+    semantic_from: Epoch | None = None
+    """Epoch from which the semantic hybridization losses count; unless given 1, or of other epochs than 36 in
+    proportion."""
+    semantic_ramp: Epoch | None = None
+    """Epochs over which they grow to their weight; unless given 1.5, or in proportion."""
+    nonsemantic_from: Epoch | None = None
+    """Epoch from which the non-semantic ones count; unless given 2.5, or in proportion."""
 
     snapshot_every: Flat[Count | None] = None
     """Steps between copies of the hybridizer in the run's snapshots/step-N, for `hybridgen study transfer`; none unless
@@ -426,10 +444,9 @@ def networks(settings: Settings, context: Context) -> tuple[SemanticAutoencoder,
     cannot make, and for a network of another family."""
     dataset = context.dataset
     assert settings.upsampling is not None
-    if settings.criterion_shift >= dataset.image_size:
-        raise InputError(
-            f"criterion_shift: {settings.criterion_shift} pixels of images of {dataset.image_size}; less are needed"
-        )
+    side = dataset.image_size // 2 if settings.half_size else dataset.image_size
+    if settings.criterion_shift >= side:
+        raise InputError(f"criterion_shift: {settings.criterion_shift} pixels of images of {side}; less are needed")
     if settings.half_size and settings.style != "semantic":
         raise InputError(
             f"half_size: {settings.half_size:g} beside style {settings.style!r}: the generator would start from z_c, "
@@ -457,7 +474,9 @@ def networks(settings: Settings, context: Context) -> tuple[SemanticAutoencoder,
 
 def weights_of(settings: Settings, *, guided: bool = True) -> tuple[dict[str, LossWeight], dict[str, LossWeight]]:
     """Of the losses of the generator's side, those of the guide among them unless E_c and C are finished, and of the
-    critic's."""
+    critic's; of settings that leave nothing open."""
+    assert settings.semantic_from is not None and settings.semantic_ramp is not None
+    assert settings.nonsemantic_from is not None
     plain = ("reconstruction", "adversarial_reconstruction", "adversarial_hybrid")
     plain += GUIDES[settings.guide] if guided else ()
     weights: dict[str, LossWeight] = {name: getattr(settings, f"weight_{name}") for name in plain}
@@ -488,13 +507,14 @@ def plan(
 
     InputError for a classifier of another network, and for E_c and C that would stay as they were drawn.
     """
-    settings, factor = context.by_size(settings, CHOSEN), settings.classifier_rate
+    pace = {name: min(MOST, value * (settings.epochs or EPOCHS) / EPOCHS) for name, value in PACE.items()}
+    settings, factor = context.filled(context.by_size(settings, CHOSEN), pace), settings.classifier_rate
     if factor is None:
         factor = 1.0 if classifier is None else 0.0
     if not factor and classifier is None:
         raise InputError("classifier_rate: 0, but E_c and C are new; a finished classifier is needed (--classifier)")
     guide = settings.guide if factor else None
-    size, flip = context.dataset.image_size, context.dataset.flip
+    size, flip = context.dataset.image_size, context.flip
     weakly, strongly = context.weak(), partial(strong, flip=flip, shift=size // 8, cutout=size // 2)
     labelled, unlabelled = context.batch_sizes(settings.labelled_batch, settings.unlabelled_batch, (24, 40))
     stream = context.stream(

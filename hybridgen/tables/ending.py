@@ -54,10 +54,11 @@ def _left(folder: Path) -> list[str]:
 
 
 def conclude_hybridizer(
-    settings: RunSettings, plan: Plan, hybridizer: Hybridizer, judge: Judge, result: Result
+    settings: RunSettings, plan: Plan, hybridizer: Hybridizer, judge: Judge, result: Result, *, teaches: bool = True
 ) -> Result:
     """Of one that has been trained: have its hybrids judged, by an oracle that is there or trains for a twentieth of
-    the run at most; print the accuracy of its classifier, rates and verdict; write transfer.json and the report."""
+    the run at most; print the accuracy of its classifier, rates and verdict; write transfer.json and the report; tell
+    how to train a classifier of its split with its hybrids, if it `teaches` one."""
     context = plan.context
     accelerator, dataset, out = context.accelerator, context.dataset, settings.out
     images, steps = len(dataset.test.known), result["steps"]
@@ -79,7 +80,7 @@ def conclude_hybridizer(
         told = rates.to_dict()
         lines += [f"hybrids: {spoken_rates(told)}; {out / PICTURE}", f"hybrids: {verdict(told)}"]
     accelerator.print("\n".join(lines))
-    end(out, accelerator, _teaching(settings, hybridizer.origin.method))
+    end(out, accelerator, _teaching(settings, hybridizer.origin.method) if teaches else ())
     return result
 
 

@@ -28,7 +28,7 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
         if not self.training or number_of_processes() == 1:
             return super().forward(input)
         wide = single(input)
-        count = wide.new_tensor([input.numel() / input.shape[1]])
+        count = wide.new_full((1,), input.numel() / input.shape[1])
         total = sum_over_processes(torch.cat([wide.sum((0, 2, 3)), count]))
         mean, count = total[:-1] / total[-1], total[-1].detach()
         centred = wide - mean[:, None, None]

@@ -41,13 +41,15 @@ class Checkpoints:
         self.folder, self.local, self.process = folder, dict(local or {}), process
         self.modules, self.optimizers = {**modules, **self.local}, optimizers
         self.identity, self.keep = dict(identity), keep
+        self.seconds = 0.0
+        """How long the run had trained when the checkpoint was written from which it goes on."""
 
     def paths(self) -> list[Path]:
         """All checkpoints, oldest first."""
         return sorted(p for p in self.folder.glob("step-*.pt") if re.fullmatch(r"step-\d{8}\.pt", p.name))
 
-    def save(self, clock: Clock) -> Path:
-        """Write the checkpoint of this step aside, rename it, drop the oldest.
+    def save(self, clock: Clock, seconds: float = 0.0) -> Path:
+        """Write the checkpoint of this step, after so many seconds of training, aside, rename it, drop the oldest.
 
         Raises InputError where it cannot be written, FloatingPointError for parameters that are not finite: the
         checkpoints that are there stay good.
@@ -59,6 +61,7 @@ class Checkpoints:
         state = {
             "format": FORMAT,
             "step": clock.step,
+            "seconds": seconds,
             "identity": self.identity,
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
@@ -116,7 +119,7 @@ class Checkpoints:
                 module.load_state_dict(states[name])
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(state["optimizers"][name])
-            clock.step = step
+            clock.step, self.seconds = step, float(state.get("seconds", 0.0))
         except (KeyError, IndexError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = str(error).splitlines()[0] if str(error) else "empty"
             raise InputError(f"{path}: does not fit this run ({type(error).__name__}: {reason})") from error

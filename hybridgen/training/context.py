@@ -46,7 +46,7 @@ class RunSettings:
     data: Annotated[str, Section("images and labels")] = "digits-m"
     """Data set: digits-m, cifar10, ..., the path of a folder, CSV, Parquet or npz file, or hf:NAME (Hugging Face)."""
     labels: Count | Literal["auto"] | None = "auto"
-    """Labelled images; none: all that are not set aside for validation; auto: 100, or four times the classes if that is
+    """Labelled images; None: all that are not set aside for validation; auto: 100, or four times the classes if that is
     more, but not more than there are."""
     validation: Whole | Literal["auto"] = "auto"
     """Images of known class set aside, beside --labels, for validation; auto: 100, but not more than --labels leaves,
@@ -61,10 +61,14 @@ class RunSettings:
     whole: bool = False
     """Train on random parts, 8 to 100 %, of a folder's whole photographs, and judge by their middle (ImageNet);
     without, each is brought to its central square first."""
+    flip: Literal["auto", "always", "never"] = "auto"
+    """Mirror images at random, where methods do; auto: all but the built-in digits. Letters, signs and whatever else
+    has a reading direction are never to be."""
     data_root: str = "data"
     """Where data sets lie or are downloaded to."""
     download: bool = False
-    """Download the data set, and pretrained weights that are asked for, if they are missing."""
+    """Download the data set, and adain.py's VGG-19, if they are missing; pretrained weights that a --network names
+    always are."""
     out: Annotated[Path, Section("the run")] = Path("runs")
     """The run's folder."""
     resume: bool = False
@@ -138,6 +142,11 @@ class Context:
             )
         return context
 
+    @property
+    def flip(self) -> bool:
+        """Whether images are mirrored: as the settings say, else the data set."""
+        return self.dataset.flip if self.settings.flip == "auto" else self.settings.flip == "always"
+
     def tell(self, line: str) -> None:
         """What was chosen by these data, for `say`."""
         self._told.setdefault(line, False)
@@ -154,8 +163,11 @@ class Context:
     def by_size(self, settings: C, chosen: Mapping[bool, Mapping[str, Any]]) -> C:
         """The settings, with what the size of the images chooses where they leave it open: `chosen[True]` up to 16
         pixels, `chosen[False]` above."""
-        of_size = chosen[self.dataset.image_size <= SMALL]
-        taken = {name: value if (own := getattr(settings, name)) is None else own for name, value in of_size.items()}
+        return self.filled(settings, chosen[self.dataset.image_size <= SMALL])
+
+    def filled(self, settings: C, usual: Mapping[str, Any]) -> C:
+        """The settings, with these values where they leave them open."""
+        taken = {name: value if (own := getattr(settings, name)) is None else own for name, value in usual.items()}
         self.note(**taken)
         return changed(settings, taken)
 
@@ -207,10 +219,10 @@ class Context:
         return clock
 
     def weak(self, *, shift: int | None = None, **options: str) -> View:
-        """The weak augmentation: flip (never of digits) and shift by up to an eighth of the side (thesis A.1.2.1), or
+        """The weak augmentation: `flip` and shift by up to an eighth of the side (thesis A.1.2.1), or
         by so many pixels."""
         shift = self.dataset.image_size // 8 if shift is None else shift
-        return partial(weak, flip=self.dataset.flip, shift=shift, **options)
+        return partial(weak, flip=self.flip, shift=shift, **options)
 
     def stream(
         self,
@@ -222,9 +234,10 @@ class Context:
         unlabelled_views: Sequence[View] = (),
         unlabelled_pool: Sequence[int] | None = None,
         repetitions: int = 1,
+        asked: str | None = None,
     ) -> Stream:
         """This process's batches, with these views of the labelled and of the unlabelled images, each so many times;
-        unlabelled ones are the split's unless a pool is given."""
+        unlabelled ones are the split's unless a pool is given. `asked` is the batch size in the user's words."""
         return Stream(
             self.dataset.train,
             self.split,
@@ -239,6 +252,7 @@ class Context:
             device=self.accelerator.device,
             workers=self.settings.workers,
             repetitions=repetitions,
+            asked=asked,
         )
 
     def classifier(

@@ -3,9 +3,10 @@
 import ctypes
 import os
 import sys
+from itertools import chain
 from pathlib import Path
 from time import perf_counter
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -40,7 +41,8 @@ def taken_precision(asked: Precision) -> Taken:
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched != "no" and asked not in ("auto", launched):
         raise InputError(
-            f"precision: {asked}, but accelerate launch has --mixed_precision {launched}; leave out one of them"
+            f"precision: {asked}, but accelerate launch has --mixed_precision {launched}; leave out one of them, "
+            f"or where a preset has {asked} give --precision {launched}"
         )
     processor, unit = look_for_bf16()
     if asked == "auto" and launched == "no":
@@ -117,6 +119,23 @@ def laid_out(
     return network
 
 
+class LossScale(nn.Module):
+    """By what fp16's losses are multiplied, a part of checkpoints. An accelerator has one for all that it trains; it
+    begins anew for each run."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        super().__init__()
+        assert accelerator.scaler is not None
+        self.scaler: torch.amp.GradScaler = accelerator.scaler
+        self.scaler.load_state_dict(torch.amp.GradScaler(accelerator.device.type).state_dict())
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return self.scaler.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.scaler.load_state_dict(state)
+
+
 @torch.no_grad()
 def agree(module: nn.Module, accelerator: Accelerator) -> None:
     """Every process takes the first one's parameters and buffers, which are those that checkpoints hold.
@@ -125,7 +144,7 @@ def agree(module: nn.Module, accelerator: Accelerator) -> None:
     makes hybrids, this makes it one. All processes call it; nothing happens where there is one.
     """
     if accelerator.num_processes > 1:
-        for tensor in module.state_dict().values():
+        for tensor in chain(module.parameters(), module.buffers()):
             if tensor.numel():
                 tensor.copy_(broadcast(tensor.clone()))
 

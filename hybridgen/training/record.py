@@ -191,6 +191,7 @@ class Run:
         self._signal = 0
 
     def __enter__(self) -> "Run":
+        self._began = time.perf_counter()
         try:
             if by_first(self.accelerator, self._is_begun):
                 self.checkpoints.resume(self.clock)
@@ -211,7 +212,7 @@ class Run:
         self._shown: dict[str, str] = {}
         self._alive = alive(self._bar)
         self._alive.__enter__()
-        self._began = self._saved = time.perf_counter()
+        self._saved = time.perf_counter()
         self._since, self._steps = now(self.accelerator.device), 0
         self._handlers = {s: signal.signal(s, self._interrupt) for s in (signal.SIGTERM, signal.SIGINT)}
         return self
@@ -247,7 +248,7 @@ class Run:
                 self.checkpoints.save_local(self.clock)
             self.accelerator.wait_for_everyone()
         if main:
-            path = self.checkpoints.save(self.clock)
+            path = self.checkpoints.save(self.clock, self.seconds)
         self.accelerator.wait_for_everyone()
         self._saved = time.perf_counter()
         return path
@@ -277,8 +278,8 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Since this process began to train."""
-        return time.perf_counter() - self._began
+        """Of training, with those of earlier processes until the checkpoint from which this one went on."""
+        return self.checkpoints.seconds + time.perf_counter() - self._began
 
     def step(self, scalars: Mapping[str, Tensor]) -> None:
         """After every training step."""

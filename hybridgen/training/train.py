@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hybridgen.data.datasets import Part
 from hybridgen.training.context import Context, RunSettings
-from hybridgen.training.engine import agree
+from hybridgen.training.engine import LossScale, agree
 from hybridgen.training.fit import fit
 from hybridgen.training.plan import Plan
 from hybridgen.training.record import Run, claim, write_result
@@ -49,6 +49,7 @@ def train(
     modules = {name: task.objective for name, task in plan.tasks.items()} | plan.modules
     modules |= {"average": plan.average} if plan.average else {}
     modules |= {"selected": selected} if selected else {}
+    modules |= {"loss_scale": LossScale(accelerator)} if accelerator.scaler else {}
 
     with Run(
         folder,
@@ -105,6 +106,7 @@ def train(
             split_hash=context.split.hash,
         )
     accelerator.wait_for_everyone()  # before another process looks for what the first one has written
+    accelerator.free_memory()  # of all that it has prepared, which it would keep
     return result
 
 

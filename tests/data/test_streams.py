@@ -217,6 +217,8 @@ def test_a_file_that_breaks_meanwhile_is_named_in_one_line(tmp_path, workers):
         ({"repetitions": 3}, "repetitions = 3: .* the 4 labelled images"),
         ({"labelled": 8, "repetitions": 8, "world": 2}, "repetitions = 8: .* the 4 labelled images"),
         ({"labelled": 22, "unlabelled": None, "repetitions": 2}, "labelled_batch = 22: 11 .* 10 labelled"),
+        ({"labelled": 9, "repetitions": 3, "world": 2, "asked": "batch = 3"}, "^batch = 3: .* 2 processes"),
+        ({"labelled": 33, "unlabelled": None, "repetitions": 3, "asked": "batch = 11"}, "^batch = 11: 11 .* 10 "),
         ({"labelled_pool": (0, 1, 2, -1)}, "index -1 of 50"),
         ({"unlabelled_pool": range(43, 51)}, "index 50 of 50"),
         ({"unlabelled_pool": ()}, "unlabelled_batch = 8: .* 0 unlabelled"),

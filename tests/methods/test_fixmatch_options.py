@@ -485,3 +485,5 @@ def test_samosas_recipe_refuses_weak_views_that_it_could_not_reconstruct():
         config = module.Config(method=fixmatch.Settings(targets=targets))
         with pytest.raises(InputError, match=rf"^method.targets: '{targets}', but SAMOSA needs 'joint'"):
             module.main(config)
+    with pytest.raises(InputError, match=r"^method.strong_labelled: SAMOSA reconstructs weak views"):
+        module.main(module.Config(method=fixmatch.Settings(strong_labelled=True)))

@@ -331,7 +331,7 @@ def test_defaults_are_the_thesis():
         (16, 14, (0.9, 3, 1.5, 12)),
         (16, 300, (0.9, 3, 1.5, 12)),
         (17, 14, (0.6, 1, 14 / 3, 12)),
-        (32, 300, (0.6, 1, 100, 300 * 6 / 7)),  # A.1.2.3: FixMatch's window begins with epoch 100 of 300
+        (32, 300, (0.6, 1, 100, 300 * 6 / 7)),
     ],
 )
 def test_what_is_not_given_is_chosen_by_the_size_of_the_images(size, epochs, values):
@@ -341,6 +341,8 @@ def test_what_is_not_given_is_chosen_by_the_size_of_the_images(size, epochs, val
     for place, (name, value) in enumerate(dict(alpha=0.7, copies=2, start=0.0, stop=9.0).items()):
         expected = [*values[:place], value, *values[place + 1 :]]
         assert of(chosen(**{name: value})) == pytest.approx(expected)
+    own = Teaching().chosen(size, epochs, (2.5, 6.5))
+    assert (own.start, own.stop) == ((2.5, 6.5) if size == 16 else pytest.approx(values[2:]))
 
 
 # --- hybrids among the labelled images (3.3.7) -----------------------------------------------------------------------

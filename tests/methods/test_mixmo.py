@@ -573,7 +573,8 @@ def test_settings_out_of_range_are_refused(changes):
         (dict(attribution="embedding", encoders="one", classifiers="random"), {}, "method.attribution: embedding"),
         (dict(repetitions=4), {}, "repetitions = 4: does not divide the 6"),
         ({}, dict(network="vit_tiny_patch16_224"), "network: the first layer of VisionTransformer is no convolution"),
-        (dict(repetitions=2), dict(batch=60), "labelled_batch = 60: 30 different ones are more than the 12"),
+        (dict(repetitions=2), dict(batch=60), "batch = 60: 30 different ones are more than the 12"),
+        (dict(repetitions=1), dict(batch=60, views=3), "batch = 60: 60 different ones are more than the 12"),
     ],
 )
 def test_plans_that_cannot_be_made_are_refused(context, changes, training, words):

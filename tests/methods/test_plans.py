@@ -797,6 +797,26 @@ def test_scimix_rates_decay_and_clip_are_of_each_side(context):
     assert groups[1] == own and not groups[0] & own
 
 
+@pytest.mark.parametrize("epochs", [None, 9.0, 72.0])
+def test_scimix_rate_and_windows_keep_their_place_in_a_run_of_other_epochs(epochs, context):
+    """The rate falls over 37 where there are 36, hybrids take their class from 1 to 2.5, and their place from 2.5 on;
+    what is given stays."""
+    numbers = SCIMIX_SMALL | dict(epochs=epochs, rate=0.03, rate_epochs=None)
+    weights = dict(weight_semantic_attraction=0.3, weight_nonsemantic_attraction=0.7)
+    for given in ({}, dict(semantic_from=0.5)):
+        plan, _ = scimix.plan(scimix.Settings(**numbers, **weights, **given), context, 0)
+        task = plan.tasks["generator"]
+        for part in (0.0, 0.5, 1.0, 1.25, 1.75, 2.4, 2.6, 18.0, 36.0):  # of 36
+            clock = at(plan, part / 36)
+            now = 36 * clock.progress
+            assert task.rate(clock) == pytest.approx(0.03 * (1 + math.cos(math.pi * now / 37)) / 2, rel=1e-6)
+            begun = now - 1 if not given else 36 * (clock.epoch - 0.5) / (epochs or 36)
+            assert value(task.weights["semantic_attraction"], clock) == pytest.approx(
+                0.3 * min(1, max(0, begun / 1.5)), abs=1e-9
+            )
+            assert value(task.weights["nonsemantic_attraction"], clock) == 0.7 * (now >= 2.5)
+
+
 def test_labelled_rates_warm_up_and_fall(context):
     plan = mixing.plan("none", replace(TRAINING, rate=0.4, warmup=2.0, epochs=10.0), context, 0)
     assert plan.clock.steps_per_epoch == 2
@@ -1060,12 +1080,11 @@ def test_scimix_takes_the_convolutions_that_it_is_told_to(context):
 
 
 def test_scimix_shifts_hybrids_by_less_than_their_side(context):
-    for shift, fits in ((15, True), (16, False)):
-        if fits:
-            made_by_scimix(context, criterion_shift=shift)
-        else:
-            with pytest.raises(InputError, match=r"^criterion_shift: 16 pixels of images of 16; less are needed"):
-                made_by_scimix(context, criterion_shift=shift)
+    """Of half of it, where they are half as large at first."""
+    for half_size, side in ((0.0, 16), (0.5, 8)):
+        made_by_scimix(context, criterion_shift=side - 1, half_size=half_size)
+        with pytest.raises(InputError, match=rf"^criterion_shift: {side} pixels of images of {side}; less are needed"):
+            made_by_scimix(context, criterion_shift=side, half_size=half_size)
 
 
 # --- views ---------------------------------------------------------------------------------------------------
@@ -1407,7 +1426,8 @@ def test_what_settings_leave_open_is_noted_by_the_places_of_their_fields(context
         "generator.network": "fast", "generator.classifier_rate": 1.0, "generator.penalty_every": 16,
         "generator.upsampling": "between", "generator.weight_adversarial_features": 2.0,
         "generator.weight_semantic_attraction": 8.0,
-        "generator.weight_nonsemantic_attraction": 0.04,
+        "generator.weight_nonsemantic_attraction": 0.04, "generator.rate_epochs": 37.0,
+        "generator.semantic_from": 1.0, "generator.semantic_ramp": 1.5, "generator.nonsemantic_from": 2.5,
     }  # fmt: skip
     mixing.plan("none", TrainingSettings(batch=6, epochs=7.0), context, 0)
     assert {name: value for name, value in context.chosen.items() if "training" in name} == {

@@ -513,8 +513,9 @@ def test_a_hybridizer_is_judged_and_may_teach_a_classifier_of_the_same_data(
     plan.context = replace(context, dataset=replace(context.dataset, test=unknown))
     conclude_hybridizer(settings, plan, hybridizer, SimpleNamespace(steps=99), result | {"test_accuracy_last": nan})
     assert asked == [20, 99] and "its own classifier: no test image of known class\n" in capsys.readouterr().out
-    conclude_hybridizer(settings, plan, hybridizer, None, result)
-    assert f"hybrids: not judged (--oracle none); {tmp_path / 'grid.png'}" in capsys.readouterr().out
+    conclude_hybridizer(settings, plan, hybridizer, None, result, teaches=False)
+    said = capsys.readouterr().out
+    assert f"hybrids: not judged (--oracle none); {tmp_path / 'grid.png'}" in said and "next" not in said
     assert len(judged) == 2
 
 

@@ -73,9 +73,9 @@ def saved_in_order(folder: Path) -> bool:
     there: list[bool] = []
     save, save_local = Checkpoints.save, Checkpoints.save_local
 
-    def looking(self: Checkpoints, clock: Clock) -> Path:
+    def looking(self: Checkpoints, clock: Clock, seconds: float) -> Path:
         there.append((self.folder / f"step-{clock.step:08d}.process-1.pt").exists())
-        return save(self, clock)
+        return save(self, clock, seconds)
 
     def slow(self: Checkpoints, clock: Clock) -> None:
         time.sleep(0.5)

@@ -70,7 +70,8 @@ CHOSEN = {
     mean_teacher: (dict(epochs=14), {}),
     mixmatch: (dict(epochs=8, unlabelled_batch=32), {}),
     scimix: (dict(epochs=36, classifier_rate=1, penalty_every=1, upsampling="bilinear",
-                  weight_adversarial_features=0, weight_semantic_attraction=4, weight_nonsemantic_attraction=0.02),
+                  weight_adversarial_features=0, weight_semantic_attraction=4, weight_nonsemantic_attraction=0.02,
+                  rate_epochs=37, semantic_from=1, semantic_ramp=1.5, nonsemantic_from=2.5),
              dict(penalty_every=16, upsampling="between",
                   weight_adversarial_features=2, weight_semantic_attraction=8, weight_nonsemantic_attraction=0.04)),
     supervised: (dict(epochs=14), {}),
@@ -226,7 +227,12 @@ def test_streams_and_networks_are_as_the_settings_have_them(monkeypatch):
     context = replace(context, settings=RunSettings(**settings))
     views = (lambda images, generator: images,)
     how = dict(
-        labelled=6, labelled_views=views, unlabelled=6, unlabelled_views=views * 2, unlabelled_pool=range(13, 25)
+        labelled=6,
+        labelled_views=views,
+        unlabelled=6,
+        unlabelled_views=views * 2,
+        unlabelled_pool=range(13, 25),
+        asked="batch = 2",
     )
     with monkeypatch.context() as patch:
         patch.setattr(Accelerator, "process_index", 1)

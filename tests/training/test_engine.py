@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from hybridgen.training import engine
+from hybridgen.training.ema import EMA
 from hybridgen.training.engine import laid_out, make_accelerator, now, peak_memory
 
 
@@ -42,6 +43,14 @@ def test_a_network_is_laid_out_on_the_device_of_its_process(monkeypatch):
     monkeypatch.setattr(Accelerator, "device", torch.device("meta"))
     network = laid_out(nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8)), accelerator)
     assert {tensor.device.type for tensor in network.state_dict().values()} == {"meta"}
+
+
+def test_what_processes_agree_on_lies_on_their_device(monkeypatch):
+    """nccl takes nothing from a CPU, where an average counts its updates."""
+    average, seen = EMA(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), 0.9).to("meta"), []
+    monkeypatch.setattr(engine, "broadcast", lambda tensor: seen.append(tensor.device.type) or tensor)
+    engine.agree(average, SimpleNamespace(num_processes=2))
+    assert seen == ["meta"] * 7
 
 
 def test_attention_is_not_cudnns():

@@ -365,7 +365,7 @@ def test_a_checkpoint_every_ten_minutes_at_the_latest(tmp_path, monkeypatch):
     monkeypatch.setattr(record.time, "perf_counter", lambda: clock[0])
     saved = []
     save = Checkpoints.save
-    monkeypatch.setattr(Checkpoints, "save", lambda self, now: saved.append(now.step) or save(self, now))
+    monkeypatch.setattr(Checkpoints, "save", lambda self, now, *more: saved.append(now.step) or save(self, now))
     with run(tmp_path, steps=12, save_every=5) as made:
         while not made.clock.done:
             clock[0] += 240
@@ -397,6 +397,25 @@ def test_a_signal_saves_and_exits_and_the_resumed_run_equals_one_that_never_stop
         train(resumed)
     assert resumed.counter.weight.item() == whole.counter.weight.item() == 10
     assert read_metrics(tmp_path / "halves") == read_metrics(tmp_path / "whole")
+
+
+def test_a_resumed_run_has_trained_as_long_as_both_of_its_processes(tmp_path, monkeypatch):
+    """Ten seconds a step: five steps until the checkpoint, and the other five; finished, it takes no more."""
+    clock = [0.0]
+    monkeypatch.setattr(record.time, "perf_counter", lambda: clock[0])
+
+    def trained(until: int | None, **how) -> float:
+        with run(tmp_path, **how) as made:
+            while not made.clock.done and made.clock.step != until:
+                clock[0] += 10
+                train(made, until=made.clock.step + 1)
+            return made.seconds
+
+    assert trained(8) == 80
+    clock[0] += 1000
+    assert trained(None, resume=True) == 100
+    clock[0] += 1000
+    assert trained(None, resume=True) == 100
 
 
 def test_a_killed_run_loses_the_rows_after_its_checkpoint_and_writes_them_again(tmp_path):

@@ -1,7 +1,9 @@
 """One run from its plan to its result: what is averaged, scored, selected and left, by a network that only counts."""
 
+import gc
 import json
 import math
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -309,3 +311,41 @@ def test_tensorboard_has_the_schedule_s_rate_of_each_step(tmp_path):
     rates = [(event.step, event.value) for event in events.Scalars("learning_rate/counting")]
     assert rates == [(k + 1, pytest.approx(0.2 * (1 + math.cos(math.pi * k / 10)))) for k in range(10)]
     assert not any("learning_rate" in line for line in (tmp_path / "metrics.jsonl").read_text().splitlines())
+
+
+def test_the_scale_of_fp16s_losses_is_each_runs_own_and_part_of_checkpoints(tmp_path):
+    """It begins where torch's does, whatever the run before has left, and goes on where the checkpoint is."""
+
+    def scaled(folder: Path, **settings) -> tuple[Noted, torch.amp.GradScaler]:
+        noted = Noted(folder, **settings)
+        noted.context.accelerator.scaler = scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        scaler.scale(torch.ones(()))
+        return noted, scaler
+
+    noted, scaler = scaled(tmp_path)
+    seen = []
+
+    def after_step(folder):
+        seen.append(scaler.get_scale())
+        scaler.update(128.0)
+        return (_ for _ in ()).throw(KeyError) if len(seen) == 8 else {}
+
+    noted.plan.after_step = after_step
+    with pytest.raises(KeyError):
+        noted.train(tmp_path)
+    assert seen[:2] == [2.0**16, 128.0]
+    again, scaler = scaled(tmp_path, resume=True)
+    seen.clear()
+    again.plan.after_step = lambda folder: seen.append(scaler.get_scale()) or {}
+    again.train(tmp_path)
+    assert len(seen) == 4 and set(seen) == {128.0}
+
+
+def test_what_has_trained_is_let_go(tmp_path):
+    """Or every network of a comparison would stay in memory to its end."""
+    noted = Noted(tmp_path)
+    accelerator, left = noted.context.accelerator, weakref.ref(noted.plan.tasks["counting"].objective)
+    noted.train(tmp_path)
+    del noted
+    gc.collect()
+    assert left() is None and accelerator is not None
