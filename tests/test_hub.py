@@ -206,6 +206,12 @@ def test_a_hybridizer_of_no_run_and_figures_of_unknown_images(hub, tmp_path):
     group = Group(Path(), "a", {}, {}, {"test_accuracy_selected": 0.25, "test_accuracy_last": math.nan}, None, [], [])
     how = "accuracy, selected on the validation images"
     assert figures(group, "accuracy") == [Figure(how, 0.25, None, "accuracy")]
+    after, both = "accuracy, after the last step", {"test_accuracy_selected": 0.25, "test_accuracy_last": 0.5}
+    last = figures(replace(group, result=both), "accuracy", last=True)
+    assert last == [Figure(after, 0.5, None, "accuracy")]
+    assert figures(replace(group, result=both), "accuracy") == [
+        Figure(how, 0.25, None, "accuracy"), Figure(after, 0.5, None, None)
+    ]  # fmt: skip
     rates = {"background_inheritance": 0.5, "background_inheritance_interval": [0.4, 0.6], "oracle_accuracy": 0.9}
     assert figures(replace(group, result={}, transfer=rates), "accuracy") == [
         Figure("background inheritance (by the known masks)", 0.5, (0.4, 0.6)),

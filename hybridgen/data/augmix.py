@@ -57,7 +57,7 @@ def draw_chains(
     """Each sample's own chains of these operations, on the generator's device, or by torch's global one on `device`."""
     steps, device = depth or 3, device if generator is None else generator.device
     shape = (steps, width, batch)
-    known = torch.tensor([AUGMIX_OPERATIONS.index(name) for name in operations], device=device)
+    known = torch.tensor([AUGMIX_OPERATIONS.index(name) for name in operations]).to(device=device, non_blocking=True)
     choice = known[torch.randint(len(operations), shape, generator=generator, device=device)]
     if depth is None:
         length = torch.randint(1, steps + 1, shape[1:], generator=generator, device=device)

@@ -199,11 +199,13 @@ def autoaugment(images: Images, generator: torch.Generator, *, policy: Policy) -
     a CPU.
     """
     levels = to_levels(images)
-    known = exact(values(*levels.shape[-2:]).to(images.device))
-    signed = torch.tensor([name in SIGNED for name in OPERATIONS] + [False], device=images.device)
+    known = exact(values(*levels.shape[-2:]).to(images.device, non_blocking=True))
+    signed = torch.tensor([name in SIGNED for name in OPERATIONS] + [False]).to(images.device, non_blocking=True)
     known = torch.cat([known, torch.zeros_like(known[:1])])
     for drawn in zip(*draw(len(images), generator, policy), strict=True):
-        operation, magnitude, positive = (each.to(images.device) for each in drawn)
+        operation, magnitude, positive = (
+            each.to(images.device, non_blocking=images.device.type != "cpu") for each in drawn
+        )
         value = known[operation, magnitude]
         levels = operate(levels, operation, torch.where(signed[operation] & ~positive, -value, value))
     return to_images(levels, images.dtype)

@@ -108,9 +108,9 @@ def variant(name: str, of: Settings) -> Settings:
 
 def patch_probability(clock: Clock, probability: float) -> float:
     """p_e of algorithm A.6: the whole `probability`, and from 11/12 of the epochs on less with each, down to 0 in the
-    last one."""
+    last one. Of fewer than twelve epochs, whose last twelfth is a part of one, less with each step."""
     epochs = clock.steps / clock.steps_per_epoch
-    epoch = min(floor(clock.epoch) + 1, epochs)
+    epoch = clock.epoch if epochs < 12 else min(floor(clock.epoch) + 1, epochs)
     return probability * min(1.0, 12 * (epochs - epoch) / epochs)
 
 

@@ -228,7 +228,8 @@ def saliency(images: Float[Tensor, "batch channels height width"]) -> Float[Tens
     # 0.299, 0.587 and 0.114 of 15 bits
     shares = (9798 / 2**15, 19235 / 2**15, 3735 / 2**15)
     channels = images.shape[1]
-    weights = levels.new_tensor([shares] if channels == 3 else [[1 / channels] * channels])
+    weights = torch.tensor([shares] if channels == 3 else [[1 / channels] * channels], dtype=levels.dtype)
+    weights = weights.to(images.device, non_blocking=True)
     with full_precision(images.device):
         grey = (weights @ levels).add_(0.5).floor_().unflatten(2, (height, width)).squeeze(1)
         smoothing = {side: _smoothing(side, images.device) for side in {height, width}}

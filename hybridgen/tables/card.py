@@ -55,7 +55,7 @@ def _push_hybridizer(folder: Path, repo_id: str, private: bool, revision: str | 
             return hybridizer.card(repo_id, license=license)
         group = read_group(folder.parent, folder.parent.name)
         return hybridizer.card(
-            repo_id, trained=trained(group), figures=figures(group, "accuracy of its own classifier"),
+            repo_id, trained=trained(group), figures=figures(group, "accuracy of its own classifier", last=True),
             images=group.images, license=license,
         )  # fmt: skip
 
@@ -137,17 +137,19 @@ def _arguments(flag: str, value: Any) -> list[str]:
     return [flag, *map(str, value if isinstance(value, list) else [value])]
 
 
-def figures(group: Group, accuracy: str) -> list[Figure]:
-    """Of a finished run, on its test images: accuracies of the network that it left and of the last, and what hybrids
-    inherit where that was measured. Without intervals where the number of images is not known."""
+def figures(group: Group, accuracy: str, *, last: bool = False) -> list[Figure]:
+    """Of a finished run, on its test images: accuracies of the network that it left and of the last (of that alone if
+    it left the `last`, as with hybridizers), and what hybrids inherit where that was measured. Without intervals where
+    the number of images is not known."""
     result, transfer = group.result or {}, group.transfer or {}
     found = []
-    for which, how in (("selected", "selected on the validation images"), ("last", "after the last step")):
+    how = {"selected": "selected on the validation images", "last": "after the last step"}
+    chosen = "selected" if not last and "test_accuracy_selected" in result else "last"
+    for which in dict.fromkeys((chosen, "last")):
         share = result.get(f"test_accuracy_{which}")
         if share is not None and share == share:  # nan: no test image of known class
             known = (wilson(share, group.images).low, wilson(share, group.images).high) if group.images else None
-            left = which == "selected" or "test_accuracy_selected" not in result
-            found.append(Figure(f"{accuracy}, {how}", share, known, "accuracy" if left else None))
+            found.append(Figure(f"{accuracy}, {how[which]}", share, known, "accuracy" if which == chosen else None))
     for name, said in INHERITED.items():
         if transfer.get(name) is not None:
             found.append(Figure(said, transfer[name], tuple(transfer[f"{name}_interval"])))

@@ -424,10 +424,13 @@ def test_patches_are_given_up_over_the_last_twelfth_of_the_epochs(epoch, expecte
         assert patch_probability(clock, 0.5) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize(("steps", "step", "expected"), [(20, 0, 1.0), (20, 10, 0.0), (15, 0, 1.0), (15, 14, 0.0)])
-def test_of_few_epochs_the_last_one_has_no_patches(steps, step, expected):
-    """Two epochs, and one and a half."""
-    assert patch_probability(Clock(steps, 10, step), 1.0) == expected
+@pytest.mark.parametrize(
+    ("steps", "step", "expected"),
+    [(20, 0, 1.0), (20, 18, 1.0), (20, 19, 0.6), (15, 13, 1.0), (15, 14, 0.8), (3, 0, 1.0), (110, 105, 60 / 110)],
+)
+def test_of_few_epochs_the_last_twelfth_has_fewer_patches_with_each_step(steps, step, expected):
+    """Two epochs, one and a half, a third of one, and eleven."""
+    assert patch_probability(Clock(steps, 10, step), 1.0) == pytest.approx(expected)
 
 
 def test_patches_come_as_often_as_they_should_and_for_the_whole_batch():
