@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from PIL import Image, ImageFont
+from PIL import Image
 
 import hybridgen
 from hybridgen import cli
@@ -35,7 +35,7 @@ from hybridgen.data.splits import Split, make_split
 from hybridgen.errors import InputError, exit_codes
 from hybridgen.evaluation.explore import Explorer, Server
 from hybridgen.evaluation.export import BLOCK, Row
-from hybridgen.evaluation.grid import choose_parents, hybrid_grid, sample_grid
+from hybridgen.evaluation.grid import choose_parents, hybrid_grid, letters, sample_grid
 from hybridgen.evaluation.oracle import Training, save_oracle, train_oracle
 from hybridgen.evaluation.studies import STUDIES
 from hybridgen.hybridizer import Hybridizer, Origin
@@ -463,6 +463,12 @@ def test_a_grid_of_few_images_is_of_half_of_them_each_way(artefact, digits):
         assert torch.equal(grid[:, :, -expected.shape[2] :], expected)
 
 
+def test_names_of_classes_are_written_in_more_letters_than_those_of_english():
+    font = letters(14)
+    unknown = bytes(font.getmask("\uffff"))
+    assert not [letter for letter in "ÄßéñłжλÅ" if bytes(font.getmask(letter)) == unknown]
+
+
 def test_a_sample_has_names_and_reconstructions_left_of_its_rows(artefact, digits):
     hybridizer = Hybridizer.from_pretrained(artefact)
     names = ("nought", *"abcdefgh", "an uncommonly long name")
@@ -478,7 +484,7 @@ def test_a_sample_has_names_and_reconstructions_left_of_its_rows(artefact, digit
         torch.testing.assert_close(left[:, top : top + 64 : 4, -64::4].clamp(0, 1), again[row])
         written = left[:, top : top + 64, :-66]
         inked = (written < 0.5).flatten(0, 1).any(dim=0).nonzero()
-        width = ImageFont.load_default(14).getlength(names[part.labels[index]])
+        width = letters(14).getlength(names[part.labels[index]])
         assert abs(int(inked.max() - inked.min()) + 1 - width) <= 4 and inked.max() >= written.shape[2] - 6
     assert (left[:, 2:66, -64:] < 0.5).any() and (left[:, :60, :-64] == 1).all()  # over reconstructions is written so
     part.labels[:] = -1  # nobody knows the classes

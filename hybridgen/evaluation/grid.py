@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int64
@@ -96,19 +97,26 @@ def row_heads(
     names: Sequence[str], reconstructions: Float[Tensor, "rows 3 size size"]
 ) -> Float[Tensor, "3 height width"]:
     """What stands left of a grid's rows: their names, and how their parents are reconstructed; on white."""
-    font, images = ImageFont.load_default(FONT), legible(reconstructions).cpu()
+    font, images = letters(FONT), legible(reconstructions).cpu()
     side, width = images.shape[-1], GAP + max(math.ceil(font.getlength(name)) for name in names)
     paper = Image.new("L", (width + GAP + side, place(len(names) + 1, side)), 255)
     write = ImageDraw.Draw(paper)
     for row, name in enumerate(names, start=1):
         write.text((width, place(row, side) + side / 2), name, fill=0, font=font, anchor="rm")
     middle = width + GAP + side / 2, place(0, side) + side
-    write.text(middle, "reconstructed", fill=0, font=ImageFont.load_default(SMALL), anchor="mb")
+    write.text(middle, "reconstructed", fill=0, font=letters(SMALL), anchor="mb")
     strip = torch.frombuffer(bytearray(paper.tobytes()), dtype=torch.uint8).view(-1, paper.width) / 255
     strip = strip.expand(3, -1, -1).clone()
     for row, image in enumerate(images, start=1):
         strip[:, place(row, side) :, width + GAP :][:, :side] = image
     return strip
+
+
+def letters(height: int) -> ImageFont.FreeTypeFont:
+    """A font of this height in pixels, matplotlib's own: Pillow's knows no letters but those of English."""
+    import matplotlib  # which takes its time
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", height)
 
 
 def legible(images: Images) -> Float[Tensor, "batch 3 _height _width"]:
