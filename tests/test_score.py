@@ -163,6 +163,20 @@ def test_a_folder_is_what_was_selected_and_a_checkpoint_what_was_evaluated(score
     assert beside.config == whole.config | {"split_hash": whole.split_hash}
 
 
+def test_members_of_a_folder_are_those_of_the_network_that_was_selected(score, runs, tmp_path):
+    """Here an earlier one; a checkpoint is what was evaluated."""
+    folder = shutil.copytree(runs / "mixmo" / "cut-mixmo-seed0", tmp_path / "early")
+    first, *_, last = sorted((folder / "checkpoints").glob("step-*.pt"))
+    early, state = (torch.load(path, weights_only=True) for path in (first, last))
+    average = early["modules"]["average"]
+    state["modules"]["selected"] |= {name: average[name] for name in average if name.startswith("network.")}
+    torch.save(state, last)
+    own, chosen, evaluated = (next(iter(score(path)["classifiers"].values())) for path in (folder, first, last))
+    for figure in FIGURES + OF_MEMBERS:
+        assert own[figure] == pytest.approx(chosen[figure], rel=1e-6), figure
+    assert own["nll"] != pytest.approx(evaluated["nll"], rel=1e-3)
+
+
 def test_a_checkpoint_of_an_unfinished_run_of_several_inputs_is_its_members(score, runs, tmp_path):
     """From its configuration and its parameters, where no network is left yet."""
     recorded = read_result(runs / "mixmo" / "cut-mixmo-seed0")
