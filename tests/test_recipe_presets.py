@@ -190,6 +190,16 @@ def test_every_recipe_of_a_classifier_hands_on_its_settings(made, monkeypatch, f
 
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("form", ["{}", "scimix_{}"])
+def test_hybrids_teach_in_the_window_of_the_method_and_above_16_pixels_of_the_epochs(made, form, base):
+    """Ours: of 14 epochs from 1.5 to 12, of MixMatch's eight from 1 to 7; else from a third on to six sevenths."""
+    epochs, window = (8, (1.0, 7.0)) if base == "mixmatch" else (14, (1.5, 12.0))
+    for size, expected in (("16", window), ("32", (epochs / 3, epochs * 6 / 7))):
+        taught = objectives(made(form.format(base), "--image-size", size)[1])[0].settings
+        assert (taught.start, taught.stop) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("form", ["{}", "scimix_{}"])
 def test_a_classifier_with_hybrids_starts_where_it_is_told_to(made, monkeypatch, form, base):
     name, started = form.format(base), []
 
