@@ -157,7 +157,7 @@ def test_a_classifier_there_and_back(hub, run, capsys):
 
 
 def test_a_run_s_hybridizer_with_what_its_hybrids_inherit(hub, tmp_path, capsys):
-    leave(tmp_path / "run", test_accuracy_last=0.5)
+    leave(tmp_path / "run", test_accuracy_last=0.5, test_accuracy_selected=0.25)  # as SAMOSA does
     own = Hybridizer.from_pretrained(bundled())
     own.save_pretrained(tmp_path / "run" / "hybridizer")
     rates = {"semantic_transfer": 0.75, "nonsemantic_preservation": 0.0, "background_inheritance": None}
