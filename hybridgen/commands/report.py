@@ -13,8 +13,7 @@ class Report:
     """Write runs as one HTML page: figures, settings, curves, hybrids, confusions.
 
     RUNS are folders of runs or of comparisons, finished or not; several are set side by side. The page needs no network
-    and no other file. Every recipe but those of ablations writes that of its own folder at
-    its end.
+    and no other file. Every recipe but those of ablations writes that of its own folder at its end.
     """
 
     runs: tyro.conf.Positional[tuple[Path, ...]]

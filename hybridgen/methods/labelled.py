@@ -119,7 +119,7 @@ def classifier_of(settings: TrainingSettings, context: Context) -> Classifier:
 
 
 def augmentation(settings: TrainingSettings, context: Context) -> View:
-    """Random crops or shifts, flips (`flip`) and, if asked for, AutoAugment, jitter of colours and erasing, in
+    """Random crops or shifts, flips (`Context.flip`) and, if asked for, AutoAugment, jitter of colours and erasing, in
     this order. Of whole photographs images are random parts already."""
     dataset = context.dataset
     if holds_photographs(dataset.train.images):
