@@ -35,6 +35,7 @@ from hybridgen.data.splits import Split, make_split
 from hybridgen.errors import InputError, exit_codes
 from hybridgen.evaluation.explore import Explorer, Server
 from hybridgen.evaluation.export import BLOCK, Row
+from hybridgen.evaluation.grid import SMALL as SMALL_LETTERS
 from hybridgen.evaluation.grid import choose_parents, hybrid_grid, letters, sample_grid
 from hybridgen.evaluation.oracle import Training, save_oracle, train_oracle
 from hybridgen.evaluation.studies import STUDIES
@@ -486,6 +487,7 @@ def test_a_sample_has_names_and_reconstructions_left_of_its_rows(artefact, digit
         inked = (written < 0.5).flatten(0, 1).any(dim=0).nonzero()
         width = letters(14).getlength(names[part.labels[index]])
         assert abs(int(inked.max() - inked.min()) + 1 - width) <= 4 and inked.max() >= written.shape[2] - 6
+    assert letters(SMALL_LETTERS).getlength("reconstructed") <= 64  # the side of an image
     assert (left[:, 2:66, -64:] < 0.5).any() and (left[:, :60, :-64] == 1).all()  # over reconstructions is written so
     part.labels[:] = -1  # nobody knows the classes
     assert (sample_grid(hybridizer, part, 5)[:, 70:, :2] == 1).all()

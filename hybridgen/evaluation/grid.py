@@ -20,7 +20,7 @@ LEGIBLE = 64
 """Smallest side, in pixels, that an image of a grid is shown with."""
 GAP, EDGE = 2, 8
 """Pixels between images, and more of them beside the parents."""
-FONT, SMALL = 14, 10
+FONT, SMALL = 14, 9
 """Heights of letters in pixels."""
 
 
