@@ -84,6 +84,19 @@ def tyro_remembers() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def light_trainings() -> Iterator[None]:
+    """Recipes and trainings of this process draw no curves, and leave out what light.py tells."""
+    from light import lighten
+
+    from hybridgen.training import record
+
+    with pytest.MonkeyPatch.context() as patch:
+        lighten(patch)
+        patch.setattr(record, "draw_curves", lambda folder: (folder / "curves.png").touch())
+        yield
+
+
 @pytest.fixture(scope="session")
 def recipe_server(pytestconfig: pytest.Config) -> Connection:
     """Forks a process for each recipe that it is asked for (see recipe_server.py)."""

@@ -30,12 +30,15 @@ from pathlib import Path
 from typing import Any
 
 import jaxtyping
+import pytest
 from accelerate.state import AcceleratorState
+from light import lighten
 from recipe_modules import NAMES, recipe
 from tyro import _unsafe_cache
 
 import hybridgen
 from hybridgen.configuration import parse
+from hybridgen.data.datasets import load_dataset
 from hybridgen.tables import jobs
 from hybridgen.training import record
 
@@ -144,6 +147,8 @@ def serve(requests: Connection, other: Connection) -> None:
         importlib.import_module(module.name)
     for name in LATE:
         importlib.import_module(name)
+    lighten(pytest.MonkeyPatch())
+    load_dataset("digits-m")
     # What is here is not garbage, and is looked at by no process again
     gc.collect()
     gc.freeze()

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from hybridgen.configuration import parse
 from hybridgen.tables import compare
 from hybridgen.tables.pipeline import check_unused
-from hybridgen.training import record
 from hybridgen.training import train as module
 from hybridgen.types import InputError
 
@@ -69,7 +68,6 @@ def read(folder: Path, *without: str) -> dict:
 
 def test_stopped_in_each_of_its_parts_and_resumed_it_equals_one_that_never_stopped(toy, tmp_path, monkeypatch, capsys):
     """In its oracle too; and no step is done twice but those since the last checkpoint."""
-    monkeypatch.setattr(record, "draw_curves", lambda folder: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     steps, folder, resume, told = Steps(monkeypatch), tmp_path / "stopped", (), []
     for part in range(4):

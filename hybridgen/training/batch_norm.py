@@ -4,16 +4,25 @@ import torch
 from torch import Tensor, nn
 
 from hybridgen.training.processes import number_of_processes, sum_over_processes
-from hybridgen.types import Network, single
+from hybridgen.types import InputError, Network, single
 
 
 def synchronize_batch_norm(network: Network, device: torch.device) -> Network:
-    """The network with torch's `SyncBatchNorm` as every batch-norm; on CPUs, which it refuses, `CPUSyncBatchNorm`."""
+    """The network with torch's `SyncBatchNorm` as every batch-norm; on CPUs, which it refuses, `CPUSyncBatchNorm`.
+
+    Of timm's, which activate what they have normalised, the activations stay. InputError, on CPUs, for batch-norm of
+    another kind.
+    """
+    from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
+
     if device.type != "cpu":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+        return convert_sync_batchnorm(network)
+    kinds = {nn.BatchNorm2d: CPUSyncBatchNorm, BatchNormAct2d: CPUSyncBatchNormAct}
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.__class__ = CPUSyncBatchNorm  # which differs in what `forward` does, and in nothing that it holds
+            if type(module) not in kinds:
+                raise InputError(f"sync_batchnorm: {type(module).__name__} cannot be synchronised on CPUs")
+            module.__class__ = kinds[type(module)]  # which differs in what `forward` does, and in nothing that it holds
     return network
 
 
@@ -42,3 +51,13 @@ class CPUSyncBatchNorm(nn.BatchNorm2d):
         if self.affine:
             y = y * self.weight[:, None, None] + self.bias[:, None, None]
         return y.to(input.dtype)
+
+
+class CPUSyncBatchNormAct(CPUSyncBatchNorm):
+    """Followed by the activation of timm's `BatchNormAct2d`."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(input)))

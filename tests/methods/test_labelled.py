@@ -187,7 +187,7 @@ def test_maps_are_mixed_after_the_first_and_the_second_stage_and_images(name, co
 def test_a_network_of_too_few_stages_cannot_have_its_maps_mixed(context):
     large = replace(context, dataset=replace(context.dataset, image_size=32))
     with pytest.raises(InputError, match="network: it has"):
-        mixing.plan("manifold-mixup", replace(SETTINGS, network="vgg11", width=None), large, 0)
+        mixing.plan("manifold-mixup", replace(SETTINGS, network="fast-8", width=None), large, 0)
 
 
 def test_patchups_loss_has_two_terms_on_maps_and_one_on_images(context):

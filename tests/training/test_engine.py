@@ -4,17 +4,22 @@ import copy
 import os
 import shutil
 import sys
+from collections import Counter
 from time import perf_counter
 from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
+from timm.layers import BatchNormAct2d, SyncBatchNormAct
 from torch import nn
 
-from hybridgen.training import engine
+from hybridgen.networks.registry import make_network
+from hybridgen.training import batch_norm, engine
+from hybridgen.training.batch_norm import CPUSyncBatchNormAct, synchronize_batch_norm
 from hybridgen.training.ema import EMA
 from hybridgen.training.engine import laid_out, make_accelerator, now, peak_memory
+from hybridgen.types import InputError
 
 
 def outcome(network: nn.Module) -> tuple[torch.Tensor, ...]:
@@ -36,6 +41,41 @@ def test_a_network_laid_out_computes_the_same(option):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert list(other.state_dict()) == list(network.state_dict())
     assert (other._compiled_call_impl is not None) == (option == "compiled")
+
+
+@pytest.mark.parametrize(("name", "width"), [("cifar-densenet121", 0.25), ("resnet18", 1), ("efficientnet_b0", 1)])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_synchronised_batch_norm_keeps_all_else_of_a_network(name, width, device):
+    """Its activations, where they are of the same module (timm's BatchNormAct2d). On other devices by timm."""
+    torch.manual_seed(0)
+    network = make_network(name, 5, width=width).eval()
+    images = torch.rand(2, 3, 32, 32)
+    logits, kinds = network(images), Counter(type(module) for module in network.modules())
+    synchronised = synchronize_batch_norm(network, torch.device(device))
+    torch.testing.assert_close(synchronised(images), logits, rtol=1e-4, atol=1e-5)
+    left = Counter(type(module) for module in synchronised.modules())
+    assert not left[nn.BatchNorm2d] + left[BatchNormAct2d]
+    assert left[CPUSyncBatchNormAct] + left[SyncBatchNormAct] == kinds[BatchNormAct2d]
+    assert bool(kinds[BatchNormAct2d]) == (name != "resnet18")
+
+
+def test_activations_stay_where_several_processes_normalise_together(monkeypatch):
+    """Each of two processes with the same images."""
+    network = nn.Sequential(BatchNormAct2d(4, act_layer=nn.SiLU), nn.BatchNorm2d(4))
+    images = torch.rand(6, 4, 3, 5, generator=torch.Generator().manual_seed(0))
+    alone = network(images)
+    monkeypatch.setattr(batch_norm, "number_of_processes", lambda: 2)
+    monkeypatch.setattr(batch_norm, "sum_over_processes", lambda total: 2 * total)
+    together = synchronize_batch_norm(network, torch.device("cpu"))(images)
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_of_another_kind_is_not_synchronised_on_cpus():
+    class Other(nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(InputError, match="sync_batchnorm: Other cannot be synchronised"):
+        synchronize_batch_norm(nn.Sequential(Other(3)), torch.device("cpu"))
 
 
 def test_a_network_is_laid_out_on_the_device_of_its_process(monkeypatch):

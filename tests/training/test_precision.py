@@ -343,7 +343,6 @@ def test_a_run_in_bf16_that_is_stopped_and_resumed_equals_one_that_never_stopped
     processor, monkeypatch, tmp_path, name
 ):
     """Bit for bit. Training computes in bf16, and what is judged is judged in float32."""
-    monkeypatch.setattr("hybridgen.training.record.draw_curves", lambda folder: None)  # which takes its time
 
     def run(folder: Path, *, stop: int | None = None, resume: bool = False) -> dict[str, torch.Tensor]:
         processor(*WITH)

@@ -54,6 +54,13 @@ class Config:
 
 
 CONFIG = Config()
+DRAW_CURVES = record.draw_curves
+
+
+@pytest.fixture(autouse=True)
+def curves(monkeypatch):
+    """Are drawn here."""
+    monkeypatch.setattr(record, "draw_curves", DRAW_CURVES)
 
 
 def run(folder: Path, steps: int = 10, **changes) -> Run:

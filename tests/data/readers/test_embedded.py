@@ -9,7 +9,13 @@ from PIL import Image
 from hybridgen.data.datasets import load_dataset
 from hybridgen.data.readers import embedded
 
+DIGITS_M = embedded.digits_m
 GOLDEN_DIGITS_M = "2ff5c2bf3d714ec69217e2246656ff8d37d04fb39cf3a088478b2e68644cabae"
+
+
+@pytest.fixture(autouse=True)
+def made_each_time(monkeypatch):
+    monkeypatch.setattr(embedded, "digits_m", DIGITS_M)
 
 
 @pytest.fixture(scope="module", params=[16, 32])
