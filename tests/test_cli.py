@@ -837,7 +837,7 @@ LYING = ("--data-root", "here", "--download")
         ("hybridize --out g.png --hybridizer {artefact}", "digits-m", {}),
         ("evaluate --hybridizer {artefact} --data svhn", "svhn", {}),
         ("study probe --out o --hybridizer {artefact} --data svhn", "svhn", {}),
-        ("predict --model {model} --data cifar10", "cifar10", {}),
+        ("predict --model {model} --data cifar10", "cifar10", dict(whole=False)),
         ("split --labels 10 --out s.json --data cifar10", "cifar10", None),
         ("split --labels 10 --out s.json --data folder:a", "folder:a", dict(image_size=8, memory_limit=0)),
         ("study sequence --out o --data svhn", "svhn", dict(image_size=None)),

@@ -1,5 +1,6 @@
 """The recipes of the methods that mix images, as their users run them."""
 
+import csv
 import importlib.util
 import json
 import signal
@@ -16,13 +17,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from hybridgen.cli import main
 from hybridgen.configuration import parse
 from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.sources import InMemory
 from hybridgen.data.splits import Split
 from hybridgen.methods.labelled import TrainingSettings, augmentation, rate_of
 from hybridgen.methods.mixing import TITLES, how, mixed
-from hybridgen.networks.classifiers import Classifier
+from hybridgen.networks.classifiers import Classifier, about_classifier
 from hybridgen.networks.registry import make_network
 from hybridgen.training.context import Context, RunSettings
 from hybridgen.training.schedules import Clock
@@ -155,6 +157,39 @@ def test_imagenets_presets_train_on_a_folder(recipes):
     weights = load_file(recipes.folder / "pvtv2" / "recursivemix-seed0" / "network.safetensors")
     with torch.device("meta"):
         make_network("pvt_v2_b1_li", 2).load_state_dict(weights, assign=True)
+    assert_predicted(recipes.folder / "pvtv2" / "recursivemix-seed0", recipes.folder / "imagenet", "test/*/*.jpg")
+
+
+def assert_predicted(run: Path, data: Path, files: str) -> None:
+    """`hybridgen predict` gives files, and the data set, the probabilities of what the run left of them."""
+    left = torch.from_numpy(np.load(run / "predictions.npz")["logits"]).softmax(dim=1)
+    for asked in ((map(str, sorted(data.glob(files)))), ("--data", f"folder:{data}")):
+        out = run / "table.csv"
+        main(["predict", "--model", str(run), *asked, "--threads", "1", "--out", str(out)])
+        rows = list(csv.reader(out.open()))
+        found = torch.tensor([[float(each) for each in row[-left.shape[1] :]] for row in rows[1:]])
+        torch.testing.assert_close(found, left, rtol=0, atol=1e-4)
+        out.unlink()
+
+
+def test_what_was_judged_by_a_centre_is_asked_by_it(recipes):
+    """The run's own predictions are those of `hybridgen predict`, of a network for 10 of 16 pixels."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", 12), ("test", 6)):
+        for name in ("cat", "dog"):
+            folder = recipes.folder / "pets" / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(random.integers(256, size=(20, 24, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    recipes.succeed(
+        "mixing_baselines.py", "--data", f"folder:{recipes.folder / 'pets'}", "--image-size", "16", "--crop", "10",
+        "--methods", "none", "--batch", "8", "--epochs", "1", "--warmup", "0", "--network", "wrn-10-1",
+        "--threads", "1", "--out", "cropped",
+    )  # fmt: skip
+    run = recipes.folder / "cropped" / "no-mixing-seed0"
+    seen = about_classifier(run / "network.safetensors").seen
+    assert seen == "the centre 10×10 of the central square, brought to 16 pixels"
+    assert_predicted(run, recipes.folder / "pets", "test/*/*.png")
 
 
 # --- settings ------------------------------------------------------------------------------------------------

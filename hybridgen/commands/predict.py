@@ -13,6 +13,7 @@ from hybridgen.settings import settings
 
 if TYPE_CHECKING:
     from hybridgen.data.datasets import Part
+    from hybridgen.networks.classifiers import About
 
 
 class Asked(NamedTuple):
@@ -29,7 +30,8 @@ class Predict:
     """Classify images by a finished run's network: the class of each, and with --out all probabilities.
 
     hybridgen predict --model RUN IMAGES...: files, or folders in which they are looked for; of oblong ones the central
-    square is taken, brought to the size that the network was trained on. Or the test images of --data.
+    square is taken, brought to the size that the network was trained on, and of it what the run was judged by (--crop,
+    --whole). Or the test images of --data.
     """
 
     model: Path
@@ -54,7 +56,8 @@ class Predict:
     def run(self) -> None:
         self._check()
         from hybridgen.files import written_aside
-        from hybridgen.networks.classifiers import FILE, load_classifier
+        from hybridgen.methods.labelled import central
+        from hybridgen.networks.classifiers import FILE, about_classifier, load_classifier
         from hybridgen.training.engine import laid_out, make_accelerator
         from hybridgen.training.scores import logits_of
 
@@ -64,12 +67,14 @@ class Predict:
             needed = f"give one of {inside}" if inside else f"a finished run's folder, or its {FILE}, is needed"
             raise InputError(f"--model {self.model}: no classifier there; {needed}")
         classifier, classes, side = load_classifier(path)
-        asked = self._asked(side)
+        about = about_classifier(path)
+        asked = self._asked(about)
 
         # Probabilities
         accelerator = make_accelerator(precision="fp32", threads=self.threads)
         network = laid_out(classifier, accelerator).requires_grad_(False).eval()
-        logits, numbers = logits_of(network, asked.part, range(len(asked.names)), accelerator, batch_size=self.batch)
+        seen = lambda images: network(images if about.crop_of is None else central(images, side))
+        logits, numbers = logits_of(seen, asked.part, range(len(asked.names)), accelerator, batch_size=self.batch)
         if not accelerator.is_main_process:
             return
         probabilities = logits.float().softmax(dim=1)
@@ -100,15 +105,19 @@ class Predict:
         if self.out is not None and self.out.suffix.lower() != ".csv":
             raise InputError(f"--out {self.out}: a .csv file is needed")
 
-    def _asked(self, side: int) -> Asked:
+    def _asked(self, about: "About") -> Asked:
         import torch
 
-        from hybridgen.data.datasets import Part, load_dataset
+        from hybridgen.data.datasets import Part, load_dataset, of_files
         from hybridgen.data.readers.folder import images_below
-        from hybridgen.data.sources import Files
+        from hybridgen.data.sources import Files, Photographs
 
+        side = about.crop_of or about.image_size
         if self.data is not None:
-            dataset = load_dataset(self.data, image_size=side, data_root=self.data_root, download=self.download)
+            whole = about.whole and of_files(self.data)
+            dataset = load_dataset(
+                self.data, image_size=side, data_root=self.data_root, download=self.download, whole=whole
+            )
             return Asked([f"test/{place}" for place in range(len(dataset.test))], dataset.test, dataset.classes)
         paths: list[Path] = []
         for path in self.images:
@@ -117,4 +126,5 @@ class Predict:
                 raise InputError(f"{path}: no images in it")
             paths += below
         unknown = torch.full((len(paths),), -1)
-        return Asked(list(map(str, paths)), Part(Files(paths, side), unknown), ())
+        read = Photographs if about.whole else Files
+        return Asked(list(map(str, paths)), Part(read(paths, side), unknown), ())

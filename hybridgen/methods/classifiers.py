@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from hybridgen.data.sources import holds_photographs
 from hybridgen.networks.classifiers import FILE, Classifier, about_classifier, load_classifier, save_classifier
 from hybridgen.settings import NUMBER, Count, Decay, Flat, Positive, Weight, settings
 from hybridgen.training.context import Context
@@ -93,6 +94,7 @@ def classifier_plan(
                 name=context.network(settings.network),
                 classes=context.dataset.classes,
                 image_size=context.dataset.image_size,
+                whole=holds_photographs(context.dataset.test.images),
                 split_hash=context.split.hash,
             )
 

@@ -243,5 +243,7 @@ def save_network(folder: Path, classifier: Classifier | None, settings: Training
             width=width,
             classes=context.dataset.classes,
             image_size=settings.crop or context.dataset.image_size,
+            crop_of=None if settings.crop is None else context.dataset.image_size,
+            whole=holds_photographs(context.dataset.test.images),
             split_hash=context.split.hash,
         )

@@ -215,13 +215,16 @@ def save_classifier(
     width: float = 1,
     classes: Sequence[str],
     image_size: int,
+    crop_of: int | None = None,
+    whole: bool = False,
     split_hash: str | None = None,
 ) -> None:
     """Write the deployed network, a plain state dict in safetensors' format, whole or not at all.
 
     The class of that name of torchvision or timm loads it. `name` and `width` are `make_network`'s; they, the names of
-    the classes, mean and standard deviation of the images, their side and the split that it was trained on are the
-    file's metadata. The head of consistency, which predicts nothing, is left out.
+    the classes, mean and standard deviation of the images, their side, what of an image it is judged by (`About`) and
+    the split that it was trained on are the file's metadata. The head of consistency, which predicts nothing, is left
+    out.
     """
     from hybridgen.files import written_aside  # with torchvision, which takes its time
 
@@ -231,6 +234,8 @@ def save_classifier(
         "width": f"{width:g}",
         "classes": json.dumps(list(classes)),
         "image_size": str(image_size),
+        **({} if crop_of is None else {"crop_of": str(crop_of)}),
+        **({"whole": "true"} if whole else {}),
         **{key: json.dumps(getattr(classifier.normalize, key).flatten().tolist()) for key in ("mean", "std")},
         **({} if split_hash is None else {"split_hash": split_hash}),
         **({"inputs": json.dumps(options)} if (options := getattr(classifier.network, "options", None)) else {}),
@@ -250,10 +255,23 @@ class About(NamedTuple):
     std: tuple[float, ...]
     image_size: int
     """Side of the images."""
+    crop_of: int | None
+    """Side of the images of which it is judged by the centre, if it is."""
+    whole: bool
+    """Whether it is judged by the middle of whole photographs, as `Photographs` gives it, not by central squares."""
     split_hash: str | None
     """Of the split that it was trained on, where that is known."""
     inputs: dict[str, Any] | None
     """Of a transformer of several inputs, what it is made with."""
+
+    @property
+    def seen(self) -> str:
+        """What of an image it sees where it is judged."""
+        side = f"{self.image_size}×{self.image_size}"
+        if self.whole:
+            return f"the middle {side} of the photograph, its short side brought to 256/224 of that"
+        square = "the central square, brought to"
+        return f"{square} {side}" if self.crop_of is None else f"the centre {side} of {square} {self.crop_of} pixels"
 
 
 def about_classifier(path: str | Path) -> About:
@@ -322,7 +340,11 @@ def _about(path: str | Path, metadata: Mapping[str, str]) -> About:
         classes, mean, std = (tuple(json.loads(metadata[key])) for key in ("classes", "mean", "std"))
         width, image_size = float(metadata["width"]), int(metadata["image_size"])
         inputs = json.loads(metadata["inputs"]) if "inputs" in metadata else None
-        return About(metadata["network"], width, classes, mean, std, image_size, metadata.get("split_hash"), inputs)
+        crop_of, whole = metadata.get("crop_of"), metadata.get("whole") == "true"
+        return About(
+            metadata["network"], width, classes, mean, std, image_size, None if crop_of is None else int(crop_of),
+            whole, metadata.get("split_hash"), inputs,
+        )  # fmt: skip
 
 
 @contextmanager

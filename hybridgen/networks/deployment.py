@@ -68,6 +68,7 @@ def metadata(about: About) -> dict[str, str]:
         "network": about.network,
         "classes": json.dumps(list(about.classes)),
         "image_size": str(about.image_size),
+        "seen": about.seen,
         "mean": json.dumps(list(about.mean)),
         "std": json.dumps(list(about.std)),
     }

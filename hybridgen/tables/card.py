@@ -100,7 +100,8 @@ def classifier_card(path: Path, repo_id: str, license: str | None = None) -> str
         images=group.images,
         limits=(
             f"It knows its {len(about.classes)} classes alone, and gives one of them to every image.",
-            f"The figures are of images like those that it was trained on, at {side}×{side}; of others they differ.",
+            "The figures are of images like those that it was trained on; of others they differ.",
+            f"Where it is judged it sees {about.seen}.",
         ),
         license=license,
     )

@@ -15,7 +15,7 @@ from hybridgen.networks.registry import make_network
 from hybridgen.types import InputError
 
 MEAN, STD = (0.4, 0.5, 0.7), (0.2, 0.25, 0.35)
-ABOUT = About("fast-8x1", 1.0, ("ant", "bee"), MEAN, STD, 8, "5eed", None)
+ABOUT = About("fast-8x1", 1.0, ("ant", "bee"), MEAN, STD, 8, None, False, "5eed", None)
 
 
 @pytest.fixture
@@ -50,7 +50,8 @@ def test_onnx_takes_images_as_they_are_and_any_number_of_them(unchecked, network
     assert {key: json.loads(told.pop(key)) for key in ("classes", "mean", "std")} == {
         "classes": ["ant", "bee"], "mean": list(MEAN), "std": list(STD),
     }  # fmt: skip
-    assert told == {"network": "fast-8x1", "image_size": "8", "split_hash": "5eed"}
+    seen = "the central square, brought to 8×8"
+    assert told == {"network": "fast-8x1", "image_size": "8", "seen": seen, "split_hash": "5eed"}
 
 
 def test_what_computes_something_else_is_not_written(unchecked, network, classifier, tmp_path, monkeypatch):
