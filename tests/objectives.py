@@ -80,8 +80,8 @@ def Mixed(classifier, classes, **changes) -> mixing.Mixed:
     return mixing.Mixed(classifier, classes, **(options | changes))
 
 
-def AugMix(classifier, *, smoothing=0.0) -> augmix.AugMix:
-    return augmix.AugMix(classifier, smoothing=smoothing)
+def AugMix(classifier, *, consistent=False, smoothing=0.0) -> augmix.AugMix:
+    return augmix.AugMix(classifier, consistent=consistent, smoothing=smoothing)
 
 
 def RecursiveMix(classifier, classes, **changes) -> recursivemix.RecursiveMix:

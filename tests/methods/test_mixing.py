@@ -19,15 +19,15 @@ def network() -> nn.Sequential:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(6, CLASSES)).double()
 
 
-def batch(views: int = 1) -> Batch:
+def batch() -> Batch:
     generator = torch.Generator().manual_seed(1)
-    images = tuple(torch.rand(6, 3, 8, 8, generator=generator, dtype=torch.float64) for _ in range(views))
-    return Batch(images, torch.tensor([0, 1, 2, 3, 1, 2]), ())
+    images = torch.rand(6, 3, 8, 8, generator=generator, dtype=torch.float64)
+    return Batch((images,), torch.tensor([0, 1, 2, 3, 1, 2]), ())
 
 
-def run(made: nn.Module, seed: int = 7, views: int = 1):
+def run(made: nn.Module, seed: int = 7):
     torch.manual_seed(seed)
-    return made(batch(views), CLOCK)
+    return made(batch(), CLOCK)
 
 
 def after_two_draws(seed: int = 7) -> None:
@@ -139,10 +139,18 @@ def test_a_failing_forward_leaves_no_hook():
     assert not plain[2]._forward_pre_hooks
 
 
-def test_augmix_trains_on_the_first_view_and_ties_all_three():
-    given, plain = batch(3), network()
-    losses, *_ = run(AugMix(network()), views=3)
-    logits = [plain(view) for view in given.labelled]
+def test_augmix_trains_on_the_images_and_ties_them_to_two_mixtures(monkeypatch):
+    """Of the same crops: Hendrycks et al. 2020 have them made of what was cropped and flipped."""
+    made, plain = [], network()
+    monkeypatch.setattr(
+        "hybridgen.methods.augmix.augmix",
+        lambda images, generator: made.append((images, torch.rand_like(images))) or made[-1][1],
+    )
+    losses, *_ = run(AugMix(network(), consistent=True))
+    given = batch()
+    ((images, mixtures),) = made
+    assert all(torch.equal(each, given.labelled[0]) for each in images.chunk(2))
+    logits = [plain(view) for view in (given.labelled[0], *mixtures.chunk(2))]
     torch.testing.assert_close(losses["supervised"], F.cross_entropy(logits[0], given.labels))
     first, second, third = (each.softmax(1) for each in logits)
     middle = (first + second + third) / 3
