@@ -164,12 +164,15 @@ def erase(
         raise InputError(f"probability: {probability} is outside [0, 1]")
     batch, _, height, width = images.shape
     draws = torch.rand(5, batch, generator=generator, device=images.device)
-    tall, wide = _rectangles(draws[:2], height, width, scale, aspect)
-    left, top = (draws[2] * (width - wide)).floor(), (draws[3] * (height - tall)).floor()
+    tall, wide = (side.round() for side in _rectangles(draws[:2], height, width, scale, aspect))
+    left, top = (
+        (draw * (room + 1)).floor().minimum(room)
+        for draw, room in zip(draws[2:4], (width - wide, height - tall), strict=True)
+    )
     row = torch.arange(height, device=images.device)
     column = torch.arange(width, device=images.device)
-    rows = (row >= top[:, None]) & (row < (top + tall.round())[:, None]) & (draws[4] < probability)[:, None]
-    columns = (column >= left[:, None]) & (column < (left + wide.round())[:, None])
+    rows = (row >= top[:, None]) & (row < (top + tall)[:, None]) & (draws[4] < probability)[:, None]
+    columns = (column >= left[:, None]) & (column < (left + wide)[:, None])
     noise = torch.rand(images.shape, generator=generator, device=images.device, dtype=images.dtype)
     return torch.where(rows[:, None, :, None] & columns[:, None, None, :], noise, images)
 

@@ -319,7 +319,7 @@ def patch_masks(patches: Patches, ratio: Ratio, height: int, width: int, generat
             return masks.halves(ratio, height, width, vertical=patches == "vertical-concat")
         case "patchup":
             side = masks.block_side(PATCH, height, width)
-            rate = masks.centre_rate(1 - ratio, height, width, side).clamp(max=1)
+            rate = masks.rate_beside(ratio, height, width, side)
             return masks.blocks(rate, height, width, side=side, generator=generator)
         case "fmix":
             return masks.fourier(ratio, height, width, generator=generator)

@@ -199,9 +199,29 @@ def blocks(
 
 
 def centre_rate(share: C, height: int, width: int, side: int) -> C:
-    """At which rate `blocks` are centred that cover this share of the area, or somewhat less where they overlap
-    (DropBlock, Ghiasi et al. 2018; PatchUp, Faramarzi et al. 2020)."""
+    """At which rate DropBlock (Ghiasi et al. 2018) and PatchUp (Faramarzi et al. 2020) centre `blocks` for this share
+    of the area. They cover less where they overlap, and more where the map is small: the formula counts the centres
+    whose squares lie inside, and centres are drawn at all places."""
     return share * height * width / (side**2 * (height - side + 1) * (width - side + 1))
+
+
+def rate_beside(ratio: Ratio, height: int, width: int, side: int) -> Ratio:
+    """At which rate `blocks` are centred beside which, on average, this share of the area is left."""
+    reached = [
+        [min(place + side // 2, length - 1) - max(place - side // 2, 0) + 1 for place in range(length)]
+        for length in (height, width)
+    ]
+    places = Counter(row * column for row in reached[0] for column in reached[1])  # by how many centres reach them
+    centres, share = torch.tensor([[*places], [*places.values()]], dtype=ratio.dtype).to(
+        ratio.device, non_blocking=True
+    )
+    share = (share / (height * width)).log()
+    # The mean of (1 - rate)^centres is the ratio: Newton's method in logarithms, where the curve is nearly a line
+    wanted, kept = ratio.clamp(min=1e-9).log(), torch.zeros_like(ratio)
+    for _ in range(8):
+        left = share + centres * kept.unsqueeze(1)
+        kept = kept + (wanted - left.logsumexp(1)) / (left.softmax(1) * centres).sum(1)
+    return -kept.clamp(max=0).expm1()
 
 
 def block_side(side: int, height: int, width: int) -> int:

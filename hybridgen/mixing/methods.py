@@ -159,10 +159,10 @@ def patchup(
 
     `gamma` is "the probability of altering a feature", in the paper's commands ½ (hard) and ¾ (soft): centres of
     squares have the rate γ h w / (side² (h - side + 1)(w - side + 1)), so that squares that overlap cover somewhat
-    less. `channelwise` draws a mask for every channel; the thesis found one for all of them better (A.5.1). `side` is
-    brought to the largest odd number that the map holds. The paper's loss, whose two terms are linear in the target,
-    is twice the cross-entropy with the target of the realised ratio. InputError for a gamma outside [0, 1] and a side
-    that is even or below 1.
+    less, and of a map hardly larger than they are, nearly all. `channelwise` draws a mask for every channel; the thesis
+    found one for all of them better (A.5.1). `side` is brought to the largest odd number that the map holds. The
+    paper's loss, whose two terms are linear in the target, is twice the cross-entropy with the target of the realised
+    ratio. InputError for a gamma outside [0, 1] and a side that is even or below 1.
     """
     gamma = {"hard": 0.5, "soft": 0.75}[kind] if gamma is None else gamma
     if not 0 <= gamma <= 1:

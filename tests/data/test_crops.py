@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
-from torchvision.transforms import v2
+from torchvision.transforms import RandomErasing, v2
 
 from hybridgen.data.augment import erase, resized_crop
 from hybridgen.types import InputError
@@ -107,18 +107,34 @@ def test_a_rectangle_is_erased_with_its_probability():
 
 
 def test_rectangles_are_erased_where_they_are_drawn():
-    """Rounded to whole pixels, their corners down."""
+    """Of whole pixels, in any place."""
     height, width = 20, 30
     gone = (erase(torch.full((60, 3, height, width), 2.0), generator(4), probability=0.7) != 2.0).all(dim=1)
     for own, draws in zip(gone, torch.rand(5, 60, generator=generator(4)).double().T.tolist(), strict=True):
         area = (0.02 + (1 / 3 - 0.02) * draws[0]) * height * width
         aspect = math.exp(math.log(0.3) + (math.log(10 / 3) - math.log(0.3)) * draws[1])
-        tall, wide = min(math.sqrt(area / aspect), height), min(math.sqrt(area * aspect), width)
-        left, top = math.floor(draws[2] * (width - wide)), math.floor(draws[3] * (height - tall))
+        tall, wide = round(min(math.sqrt(area / aspect), height)), round(min(math.sqrt(area * aspect), width))
+        left, top = math.floor(draws[2] * (width - wide + 1)), math.floor(draws[3] * (height - tall + 1))
         expected = torch.zeros(height, width, dtype=torch.bool)
         if draws[4] < 0.7:
-            expected[top : top + round(tall), left : left + round(wide)] = True
+            expected[top : top + tall, left : left + wide] = True
         assert torch.equal(own, expected)
+
+
+def test_no_side_is_erased_more_often_than_the_other():
+    """Nor than torchvision's RandomErasing does it."""
+    count = 3000
+    ours = (erase(torch.full((count, 3, 16, 12), 2.0), generator(1), probability=1.0) != 2.0)[:, 0].float().mean(dim=0)
+    torch.manual_seed(0)
+    theirs = torch.zeros(16, 12)
+    for _ in range(count):
+        top, left, tall, wide, _ = RandomErasing.get_params(
+            torch.zeros(3, 16, 12), scale=(0.02, 1 / 3), ratio=(0.3, 10 / 3), value=[0.0]
+        )
+        theirs[top : top + tall, left : left + wide] += 1 / count
+    for dim in (0, 1):
+        torch.testing.assert_close(ours.mean(dim), ours.mean(dim).flip(0), rtol=0, atol=0.015)
+        torch.testing.assert_close(ours.mean(dim), theirs.mean(dim), rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("probability", [-0.1, 1.1])

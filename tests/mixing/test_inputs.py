@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hybridgen.mixing import masks
-from hybridgen.mixing.inputs import InputMixing, Patches, cut_others_in, loss_weights, mix_inputs
+from hybridgen.mixing.inputs import InputMixing, Patches, cut_others_in, loss_weights, mix_inputs, patch_masks
 from hybridgen.types import InputError
 
 PATCHES = Patches.__args__
@@ -70,7 +70,7 @@ def test_patches_are_equation_a4_with_realised_shares(inputs, patches, seed):
 
 @pytest.mark.parametrize("patches", PATCHES)
 def test_patches_have_about_the_share_that_is_drawn(patches):
-    """On average and one by one; boxes lose what borders cut off, squares what overlaps."""
+    """On average and one by one; boxes lose what borders cut off."""
     mixing = drawn(2, patches, count=2000, size=(32, 32))
     k = mixing.order[-1]
     aimed, realised = intended(2, 0, 2000)[k], mixing.ratios[k].double()
@@ -79,9 +79,18 @@ def test_patches_have_about_the_share_that_is_drawn(patches):
         assert (realised <= aimed + 1e-6).all()
         assert realised.mean() == pytest.approx(0.31, abs=0.01)  # of Beta(2, 2): MixMo's code
     elif patches == "patchup":
-        assert 0.42 < realised.mean() < 0.49
+        assert realised.mean() == pytest.approx(0.5, abs=0.01)
     else:
         torch.testing.assert_close(realised, aimed, atol=0.5 / 32 + 2e-3, rtol=0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 16), (16, 32), (5, 40)])
+@pytest.mark.parametrize("ratio", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_squares_leave_the_share_that_is_drawn_on_maps_of_any_size(height, width, ratio):
+    """Thesis A.5.1: masks of the share that is drawn. On average over many, exactly."""
+    mask = patch_masks("patchup", torch.full((8000,), ratio), height, width, torch.Generator().manual_seed(0))
+    assert mask.shape == (8000, 1, height, width)
+    assert mask.mean() == pytest.approx(ratio, abs=0.015)
 
 
 def test_horizontal_concatenation_has_a_vertical_line_and_vertical_a_horizontal_one():
