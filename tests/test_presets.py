@@ -976,7 +976,7 @@ OF_FUNCTIONS = {
     "networks.autoencoder.SemanticAutoencoder": {"backend": "hybridgen"},
     "networks.cifar.cifar_resnet": {"width": 1}, "networks.cifar.cifar_densenet": {"width": 1},
     "networks.classifiers.Classifier": {"heads": 1},
-    "networks.classifiers.save_classifier": {"width": 1, "split_hash": None},
+    "networks.classifiers.save_classifier": {"width": 1, "crop_of": None, "whole": False, "split_hash": None},
     "networks.decoder.DeconvBlock": {"stride": 1, "normalized": False, "slope": 0.1, "momentum": 0.1},
     "networks.decoder.SamosaDecoder": {"channels": 128, **LEAKY},  # tables A.5 to A.7
     "networks.discriminator.Discriminator": {"channels": (32, 64, 128, 256), "width": 1.0},  # table A.11

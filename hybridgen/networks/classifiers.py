@@ -81,8 +81,9 @@ class Classifier(nn.Module):
         has made, and into `stages[1:3]` what the first and the second stage have, Manifold Mixup's and PatchUp's
         places (in a DenseNet after the transition behind them).
 
-        They are those that timm's `feature_info` lists and that hold a convolution or a linear layer, so no bare
-        activations; none if it lists none. InputError for a network without a last feature map.
+        They are those that timm's `feature_info` lists, but for its stem, and that hold a convolution or a linear
+        layer, so no bare activations; none if it lists none. InputError for a network without a last feature map, and
+        for one that lists what it has not.
         """
         _ = self.channels
         return stages_of(self.network)
@@ -143,7 +144,11 @@ def _consistency(network: Any) -> nn.Linear:
 def stages_of(network: nn.Module) -> tuple[nn.Module, ...]:
     """`Classifier.stages` of a network in timm's convention."""
     described: Any = getattr(network, "feature_info", ())
-    listed = [network.get_submodule(stage["module"]) for stage in described]
+    names = [stage["module"] for stage in described if "stem" not in stage["module"]]
+    try:
+        listed = [network.get_submodule(name) for name in names]
+    except AttributeError as error:  # which a property would turn into its own
+        raise InputError(f"network: {type(network).__name__} lists stages that it has not ({error})") from error
     return tuple(stage for stage in listed if any(weight.ndim > 1 for weight in stage.parameters()))
 
 

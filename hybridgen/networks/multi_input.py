@@ -181,7 +181,12 @@ class MultiInputClassifier(nn.Module):
 
     def encoded_size(self, images: Images) -> tuple[int, int]:
         """Height and width of their encodings."""
+        from timm.layers import Conv2dSame  # with timm, which takes its time
+
         first: Any = self.encoders[0]
+        if isinstance(first, Conv2dSame):  # as TensorFlow's, which pad by the size of the images
+            height, width = (-(-side // stride) for side, stride in zip(images.shape[2:], first.stride, strict=True))
+            return height, width
         sides = zip(images.shape[2:], first.kernel_size, first.stride, first.padding, first.dilation, strict=True)
         height, width = (
             (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1

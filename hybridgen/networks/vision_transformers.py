@@ -289,6 +289,8 @@ def _cut(network: Any) -> ClassAttentionTransformer:
     """Of one of `CUT`."""
     if isinstance(network.patch_embed, convit.HybridEmbed) or not hasattr(network.patch_embed, "patch_size"):
         raise InputError("network: patches made by a convolutional network cannot be mixed one by one")
+    if missing := [type(block).__name__ for block in network.blocks if not hasattr(block, "attn")]:
+        raise InputError(f"network: a {missing[0]} is no block of self-attention and a perceptron, one after the other")
     attention = network.blocks[0].attn
     positions = (getattr(network, "rope", None), getattr(network, "rel_pos_bias", None),
                  getattr(attention, "relative_position_bias_table", None))  # fmt: skip
@@ -309,7 +311,7 @@ def _cut(network: Any) -> ClassAttentionTransformer:
         blocks=network.blocks,
         qkv_bias=not isinstance(network, convit.ConVit),
         drawn=True,
-    ).to(network.cls_token.dtype)
+    ).to(next(network.patch_embed.parameters()).dtype)
     if isinstance(network, cait.Cait):
         made.load_state_dict(network.state_dict())
         return made

@@ -101,6 +101,8 @@ def test_stages_are_entered_one_after_the_other_with_maps_of_the_listed_size(nam
         ("resnet50", ["layer1", "layer2"], [(256, 10, 6), (512, 5, 3)]),
         ("fast", ["encoder.trunk.blocks.0", "encoder.trunk.blocks.1"], [(32, 20, 12), (64, 10, 6)]),
         ("pvt_v2_b1_li", ["stages.0", "stages.1"], [(64, 10, 6), (128, 5, 3)]),
+        ("regnety_002", ["s1", "s2"], [(24, 10, 6), (56, 5, 3)]),  # timm lists their stems
+        ("resnetv2_50", ["stages.0", "stages.1"], [(256, 10, 6), (512, 5, 3)]),
     ],
 )
 def test_places_after_the_first_and_the_second_stage(name, made, after):
@@ -117,6 +119,14 @@ def test_places_after_the_first_and_the_second_stage(name, made, after):
         classifier(torch.empty(2, 3, 40, 24))
     assert [each.shape[1:] for each in inputs] == after
     assert len(inputs) == len(outputs) == 2 and all(a is b for a, b in zip(inputs, outputs, strict=True))
+
+
+def test_a_network_that_lists_what_it_has_not_is_refused():
+    """Timm's HRNets and CoaTs."""
+    network = small("wrn-10-1", 1).network
+    network.feature_info = [dict(module="stage1")]
+    with pytest.raises(InputError, match=r"network: .* lists stages that it has not .*stage1"):
+        _ = Classifier(network, **STATISTICS).stages
 
 
 def test_stages_of_a_wide_resnet_are_its_groups():

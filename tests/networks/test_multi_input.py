@@ -259,6 +259,15 @@ def test_the_size_of_the_last_map_is_known_beforehand(name):
     assert all(parameter.device.type == "cpu" for parameter in made.parameters())
 
 
+@pytest.mark.parametrize("name", ["wrn-10-1", "preact-resnet18", "tf_mobilenetv3_small_minimal_100"])
+def test_the_size_of_encodings_is_known_beforehand(name):
+    """Also where the first convolution pads by the size of the images."""
+    made = classifier(name, 2).eval()
+    for shape in ((32, 16), (15, 24)):
+        shown = torch.rand(1, 3, *shape, dtype=torch.float64)
+        assert made.encoded_size(shown.to("meta")) == tuple(made.encode([shown] * 2)[0].shape[2:])
+
+
 def test_kernels_of_no_length_stay_such():
     made = classifier("wrn-10-1", 2)
     with torch.no_grad():

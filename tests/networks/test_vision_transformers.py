@@ -12,7 +12,7 @@ from timm.models.cait import Cait, LayerScaleBlockClassAttn
 from timm.models.convit import GPSA, ConVit
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import ParallelThingsBlock, VisionTransformer
 from torch import nn
 
 from hybridgen.networks.registry import make_network
@@ -136,6 +136,16 @@ def test_plain_transformers_of_timm_are_cut_into_their_self_attention_blocks():
     cut = with_class_attention(drawn)
     assert torch.equal(cut.blocks[0].mlp.fc1.weight, kept) and cut.grid == (2, 2)
     assert with_class_attention(cut) is cut
+
+
+@torch.no_grad()
+def test_a_plain_transformer_without_a_class_token_is_cut():
+    without = dict(class_token=False, global_pool="avg")
+    theirs = unfused(varied(VisionTransformer(embed_dim=24, num_heads=3, **without, **SIZES)))
+    expected = theirs.patch_embed(pictures()) + theirs.pos_embed
+    for block in theirs.blocks:
+        expected = block(expected)
+    torch.testing.assert_close(with_class_attention(theirs).forward_features(pictures()), expected, **CLOSE)
 
 
 @pytest.mark.parametrize("kind", [Beit, Eva])
@@ -287,6 +297,9 @@ def test_what_does_not_fit_is_one_error():
     for kind, how in ((Beit, "use_rel_pos_bias"), (Beit, "use_shared_rel_pos_bias"), (Eva, "use_rot_pos_emb")):
         with pytest.raises(InputError, match=f"this {kind.__name__} has positions in the attention of its blocks"):
             with_class_attention(kind(embed_dim=24, num_heads=3, **SIZES, **{how: True}))
+    parallel = VisionTransformer(embed_dim=24, num_heads=3, block_fn=ParallelThingsBlock, **SIZES)
+    with pytest.raises(InputError, match="a ParallelThingsBlock is no block of self-attention"):
+        with_class_attention(parallel)
     with pytest.raises(InputError, match="patches made by a convolutional network"):
         with_class_attention(timm.create_model("vit_tiny_r_s16_p8_224", num_classes=3))
     with pytest.raises(InputError, match="stochastic_depth: Linear has no residual branches"):
