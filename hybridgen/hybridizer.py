@@ -23,7 +23,7 @@ from hybridgen.data.splits import Split
 from hybridgen.files import write_text, written_aside
 from hybridgen.hub import CARD, Figure, card, fetched, pushed, without_places
 from hybridgen.mixing.mixing import Targets
-from hybridgen.mixing.samples import LabelsGetter, change_sample, check_transform, toss
+from hybridgen.mixing.samples import LabelsGetter, change_sample, check_transform, part_workers, toss
 from hybridgen.networks.autoencoder import METHODS, Autoencoder, check_described, size_of
 from hybridgen.settings import plain
 from hybridgen.training.context import Context
@@ -313,9 +313,9 @@ class Hybridize(nn.Module):
     labels as probabilities. With `keep_consistent` an image whose hybrid the hybridizer's own classifier gives
     another class stays as it is. An image of unknown class, label -1, stays as it is with a soft label of zeros,
     which loses nothing, and is nobody's non-semantic parent with another label than the semantic one's. Draws come
-    from `generator`, on a CPU or the images' device, or from torch's global one; after the first batch nothing waits
-    for the device. The hybridizer, which follows the images' device, is no part of the module's parameters and state.
-    Within `torch.compile` there is no graph break, but at a generator.
+    from `generator`, on a CPU or the images' device, or from torch's global one, in a data loader's workers apart;
+    after the first batch nothing waits for the device. The hybridizer, which follows the images' device, is no part
+    of the module's parameters and state. Within `torch.compile` there is no graph break, but at a generator.
 
     InputError for a probability outside [0, 1], for `classes`, if their names are given, other than the hybridizer's,
     for labels outside them (looked for on CPUs only), for floats outside [0, 1] (looked for in the first batch alone,
@@ -345,6 +345,7 @@ class Hybridize(nn.Module):
         self.alpha, self.probability, self.keep_consistent = alpha, probability, keep_consistent
         self.labels_getter, self.generator = labels_getter, generator
         self._looked = False
+        self._worker: int | None = None
 
     @property
     def hybridizer(self) -> Hybridizer:
@@ -360,6 +361,7 @@ class Hybridize(nn.Module):
             if each.ndim != 4:
                 raise InputError("images: a video; batches of images are hybridized")
             self._look(each)
+        self._worker = part_workers(self.generator, self._worker)
         coin = self.training and toss(self.probability, self.generator, targets.device)
         if coin is False:
             return images, targets

@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.data import get_worker_info
 
+from hybridgen.data.streams import derive_seed
 from hybridgen.mixing.masks import Generator
 from hybridgen.mixing.mixing import Targets, as_targets
 from hybridgen.types import InputError
@@ -25,6 +27,17 @@ def check_transform(probability: float, labels_getter: LabelsGetter) -> None:
         raise InputError(f"probability: {probability} is outside [0, 1]")
     if not (labels_getter is None or labels_getter == "default" or callable(labels_getter)):
         raise InputError(f"labels_getter: {labels_getter!r} is neither 'default' nor a function of the sample")
+
+
+def part_workers(generator: Generator, begun: int | None) -> int | None:
+    """In a data loader's worker, let draws differ from the other workers' and from those of its next epoch: all have
+    the generator as it was when they began. It is seeded anew, once, by its own seed and the worker's, which is given
+    back to be given as `begun` at the next call."""
+    worker = None if generator is None else get_worker_info()
+    if generator is None or worker is None or worker.seed == begun:
+        return begun
+    generator.manual_seed(derive_seed(generator.initial_seed(), worker.seed))
+    return worker.seed
 
 
 def toss(probability: float, generator: Generator, device: torch.device) -> bool | Bool[Tensor, ""]:

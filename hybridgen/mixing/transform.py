@@ -12,7 +12,7 @@ from hybridgen.mixing.masks import Generator
 from hybridgen.mixing.methods import METHODS
 from hybridgen.mixing.mixing import Mixing, Others, Targets
 from hybridgen.mixing.recursive import recursivemix
-from hybridgen.mixing.samples import LabelsGetter, change_sample, check_transform, toss
+from hybridgen.mixing.samples import LabelsGetter, change_sample, check_transform, part_workers, toss
 from hybridgen.types import InputError
 
 NAMES = (*METHODS, "recursivemix", "augmix")
@@ -30,7 +30,8 @@ class Mix(nn.Module):
     floats only). Labels are indices or probabilities already, of which `num_classes` may be None.
 
     A call mixes with `probability` and else gives the images back, with their labels as probabilities. In evaluation
-    mode nothing is mixed. Draws come from `generator`, on a CPU or the images' device, or from torch's global ones.
+    mode nothing is mixed. Draws come from `generator`, on a CPU or the images' device, or from torch's global ones; in
+    a data loader's workers each draws for itself, and anew in each epoch.
     Within `torch.compile` there is no graph break, but at a generator, of which compiled graphs cannot draw; there
     labels outside the classes are not looked for, and the coin is tossed on the images' device.
 
@@ -67,6 +68,7 @@ class Mix(nn.Module):
         self.method, self.num_classes, self.probability = method, num_classes, probability
         self.labels_getter, self.generator, self.options = labels_getter, generator, options
         self.mixing: Mixing | None = None
+        self._worker: int | None = None
         self.forget()
         try:
             self._draw(torch.zeros(1, 3, 8, 8), torch.Generator())
@@ -84,6 +86,7 @@ class Mix(nn.Module):
         self.mixing = None
         if not self.training:
             return images, targets
+        self._worker = part_workers(self.generator, self._worker)
         coin = toss(self.probability, self.generator, images[0].device)
         if coin is not False and self.method == "augmix":
             if len(images) > 1 or images[0].ndim != 4:

@@ -268,6 +268,25 @@ def test_a_compiled_step_has_no_graph_break():
         assert got == pytest.approx(want, rel=1e-5) and len(set(want)) > 2 and len(got) == 4
 
 
+def test_workers_and_epochs_of_a_loader_draw_apart_from_one_generator():
+    """And again the same from the same seeds."""
+
+    def ratios() -> list[float]:
+        torch.manual_seed(5)
+        mix = Mix("mixup", num_classes=4, generator=torch.Generator().manual_seed(0))
+
+        def mixed(samples: list) -> float:
+            mix(*torch.utils.data.default_collate(samples))
+            return mix.mixing.ratio[0].item()
+
+        data = torch.utils.data.TensorDataset(torch.rand(8, 3, 4, 4), torch.arange(8) % 4)
+        loader = torch.utils.data.DataLoader(data, batch_size=2, num_workers=2, collate_fn=mixed)
+        return [ratio for _ in range(2) for ratio in loader]
+
+    drawn = ratios()
+    assert len(drawn) == len(set(drawn)) == 8 and ratios() == drawn
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_any_method_stands_in_a_timm_training_loop(name):
     """In the place of `timm.data.Mixup`, before timm's loss for soft targets: the network learns."""
