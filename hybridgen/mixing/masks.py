@@ -76,12 +76,12 @@ def inside(boxes: Int64[Tensor, "n 4"], height: int, width: int) -> Mask:
     """0 inside the box (top, left, height, width), 1 outside."""
     edges = boxes.unsqueeze(2).unbind(1)
     rows, columns = (
-        ((place >= start) & (place < start + length)).float()
+        ((place < start) | (place >= start + length)).float()
         for start, length, place in zip(
             edges[:2], edges[2:], (torch.arange(side, device=boxes.device) for side in (height, width)), strict=True
         )
     )
-    return torch.addcmul(rows.new_ones(()), rows[:, None, :, None], columns[:, None, None, :], value=-1)
+    return torch.maximum(rows[:, None, :, None], columns[:, None, None, :])
 
 
 def box_around(
