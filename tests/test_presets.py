@@ -1898,7 +1898,7 @@ CONSTANTS = {
     "evaluation.explore": {"HANDFUL": 24, "TOP": 3, "CELLS": 64, "MOST_BYTES": 3 * 2**24, "MOST_PIXELS": 2**26},
     "evaluation.finished": {"SUFFIX": ".pt"},
     "evaluation.grid": {"LEGIBLE": 64},
-    "evaluation.intervals": {"RESAMPLES": 1000},
+    "evaluation.intervals": {"BIASED": ("ece",), "RESAMPLES": 1000},
     "evaluation.mixing_studies": {"SMOOTHED": 1e-4},  # RecursiveMix, 4.4
     "evaluation.oracle": {
         "PASSES": (2, 75), "PIXELS": 409_600_000, "BATCH_PIXELS": 524_288, "PART": 20, "DEARER": 5, "TOLD": 100,
