@@ -6,14 +6,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 from hybridgen.data.datasets import Dataset, Request
-from hybridgen.data.readers.folder import drawn_test, files_digest, of_groups
+from hybridgen.data.readers.folder import drawn_test, files_digest, name_below, of_groups
 from hybridgen.data.sources import Cell, Embedded, ImageColumn, ImageFile, one_line
 from hybridgen.types import InputError
 
@@ -156,22 +156,38 @@ def _of_file(
     file = request.path
     texts, names = _texts(labels, classes, f"{file}", first)
     rows: dict[ImageFile, _Row] = {}
+    folder = cache(Path.resolve)
     for number, (image, label) in enumerate(zip(images, texts, strict=True)):
         row, part = f"{file}: row {number + first}", str((parts and parts[number]) or "").strip()
-        if not isinstance(image, Embedded):
-            told, image = (image or "").strip(), file.parent / (image or "").strip()
+        if isinstance(image, Embedded):
+            place = image
+        else:
+            told = (image or "").strip()
+            image = _below(file.parent, told)
             if not told or not image.is_file():
                 raise InputError(f"{row}: {told or 'no path'}: no such file")
-            if image in rows:
+            place = image.resolve() if image.is_symlink() else folder(image.parent) / image.name
+            if place in rows:
                 raise InputError(f"{row}: {told} comes twice")
         if parts is not None and part not in ("train", "test"):
             raise InputError(f"{row}: part {part!r}; train or test is needed")
         if part == "test" and not label:
             raise InputError(f"{row}: an image of the test has no label")
-        rows[image] = _Row(image, label, part)
+        rows[place] = _Row(image, label, part)
     if parts is not None and not any(row.part == "test" for row in rows.values()):
         raise InputError(f"{file}: no row has part 'test'; some are needed, or no column of that name")
     return _of_rows(request, list(rows.values()), names)
+
+
+def _below(root: Path, told: str) -> Path:
+    """Where an image of a table is: from the root, however that is spelled, also where the table tells its whole path
+    and that leads there."""
+    path = Path(told)
+    if path.is_absolute():
+        for above, below in ((root.absolute(), path), (root.resolve(), path), (root.resolve(), path.resolve())):
+            if below.is_relative_to(above):
+                return root / below.relative_to(above)
+    return root / path
 
 
 def _of_rows(request: Request, rows: Sequence[_Row], classes: Sequence[str], told: Sequence[str] = ()) -> Dataset:
@@ -181,7 +197,7 @@ def _of_rows(request: Request, rows: Sequence[_Row], classes: Sequence[str], tol
     unlabeled = [row.image for row in rows if not row.label]
     groups: dict[str, dict[str, list[ImageFile]]] = {"train": {}, "test": {}}
     places = {name: place for place, name in enumerate(classes)}
-    where = lambda image: image.row if isinstance(image, Embedded) else image.as_posix()
+    where = lambda image: image.row if isinstance(image, Embedded) else name_below(root, image)
     for row in sorted((row for row in rows if row.label), key=lambda row: (places[row.label], where(row.image))):
         groups[row.part or "train"].setdefault(row.label, []).append(row.image)
     train, test = groups["train"], groups["test"]

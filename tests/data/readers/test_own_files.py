@@ -100,6 +100,47 @@ def test_the_fingerprint_of_a_csv_file_is_of_labels_too(tmp_path, plain):
     assert found[0] != found[1]
 
 
+@pytest.mark.parametrize("linked", [False, True])
+def test_whole_paths_in_a_csv_file_are_those_from_its_folder(tmp_path, plain, picture, write, monkeypatch, linked):
+    """However the file is spelled, from here, as a whole, or by a link, the same images are in the test, in one order,
+    and the fingerprint is one; of other places the whole path counts."""
+    root = plain(tmp_path / "pets")
+    if linked:
+        (root / "dog").rename(tmp_path / "dogs")
+        (root / "dog").symlink_to(tmp_path / "dogs")
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(tmp_path)
+    names = [f"{name}/{i}.png" for name, count in (("cat", 11), ("dog", 2)) for i in range(count)]
+    lines = {
+        "short.csv": [f"{name},{name[:3]}" for name in names],
+        "whole.csv": [f"{root / name if i % 3 else name},{name[:3]}" for i, name in enumerate(names)],
+    }
+    for file, rows in lines.items():
+        (root / file).write_text("path,label\n" + "\n".join(rows))
+    expected = load_dataset("pets/short.csv")
+    for spelled in ("pets/whole.csv", f"{root}/whole.csv", *([] if linked else ["link/whole.csv"])):
+        found = load_dataset(spelled)
+        assert found.fingerprint == expected.fingerprint, spelled
+        assert (found.train.files, found.test.files) == (expected.train.files, expected.test.files)
+
+    write(tmp_path / "else" / "0.png", picture(1))
+    (root / "whole.csv").write_text("\n".join(["path,label", *lines["whole.csv"], f"{tmp_path}/else/0.png,cat"]))
+    ours, theirs = (load_dataset(spelled) for spelled in ("pets/whole.csv", f"{root}/whole.csv"))
+    assert (ours.fingerprint, ours.train.files) == (theirs.fingerprint, theirs.train.files)
+    assert f"{tmp_path}/else/0.png" in ours.train.files
+
+
+@pytest.mark.parametrize("again", ["{root}/cat/0.png", "dog/../cat/0.png", "link/0.png", "same.png"])
+def test_an_image_may_not_be_listed_twice_by_two_paths(tmp_path, plain, fails, monkeypatch, again):
+    root = plain(tmp_path / "pets")
+    monkeypatch.chdir(root)
+    (root / "link").symlink_to("cat")
+    (root / "same.png").symlink_to("cat/0.png")
+    again = again.format(root=root)
+    (root / "list.csv").write_text(f"path,label,part\ncat/0.png,cat,train\ndog/0.png,dog,train\n{again},cat,test\n")
+    fails("csv:list.csv", f"row 4: {again} comes twice")
+
+
 def test_a_bare_path_is_taken_for_what_lies_there(tmp_path, plain, monkeypatch):
     plain(tmp_path / "pets")
     (tmp_path / "pets" / "list.csv").write_text("path,label\n" + "".join(f"{n}/{i}.png,{n}\n" for n in ("cat", "dog")
