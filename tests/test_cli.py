@@ -33,6 +33,7 @@ from hybridgen.data.splits import Split, make_split
 from hybridgen.errors import InputError, exit_codes
 from hybridgen.evaluation.explore import Explorer, Server
 from hybridgen.evaluation.export import BLOCK, Row
+from hybridgen.evaluation.figures import image_table
 from hybridgen.evaluation.grid import SMALL as SMALL_LETTERS
 from hybridgen.evaluation.grid import choose_parents, hybrid_grid, letters, sample_grid
 from hybridgen.evaluation.oracle import Training, save_oracle, train_oracle
@@ -1058,6 +1059,24 @@ def test_maps_of_files_and_of_chosen_images(run, networks, images, tmp_path):
     assert [image["classes"][0]["class"] for image in values["images"]] == [str(int(labels[i])) for i in (4, 2)]
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(run, networks, tmp_path, monkeypatch):
+    """Each row shows its own image, and maps of it."""
+    drawn = []
+    keep = lambda rows, titles: drawn.append(rows) or image_table(rows, titles)
+    monkeypatch.setattr("hybridgen.evaluation.cam.image_table", keep)
+    for folder, grey in (("p", 40), ("q", 120), ("r", 220)):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (16, 16), grey).save(tmp_path / folder / "1.png")
+    files = [tmp_path / folder / "1.png" for folder in "pqr"]
+    line = ("study", "cam", "--networks", networks[0], "--files", *files, "--classes", "3", "--out", tmp_path / "o")
+    assert run(*line, *ONE).code == 0
+    values = json.loads((tmp_path / "o" / "cam.json").read_text())
+    assert [image["image"] for image in values["images"]] == ["p", "q", "r"]
+    (rows,) = drawn
+    shown = {name: {round(255 * float(cell.image.mean())) for cell in row} for name, row in rows.items()}
+    assert shown == {"p": {40}, "q": {120}, "r": {220}}
+
+
 def test_maps_of_data_of_other_classes_are_refused(run, networks, tmp_path):
     images, labels = np.zeros((6, 16, 16, 3), dtype=np.uint8), np.arange(6) % 3
     np.savez(tmp_path / "own.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
@@ -1193,7 +1212,9 @@ def refused(said: Said, *words: str) -> None:
         ("study cam --out o --networks {oracle}/oracle.safetensors", ("oracle.safetensors", "metadata lack network")),
         ("study cam --out o --networks {network} --classes 3 x", ("--classes: 'x'", "0, 1, 2")),
         ("study cam --out o --networks {network} --index 999999", ("--index 999999", "test images")),
+        ("study cam --out o --networks {network} --index 3 5 3", ("--index: 3 is there twice",)),
         ("study cam --out o --networks {network} --files a.png", ("--files", "--classes")),
+        ("study cam --out o --networks {network} --files a.png a.png --classes 3", ("--files: a.png is there twice",)),
         ("study cam --out o --networks {network} --files a.png --classes 3", ("a.png", "not a readable image")),
         ("study cam --out o --networks {network} --files a.png --index 3", ("--files", "--index")),
         ("study cam --out o --networks {network} --index 3 --mixed cutmix", ("--index", "--mixed")),

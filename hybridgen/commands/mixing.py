@@ -88,7 +88,7 @@ class StudyMaps(OfImages):
     index: tuple[Annotated[int, Field(ge=0, le=10_000_000), NUMBER], ...] = ()
     """Which test images; --count drawn ones unless given."""
     files: tuple[Path, ...] = ()
-    """Image files instead."""
+    """Image files instead; told apart by their folders where names are equal."""
     count: ImageCount | None = None
     """How many test images are drawn, or mixed; 64 unless given. The picture shows the first 6."""
     classes: tuple[str, ...] = ()
@@ -110,6 +110,9 @@ class StudyMaps(OfImages):
             raise InputError("--files: stand instead of --index, --count and --mixed; give one or the other")
         if self.index and (self.count or self.mixed):
             raise InputError("--index: stands instead of --count and --mixed; give one or the other")
+        for flag, given in (("--index", self.index), ("--files", self.files)):
+            if twice := [each for place, each in enumerate(given) if each in given[:place]]:
+                raise InputError(f"{flag}: {twice[0]} is there twice; each is needed once")
         if self.files and not self.classes:
             raise InputError("--files: their classes are not known; give --classes")
         if self.mixed is not None:
@@ -138,10 +141,14 @@ class StudyMaps(OfImages):
 
         from hybridgen.data.sources import Files
         from hybridgen.evaluation.mixing_studies import RECURSIVE, Inputs, drawn_batches, inputs_of, mixed_inputs
+        from hybridgen.evaluation.studies import apart
 
         if self.files:
+            names = [path.name for path in self.files]
+            if len(set(names)) < len(names):
+                names = apart([path.parts for path in self.files])
             images = Files(self.files, self.image_size or image_size).gather(torch.arange(len(self.files)))
-            return Inputs(images / 255, torch.zeros(len(images), len(classes)), None), [p.name for p in self.files]
+            return Inputs(images / 255, torch.zeros(len(images), len(classes)), None), names
         dataset = self._dataset(image_size)
         if dataset.classes != classes:
             known, here = ", ".join(classes), ", ".join(dataset.classes)

@@ -71,8 +71,10 @@ def cam(
     `classes` are the names of all classes, `names` those of the images. Rows of the picture are the first images,
     columns the networks, each with the classes. Where it is known what shows where, also the part of each map inside
     its class's region, and inside the object there, beside their part of the area, which is what a map has that
-    locates nothing.
+    locates nothing. InputError for two images of one name.
     """
+    if len(set(names)) < len(names):
+        raise InputError(f"names: {', '.join(names)}; each image needs one of its own")
     there, slots = chosen >= 0, chosen.clamp(min=0)
     regions = {}
     if inputs.places is not None:

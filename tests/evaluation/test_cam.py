@@ -188,6 +188,11 @@ def test_whole_images_have_objects_but_no_regions():
     assert finding.values["networks"]["seeing"].keys() == {"probability", "inside_object", "area_object"}
 
 
+def test_images_of_one_name_are_refused():
+    with pytest.raises(InputError, match="names: a, b, a; each image needs one of its own"):
+        cam({"seeing": Seeing()}, halves(3), torch.zeros(3, 1, dtype=torch.int64), ("r", "g", "b"), ("a", "b", "a"))
+
+
 def test_networks_of_several_files(tmp_path):
     def saved(name: str, classes: tuple[str, ...] = ("a", "b"), image_size: int = 16):
         made = Classifier(make_network("wrn-10-1", len(classes)), **STATISTICS)
