@@ -131,7 +131,6 @@ def write_hybrids(
 
     names = _folder_names(parents.classes)
     blocks = range(accelerator.process_index, -(-count // BLOCK), accelerator.num_processes)
-    unmerged = folder / UNMERGED / f"{accelerator.process_index}.csv"
     with ThreadPoolExecutor(4) as pool:
         for block in tqdm(blocks, "hybrids", unit="block", disable=not accelerator.is_main_process, mininterval=1):
             indices = range(block * BLOCK, min((block + 1) * BLOCK, count))
@@ -140,7 +139,7 @@ def write_hybrids(
             pixels, rows = _hybrids(hybridizer, parents, names, indices, seed, accelerator.device)
             made = [(row, image) for index, row, image in zip(indices, rows, pixels, strict=True) if index not in done]
             list(pool.map(lambda pair: _write_image(folder / pair[0].file_name, pair[1]), made))
-            _append(unmerged, [row for row, _ in made])
+            _write_rows(folder / UNMERGED / f"block-{block}.csv", rows)
 
     accelerator.wait_for_everyone()
     before, rows = len(done), _read(folder)
@@ -246,12 +245,12 @@ def _claim(folder: Path, manifest: dict) -> None:
 
 
 def _read(folder: Path) -> dict[int, Row]:
-    """The rows of all hybrids that are there, merged or not, by index. A line cut off does not count."""
+    """The rows of all hybrids that are there, merged or not, by index. What is damaged does not count."""
     rows = {}
     for path in (folder / TABLE, *sorted((folder / UNMERGED).glob("*.csv"))):
         if not path.exists():
             continue
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
             for values in csv.reader(file):
                 if len(values) == len(Row._fields) and all(values) and (folder / values[0]).is_file():
                     row = Row(*values)
@@ -259,22 +258,14 @@ def _read(folder: Path) -> dict[int, Row]:
     return rows
 
 
-def _append(path: Path, rows: Sequence[Row]) -> None:
-    try:
-        path.parent.mkdir(exist_ok=True)
-        with path.open("a", newline="", encoding="utf-8") as file:
-            file.write("\n")  # ends a line that was cut off
-            csv.writer(file).writerows(rows)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+def _write_rows(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    with written_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
 
 
 def _merge(folder: Path, rows: Sequence[Row]) -> None:
     if (folder / UNMERGED).exists() or not (folder / TABLE).exists():
-        with written_aside(folder / TABLE) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(Row._fields)
-            writer.writerows(rows)
+        _write_rows(folder / TABLE, [Row._fields, *rows])
         shutil.rmtree(folder / UNMERGED, ignore_errors=True)
 
 

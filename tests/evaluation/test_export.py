@@ -1,10 +1,11 @@
-"""Which parents hybrids in a folder come from; the folder itself is in `test_cli`."""
+"""Which parents hybrids in a folder come from, and its rows; the folder itself is in `test_cli`."""
 
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 
 from hybridgen.data.datasets import Part
@@ -84,3 +85,26 @@ def test_folders_of_other_or_damaged_descriptions_are_left_alone(tmp_path, text,
     with pytest.raises(InputError, match=f"{says}.*; give another folder$"):
         export._claim(tmp_path, {"count": 3})
     assert (tmp_path / MANIFEST).read_text() == text
+
+
+@pytest.mark.parametrize("kept", [b"\x56\xc3", b'"V\xc3\xb6gel', b""])
+def test_rows_that_were_cut_off_are_written_anew(tmp_path, monkeypatch, kept):
+    """Within a letter of several bytes, within quotes, at the beginning; and hybrids are those of one go."""
+    hybridizer = knowing("Vögel, klein", "Vögel, groß")
+    images = torch.randint(256, (5, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    one = Part(InMemory(images), torch.tensor([0, 1, 0, 1, 0]))
+    parents = Parents(one, one, hybridizer.origin.classes, "x")
+    write = lambda name: export.write_hybrids(hybridizer, parents, tmp_path / name, Accelerator(), count=70, seed=0)
+    write("whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(export, "_merge", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+        write("cut")
+    rows = sorted((tmp_path / "cut" / export.UNMERGED).iterdir())[-1]
+    lines = rows.read_bytes().splitlines(keepends=True)
+    rows.write_bytes(b"".join(lines[:-1]) + kept)
+    assert write("cut").startswith("70 hybrids, 1 of them made now")
+    cut, whole = (
+        {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
+        for name in ("cut", "whole")
+    )
+    assert cut == whole
