@@ -1877,7 +1877,10 @@ CONSTANTS = {
     "data.levels": {"FILL_LEVEL": 127, "MAGNITUDES": 10},
     "data.randaugment": {"GREY": 0.5},
     "data.pillow_policy": {"FILL": (127, 127, 127)},
-    "data.readers.folder": {"CONTENT_HASH_LIMIT": 2**28, "TEST_SHARE": 5, "UNLABELED": "unlabeled"},
+    "data.readers.folder": {
+        "CONTENT_HASH_LIMIT": 2**28, "TEST_SHARE": 5, "PARTS": ("train", "test"),
+        "UNLABELED": ("unlabeled", "unlabelled"),
+    },
     "data.readers.tables": {
         "TESTS": ("test", "validation", "valid", "val", "dev"), "OPTIONS": ("config", "image", "label"),
         "UNSUPERVISED": ("unlabeled", "unlabelled", "unsupervised"),

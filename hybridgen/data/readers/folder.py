@@ -31,8 +31,8 @@ CONTENT_HASH_LIMIT = 256 << 20
 Groups = Mapping[str, Sequence[ImageFile]]
 """Image files by the names of their classes, in the order of these."""
 
-UNLABELED = "unlabeled"
-"""The folder of images without classes."""
+PARTS, UNLABELED = ("train", "test"), ("unlabeled", "unlabelled")
+"""Folders of the parts, and of images without classes, in either spelling."""
 
 TEST_SHARE = 5
 """Of so many images of a class that has no test part one is taken for it."""
@@ -42,8 +42,9 @@ SIDES, LOOKED_AT = (16, 32, 64), 512
 
 
 def folder(request: Request) -> Dataset:
-    """PATH/train/<class>/…, PATH/test/<class>/…, and PATH/unlabeled/… of images without classes; or PATH/<class>/…, of
-    which a test part is drawn (`drawn_test`)."""
+    """PATH/train/<class>/…, PATH/test/<class>/…, and PATH/unlabeled/… (or unlabelled) of images without classes; or
+    PATH/<class>/…, of which a test part is drawn (`drawn_test`). What lies beside the parts is told and not used.
+    InputError for parts in capitals, and for images without classes inside a part."""
     if not request.path.is_dir():
         raise InputError(f"{request.path}: no such folder")
     return _of_folder(request, request.path)
@@ -76,13 +77,36 @@ def _names(file: Path) -> list[str]:
 
 
 def _of_folder(request: Request, root: Path, only: Sequence[str] | None = None) -> Dataset:
-    unlabeled = images_below(root / UNLABELED)
-    if any((root / part).is_dir() for part in ("train", "test")):
-        train, test = (_images_by_class(root / part, only=only) for part in ("train", "test"))
+    unlabeled = [path for name in UNLABELED for path in images_below(root / name)]
+    folders, told = _folders(root), []
+    has_parts = any(part in folders for part in PARTS)
+    _check_capitals(root, folders, has_parts)
+    if has_parts:
+        train, test = (_images_by_class(root / part, only=only) for part in PARTS)
+        if unused := [name for name in folders if name not in (*PARTS, *UNLABELED)]:
+            told = [f"of {request.name} is not used: {', '.join(unused)}"]
     else:
         train, test = drawn_test(_images_by_class(root, but=UNLABELED, only=only), root, request.name)
     every = [path for groups in (train, test) for group in groups.values() for path in group] + unlabeled
-    return of_groups(request, root, train, test, unlabeled, lambda: files_digest(root, every))
+    return of_groups(request, root, train, test, unlabeled, lambda: files_digest(root, every), told)
+
+
+def _folders(root: Path) -> list[str]:
+    """Names of the folders in a folder, but for hidden ones."""
+    try:
+        return sorted(name for name in os.listdir(root) if not name.startswith(".") and (root / name).is_dir())
+    except OSError as error:
+        raise InputError(f"{root}: cannot be read ({one_line(error)})") from error
+
+
+def _check_capitals(root: Path, folders: Sequence[str], has_parts: bool) -> None:
+    """InputError for what only capitals keep from being a part or images without classes; a class may be called Train
+    if there is no test beside it."""
+    has_parts = has_parts or {name.lower() for name in folders} >= set(PARTS)
+    known = (*UNLABELED, *(PARTS if has_parts else ()))
+    for name in folders:
+        if name not in known and name.lower() in known:
+            raise InputError(f"{root / name}: has capitals; needed is {name.lower()}")
 
 
 def drawn_test(groups: Groups, root: Path, data: str) -> tuple[Groups, Groups]:
@@ -140,7 +164,7 @@ def of_groups(
 
 
 def _images_by_class(
-    folder: Path, *, but: str | None = None, only: Sequence[str] | None = None
+    folder: Path, *, but: Sequence[str] = (), only: Sequence[str] | None = None
 ) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; needed is {folder.name}/<class>/<images>")
@@ -155,9 +179,12 @@ def _images_by_class(
     groups = {}
     for entry in _entries(folder):
         path = folder / entry.name
-        if entry.name == but:
+        if entry.name in but:
             continue
         if entry.is_dir():
+            if entry.name.lower() in UNLABELED:
+                place = folder.parent / UNLABELED[0]
+                raise InputError(f"{path}: images without classes are of no part; needed is {place}")
             groups[_class_name(path)] = images_below(path)
         elif path.suffix.lower() in IMAGE_SUFFIXES:
             raise InputError(f"{path}: lies outside a class folder; needed is {folder.name}/<class>/<images>")

@@ -148,6 +148,50 @@ def test_folder_faults(tmp_path, picture, write, image_folder, fails):
     fails(f"folder:{damaged}", str(path), "not a readable image", image_size=8)
 
 
+@pytest.mark.parametrize("parts", [False, True])
+def test_unlabelled_images_are_found_in_either_spelling(tmp_path, picture, write, image_folder, parts):
+    root = image_folder(tmp_path) if parts else image_folder(tmp_path) / "train"
+    for name in ("unlabelled", "unlabeled"):
+        write(root / name / "x.png", picture(77))
+    dataset = load_dataset(f"folder:{root}")
+    assert dataset.classes == ("cat", "dog") and not dataset.told
+    assert dataset.train.files[-2:] == ("unlabeled/x.png", "unlabelled/x.png")
+    assert dataset.train.labels[-3:].tolist() == [1, -1, -1]
+
+
+def test_folders_beside_the_parts_are_told(tmp_path, picture, write, image_folder):
+    root = image_folder(tmp_path)
+    before = load_dataset(f"folder:{root}")
+    for name in ("val", "extra", ".hidden"):
+        write(root / name / "cat" / "0.png", picture(1))
+    after = load_dataset(f"folder:{root}")
+    assert (before.told, after.told) == ((), (f"of folder:{root} is not used: extra, val",))
+    assert before.fingerprint == after.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ({"train": "Train", "test": "Test"}, "Test: has capitals; needed is test"),
+        ({"train": "TRAIN"}, "TRAIN: has capitals; needed is train"),
+        ({"train/dog": "Unlabelled"}, "Unlabelled: has capitals; needed is unlabelled"),
+        ({"train/dog": "train/unlabelled"}, "train/unlabelled: images without classes are of no part; needed is "),
+        ({"test/dog": "test/Unlabeled"}, "test/Unlabeled: images without classes are of no part; needed is "),
+    ],
+)
+def test_names_that_are_nearly_those_of_parts_are_refused(tmp_path, image_folder, fails, names, words):
+    root = image_folder(tmp_path / "own")
+    for before, after in names.items():
+        (root / before).rename(root / after)
+    fails(f"folder:{root}", f"{root}/{words}")
+
+
+def test_a_class_may_be_called_train(tmp_path, image_folder):
+    root = image_folder(tmp_path / "own") / "train"
+    (root / "dog").rename(root / "Train")
+    assert load_dataset(f"folder:{root}").classes == ("Train", "cat")
+
+
 def test_links_are_followed_to_what_there_is(tmp_path, image_folder):
     plain, linked = image_folder(tmp_path / "plain"), image_folder(tmp_path / "linked")
     (linked / "train" / "dog").rename(tmp_path / "elsewhere")
