@@ -46,6 +46,11 @@ def written_aside(path: str | Path) -> Iterator[Path]:
                 aside.unlink(missing_ok=True)
 
 
+def printable(path: str | Path) -> str:
+    """A path for text that is printed or written: its bytes that are not UTF-8 are told as `\\xff`."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 LEFTOVER = re.compile(r"\..+\.\d+\.tmp")
 """Names of what killed processes leave of files that they wrote aside."""
 

@@ -370,6 +370,16 @@ def test_a_table_of_predictions_has_every_probability(run, model, images, tmp_pa
         assert [float(each) for each in row[3:]] == pytest.approx(p.tolist(), abs=1e-5)
 
 
+def test_images_whose_names_are_not_utf_8_are_classified(run, model, images, tmp_path):
+    odd = tmp_path / "some" / os.fsdecode(b"f\xfcnf.png")
+    odd.parent.mkdir()
+    shutil.copy(images[0], odd)
+    said = run("predict", "--model", model, odd.parent, *ONE)
+    assert said.code == 0 and said.out.startswith(rf"{odd.parent}/f\xfcnf.png  ")
+    assert run("predict", "--model", model, odd.parent, "--out", tmp_path / "out.csv", *ONE).code == 0
+    assert list(csv.reader((tmp_path / "out.csv").open()))[1][0] == rf"{odd.parent}/f\xfcnf.png"
+
+
 def test_test_images_of_a_data_set_are_told_with_their_labels(run, model, tmp_path):
     for name in ("cat", "dog", "fox"):
         for i in range(2):

@@ -13,7 +13,16 @@ import torch
 from torchvision.utils import save_image
 
 from hybridgen import files
-from hybridgen.files import LOCK, is_vacant, remove_leftovers, save_picture, write_text, writing, written_aside
+from hybridgen.files import (
+    LOCK,
+    is_vacant,
+    printable,
+    remove_leftovers,
+    save_picture,
+    write_text,
+    writing,
+    written_aside,
+)
 from hybridgen.types import InputError
 
 
@@ -25,6 +34,10 @@ def test_writes_the_whole_text_into_folders_that_it_makes(tmp_path):
     write_text(tmp_path / "a" / "b" / "file.txt", "äöü\n")
     assert (tmp_path / "a" / "b" / "file.txt").read_bytes() == "äöü\n".encode()
     assert names(tmp_path / "a" / "b") == ["file.txt"]
+
+
+def test_a_path_that_is_not_utf_8_can_be_printed():
+    assert printable(os.fsdecode(b"\xc3\xbc/\xfc\\.png")) == "ü/\\xfc\\.png"
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):

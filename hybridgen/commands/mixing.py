@@ -142,11 +142,12 @@ class StudyMaps(OfImages):
         from hybridgen.data.sources import Files
         from hybridgen.evaluation.mixing_studies import RECURSIVE, Inputs, drawn_batches, inputs_of, mixed_inputs
         from hybridgen.evaluation.studies import apart
+        from hybridgen.files import printable
 
         if self.files:
-            names = [path.name for path in self.files]
+            names = [printable(path.name) for path in self.files]
             if len(set(names)) < len(names):
-                names = apart([path.parts for path in self.files])
+                names = apart([tuple(map(printable, path.parts)) for path in self.files])
             images = Files(self.files, self.image_size or image_size).gather(torch.arange(len(self.files)))
             return Inputs(images / 255, torch.zeros(len(images), len(classes)), None), names
         dataset = self._dataset(image_size)

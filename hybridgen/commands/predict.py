@@ -111,6 +111,7 @@ class Predict:
         from hybridgen.data.datasets import Part, load_dataset, of_files
         from hybridgen.data.readers.folder import images_below
         from hybridgen.data.sources import Files, Photographs
+        from hybridgen.files import printable
 
         side = about.crop_of or about.image_size
         if self.data is not None:
@@ -127,4 +128,4 @@ class Predict:
             paths += below
         unknown = torch.full((len(paths),), -1)
         read = Photographs if about.whole else Files
-        return Asked(list(map(str, paths)), Part(read(paths, side), unknown), ())
+        return Asked(list(map(printable, paths)), Part(read(paths, side), unknown), ())

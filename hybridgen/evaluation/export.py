@@ -21,7 +21,7 @@ from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.sources import Files, InMemory
 from hybridgen.data.splits import Split
 from hybridgen.data.streams import derive_seed
-from hybridgen.files import is_vacant, remove_leftovers, write_text, written_aside
+from hybridgen.files import is_vacant, printable, remove_leftovers, write_text, written_aside
 from hybridgen.hybridizer import Hybridizer
 from hybridgen.types import InputError
 
@@ -85,7 +85,7 @@ class Parents:
         for paths in (semantic, nonsemantic):
             pixels = Files(paths, hybridizer.image_size).gather(torch.arange(len(paths)))
             digest.update(str(len(paths)).encode() + pixels.numpy().tobytes())
-            parts.append(Part(InMemory(pixels), torch.full((len(paths),), -1), files=tuple(map(str, paths))))
+            parts.append(Part(InMemory(pixels), torch.full((len(paths),), -1), files=tuple(map(printable, paths))))
         return cls(parts[0], parts[1], hybridizer.origin.classes, f"files {digest.hexdigest()}")
 
     def pair(self, seed: int, index: int) -> tuple[int, int]:

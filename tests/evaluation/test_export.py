@@ -1,5 +1,6 @@
 """Which parents hybrids in a folder come from, and its rows; the folder itself is in `test_cli`."""
 
+import os
 from collections import Counter
 
 import numpy as np
@@ -39,13 +40,14 @@ def test_pairs_are_uniform_and_of_one_part_two_different_images(others):
 
 def test_files_are_told_from_others_by_pixels_and_roles(tmp_path):
     """Their classes are not known."""
-    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    paths = [tmp_path / name for name in ("0.png", os.fsdecode(b"\xfc.png"), "2.png")]
     for i, path in enumerate(paths):
         Image.fromarray(np.full((9, 7, 3), 80 * i, np.uint8)).save(path)
     hybridizer = knowing("a", "b")
     made = [Parents.of_files(paths[:count], paths[count:], hybridizer) for count in (1, 2, 1)]
     sources = [parents.source for parents in made]
     assert sources[0] == sources[2] != sources[1] and sources[0].startswith("files ")
+    assert made[1].semantic.files == (str(paths[0]), rf"{tmp_path}/\xfc.png")
     assert made[0].classes == ("a", "b") and made[0].nonsemantic.labels.tolist() == [-1, -1]
     assert made[1].semantic.images.pixels[:, 0, 0, 0].tolist() == [0, 80]
 

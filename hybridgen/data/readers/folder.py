@@ -22,6 +22,7 @@ from hybridgen.data.sources import (
     one_line,
     size_of,
 )
+from hybridgen.files import printable
 from hybridgen.types import InputError
 
 CONTENT_HASH_LIMIT = 256 << 20
@@ -84,7 +85,7 @@ def _of_folder(request: Request, root: Path, only: Sequence[str] | None = None) 
     if has_parts:
         train, test = (_images_by_class(root / part, only=only) for part in PARTS)
         if unused := [name for name in folders if name not in (*PARTS, *UNLABELED)]:
-            told = [f"of {request.name} is not used: {', '.join(unused)}"]
+            told = [f"of {request.name} is not used: {', '.join(map(printable, unused))}"]
     else:
         train, test = drawn_test(_images_by_class(root, but=UNLABELED, only=only), root, request.name)
     every = [path for groups in (train, test) for group in groups.values() for path in group] + unlabeled
@@ -112,13 +113,13 @@ def _check_capitals(root: Path, folders: Sequence[str], has_parts: bool) -> None
 def drawn_test(groups: Groups, root: Path, data: str) -> tuple[Groups, Groups]:
     """The training and the test part of images that have none: of every class one in five, at least one, by the order
     of their names' SHA-256, which is the same on every machine. InputError for a class of a single image."""
+    code = lambda path: hashlib.sha256(name_below(root, path).encode(errors="surrogateescape")).digest()
     train, test = {}, {}
     for name, paths in groups.items():
         if len(paths) < 2:
             raise InputError(f"{data}: class {name!r} has {len(paths)} image; two are needed, one of them for the test")
-        mixed = sorted(paths, key=lambda path: hashlib.sha256(name_below(root, path).encode()).digest())
         count = max(1, round(len(paths) / TEST_SHARE))
-        chosen = set(mixed[:count])
+        chosen = set(sorted(paths, key=code)[:count])
         test[name] = [path for path in paths if path in chosen]
         train[name] = [path for path in paths if path not in chosen]
     return train, test
@@ -158,7 +159,7 @@ def of_groups(
         images = Photographs(paths[part], size) if request.whole else Files(paths[part], size)
         if fits and isinstance(images, Files):
             images = _decoded(images)
-        files = tuple(name_below(root, path) for path in paths[part])
+        files = tuple(printable(name_below(root, path)) for path in paths[part])
         parts[part] = Part(images, torch.tensor(labels[part], dtype=torch.int64), files=files)
     return described(request, classes, parts["train"], parts["test"], digest(), flip=True, told=told)
 

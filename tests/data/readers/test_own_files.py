@@ -1,6 +1,7 @@
 """Images that have no train and test parts, or are listed in a CSV file."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,16 @@ def test_a_fifth_is_rounded_and_one_at_least(images, tested):
     paths = [Path(f"{i}.png") for i in range(images)]
     train, test = drawn_test({"cat": paths}, Path(), "pets")
     assert len(test["cat"]) == tested and sorted(train["cat"] + test["cat"]) == sorted(paths)
+
+
+def test_names_that_are_not_utf_8_are_drawn_by_their_bytes(tmp_path, plain):
+    root = plain(tmp_path / "pets")
+    (root / "dog" / "1.png").rename(root / "dog" / os.fsdecode(b"f\xfcnf.png"))
+    (root / "unlabeled" / "x.png").rename(root / "unlabeled" / os.fsdecode(b"\xff.png"))
+    dataset = load_dataset(f"folder:{root}")
+    lowest = min((b"dog/0.png", b"dog/f\xfcnf.png"), key=lambda name: hashlib.sha256(name).digest())
+    assert dataset.test.files[-1] == lowest.decode(errors="backslashreplace")
+    assert dataset.train.files[-1] == r"unlabeled/\xff.png"
 
 
 def test_it_is_the_same_elsewhere(tmp_path, plain):
