@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from functools import wraps
 from inspect import get_annotations
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar, dataclass_transform, get_args
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, dataclass_transform, get_args
 
 import docstring_parser
 import tyro
@@ -55,6 +55,9 @@ Share = Annotated[float, Field(ge=0, le=1), NUMBER]
 """In [0, 1]."""
 Decay = Annotated[float, Field(ge=0, lt=1), NUMBER]
 """Of an exponential moving average, in [0, 1)."""
+
+Flip = Literal["auto", "always", "never"]
+"""Whether images are mirrored at random; auto leaves it to the data."""
 
 Flat = Annotated[T, arg(prefix_name=False)]
 """A field whose flag does not bear the name of its group: --rate, beside --method.threshold."""

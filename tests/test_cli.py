@@ -756,6 +756,22 @@ def test_evaluate_trains_and_keeps_an_oracle(run, artefact, tmp_path, monkeypatc
     assert contents(tmp_path) == kept
 
 
+@pytest.mark.parametrize("line", ["evaluate", "explore --oracle trained", "study probe --out {out}"])
+def test_an_oracle_mirrors_as_its_hybridizers_training_did_or_as_is_asked(run, artefact, tmp_path, monkeypatch, line):
+    asks(monkeypatch, "hybridgen.evaluation.oracle.oracle_of")
+    of_letters = with_origin(artefact, tmp_path, training={"flip": "always"})
+    words = line.format(out=tmp_path / "out").split()
+    for hybridizer, given, expected in (
+        (artefact, (), False),
+        (of_letters, (), True),
+        (of_letters, ("--flip", "never"), False),
+        (artefact, ("--flip", "always"), True),
+    ):
+        with pytest.raises(Asked) as asked:
+            run(*words, "--hybridizer", hybridizer, *given, *ONE)
+        assert asked.value.args[0][1].flip is expected
+
+
 # --- study ----------------------------------------------------------------------------------------------
 
 
@@ -1431,7 +1447,7 @@ def test_all_numbers_out_of_range_are_one_line(run, tmp_path, monkeypatch, name)
 OF_DATA = {"data_root": "data", "download": False}
 JUDGED = {
     **OF_DATA, "data": "digits-m", "repeats": 4, "seed": 0, "image_size": None, "threads": None,
-    "oracle": {"oracle": "trained", "steps": None, "network": None},
+    "flip": "auto", "oracle": {"oracle": "trained", "steps": None, "network": None},
 }  # fmt: skip
 OF_MIXING = {"seed": 0, "threads": None}
 OF_IMAGES = OF_MIXING | OF_DATA | {"data": "digits-m", "image_size": None}
@@ -1443,7 +1459,7 @@ DEFAULTS = {
     },
     "explore": OF_DATA | {
         "hybridizer": None, "data": "digits-m", "part": "test", "port": None, "seed": 0, "threads": None,
-        "oracle": {"oracle": "none", "steps": None, "network": None},
+        "flip": "auto", "oracle": {"oracle": "none", "steps": None, "network": None},
     },
     "evaluate": JUDGED | {"hybridizer": None, "json": False, "fda_beta": 0.1},  # Yang and Soatto 2020: up to 0.1
     "predict": OF_DATA | {"images": [], "data": None, "out": None, "batch": 256, "threads": None},

@@ -25,6 +25,7 @@ from hybridgen.data import augment
 from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.sources import InMemory
 from hybridgen.data.splits import make_split
+from hybridgen.evaluation import oracle
 from hybridgen.methods import (
     adain,
     fixmatch,
@@ -48,7 +49,7 @@ from hybridgen.mixing import methods as draws
 from hybridgen.settings import changed
 from hybridgen.tables.compare import CompareSettings
 from hybridgen.training import context as context_module
-from hybridgen.training.context import Context
+from hybridgen.training.context import Context, RunSettings
 from hybridgen.training.engine import make_accelerator
 from hybridgen.training.schedules import Clock, value
 
@@ -1762,7 +1763,7 @@ ARGUMENTS = {
     "data.pillow_policy.pillow_strong": {"operations": 2, "probability": 0.5, "cutout": 16},
     "data.cifar_c.CifarC": {"names": CIFAR_C},
     "data.corruptions.check_corruptions": {"flag": "corruptions"},
-    "data.datasets.Dataset": {"told": ()},
+    "data.datasets.Dataset": {"told": (), "asked_flip": "auto"},
     "data.datasets.described": {"told": ()},
     "data.datasets.load_dataset": {"data_root": "data", "download": False, "memory_limit": 2**31, "whole": False},
     "data.datasets.from_arrays": {"masks": (None, None)},
@@ -1993,7 +1994,7 @@ STRONG = ("strong", {"flip": True, "shift": 2, "cutout": 8})
 @pytest.mark.parametrize("asked", ["auto", "always", "never"])
 @pytest.mark.parametrize("sets", [True, False])
 def test_images_are_mirrored_where_their_set_or_the_settings_say_so(monkeypatch, asked, sets):
-    """In every view that mirrors, of training on labels too."""
+    """In every view that mirrors, of training on labels and of the run's oracle too."""
     expected = {"auto": sets, "always": True, "never": False}[asked]
 
     def context(config):
@@ -2019,6 +2020,12 @@ def test_images_are_mirrored_where_their_set_or_the_settings_say_so(monkeypatch,
         augmented = labelled.augmentation(replace(config.training, crop=crop), context(config))
         augmented(torch.zeros(1, 3, 16, 16), torch.Generator())
     assert seen == [expected] * 3
+    monkeypatch.undo()
+    monkeypatch.setattr(context_module, "load_dataset", lambda name, **how: dataset_of(300, flip=sets))
+    made = Context.of(RunSettings(flip=asked, threads=1, precision="fp32"))
+    judge = oracle.plan(oracle.Training(), made.dataset, made.accelerator)
+    ((view,),) = judge.stream._views[:1]
+    assert view.keywords["flip"] is expected is made.flip
 
 
 @pytest.mark.parametrize(("recipe", "preset", "expected"), [

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from hybridgen.commands.options import Threads, load, load_data, tell_of_others
 from hybridgen.evaluation.oracle_settings import NONE, OracleSettings
-from hybridgen.settings import NUMBER, Seed, settings
+from hybridgen.settings import NUMBER, Flip, Seed, settings
 
 
 @settings
@@ -29,6 +29,9 @@ class Explore:
     seed: Seed = 0
     """Of the order in which images come up."""
     oracle: OracleSettings = OracleSettings(oracle=NONE)
+    flip: Flip = "auto"
+    """Mirror images at random where an oracle is trained; auto: as the hybridizer was trained, or all but the built-in
+    digits."""
     data_root: str = "data"
     """Where data sets lie or are downloaded to."""
     download: bool = False
@@ -44,7 +47,7 @@ class Explore:
 
         accelerator = make_accelerator(threads=self.threads)
         hybridizer = load(self.hybridizer, accelerator)
-        dataset = load_data(self.data, hybridizer, self.data_root, self.download)
+        dataset = load_data(self.data, hybridizer, self.data_root, self.download, self.flip)
         judge = judge_of(self.oracle, dataset)
         oracle = None if judge is None else oracle_of(judge, dataset, accelerator)
         if not accelerator.is_main_process:

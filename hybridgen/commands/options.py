@@ -11,7 +11,7 @@ from pydantic import Field
 
 from hybridgen.errors import InputError
 from hybridgen.evaluation.oracle_settings import NONE, OracleSettings
-from hybridgen.settings import NUMBER, Seed, settings
+from hybridgen.settings import NUMBER, Flip, Seed, settings
 
 if TYPE_CHECKING:
     import accelerate
@@ -45,6 +45,9 @@ class Judged(ABC):
     seed: Seed = 0
     """From which they are drawn."""
     oracle: OracleSettings = OracleSettings()
+    flip: Flip = "auto"
+    """Mirror images at random where an oracle is trained; auto: as the hybridizer was trained, or all but the built-in
+    digits."""
     image_size: Side | None = None
     """Must be the hybridizer's, which it is unless given."""
     data_root: str = "data"
@@ -66,7 +69,7 @@ class Judged(ABC):
     def _dataset(self, hybridizer: "hybridgen.hybridizer.Hybridizer") -> "hybridgen.data.datasets.Dataset":
         if self.image_size not in (None, hybridizer.image_size):
             raise InputError(f"--image-size {self.image_size}: this hybridizer takes {hybridizer.image_size}")
-        return load_data(self.data, hybridizer, self.data_root, self.download)
+        return load_data(self.data, hybridizer, self.data_root, self.download, self.flip)
 
     def _oracle(
         self, dataset: "hybridgen.data.datasets.Dataset", accelerator: "accelerate.Accelerator"
@@ -86,12 +89,13 @@ def load(source: str | None, accelerator: "accelerate.Accelerator") -> "hybridge
 
 
 def load_data(
-    name: str, hybridizer: "hybridgen.hybridizer.Hybridizer", data_root: str, download: bool
+    name: str, hybridizer: "hybridgen.hybridizer.Hybridizer", data_root: str, download: bool, flip: Flip = "auto"
 ) -> "hybridgen.data.datasets.Dataset":
-    """At the hybridizer's image size."""
+    """At the hybridizer's image size, mirrored as is asked for; auto: as in its training, where that is told."""
     from hybridgen.data.datasets import load_dataset
 
-    return load_dataset(name, image_size=hybridizer.image_size, data_root=data_root, download=download)
+    dataset = load_dataset(name, image_size=hybridizer.image_size, data_root=data_root, download=download)
+    return dataset.mirrored(hybridizer.origin.training.get("flip", "auto") if flip == "auto" else flip)
 
 
 def tell_of_others(hybridizer: "hybridgen.hybridizer.Hybridizer", dataset: "hybridgen.data.datasets.Dataset") -> None:

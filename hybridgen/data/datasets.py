@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from hybridgen.data.sources import Files, ImageSource, InMemory, Joined, Photographs, chw, resized_square
+from hybridgen.settings import Flip
 from hybridgen.types import InputError
 
 STATISTICS_SAMPLE = 2000
@@ -85,6 +86,14 @@ class Dataset:
     """Channel statistics of the training images in [0, 1]."""
     told: tuple[str, ...] = ()
     """What the reader chose that is not plain from the name, to be said when training begins."""
+    asked_flip: Flip = "auto"
+    """What was asked for that is not what the reader says of `flip`."""
+
+    def mirrored(self, flip: Flip) -> "Dataset":
+        """With `flip` as it is asked for; auto leaves it."""
+        if flip == "auto" or (flip == "always") == self.flip:
+            return self
+        return replace(self, flip=not self.flip, asked_flip=flip)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from hybridgen.data.augment import weak
 from hybridgen.data.datasets import Dataset
+from hybridgen.data.sources import holds_photographs
 from hybridgen.data.splits import Split
 from hybridgen.evaluation.oracle_settings import NONE, TRAINED, OracleSettings
 from hybridgen.files import write_text, written_aside
@@ -45,6 +46,9 @@ from hybridgen.types import Batch, InputError
 FORMAT = "hybridgen-oracle"
 VERSION = 3
 CONFIG, WEIGHTS = "oracle.json", "oracle.safetensors"
+
+USUAL = {"flip": "auto", "whole": False}
+"""What a description leaves out: how images are shown in training."""
 
 PASSES = (2, 75)
 """Over the labelled images, at least and at most: seeing few of them oftener makes no better oracle."""
@@ -333,9 +337,9 @@ def load_oracle(folder: Path, dataset: Dataset) -> Classifier:
         digest = config["weights_sha256"]
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged description ({type(error).__name__}: {error})") from error
-    for name, value in _description(dataset, training).items():
-        if config.get(name) != value:
-            raise InputError(f"{path}: an oracle of other data: {name} is {config.get(name)!r}, here {value!r}")
+    for name, value in (USUAL | _description(dataset, training)).items():
+        if (own := config.get(name, USUAL.get(name))) != value:
+            raise InputError(f"{path}: an oracle of other data: {name} is {own!r}, here {value!r}")
 
     path = folder / WEIGHTS
     try:
@@ -359,6 +363,7 @@ def _network(dataset: Dataset, training: Training) -> Classifier:
 
 
 def _description(dataset: Dataset, training: Training) -> dict[str, Any]:
+    shown = {"flip": dataset.asked_flip, "whole": holds_photographs(dataset.train.images)}
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -366,4 +371,5 @@ def _description(dataset: Dataset, training: Training) -> dict[str, Any]:
         "image_size": dataset.image_size,
         "classes": len(dataset.classes),
         "settings": {name: value for name, value in asdict(training).items() if name != "shrinks"},
+        **{name: value for name, value in shown.items() if value != USUAL[name]},
     }

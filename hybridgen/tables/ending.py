@@ -89,7 +89,7 @@ def _teaching(settings: RunSettings, method: str) -> list[str]:
     recipe = "scimix-fixmatch" if method == "scimix" else "fixmatch"
     words = ["train", recipe, "--hybridizer", str(settings.out / "hybridizer")]
     default = RunSettings()
-    for name in ("data", "image_size", "whole", "data_root", "labels", "split", "split_seed", "validation"):
+    for name in ("data", "image_size", "whole", "flip", "data_root", "labels", "split", "split_seed", "validation"):
         if (value := getattr(settings, name)) != getattr(default, name):
             words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return words

@@ -19,7 +19,7 @@ from hybridgen.data.streams import Stream, View
 from hybridgen.networks.classifiers import Classifier
 from hybridgen.networks.fast import Whitening, patch_covariance
 from hybridgen.networks.registry import SMALL, default_network, make_network, set_batch_norm_momentum
-from hybridgen.settings import NUMBER, C, Count, Few, Section, Seed, Whole, changed, settings
+from hybridgen.settings import NUMBER, C, Count, Few, Flip, Section, Seed, Whole, changed, settings
 from hybridgen.training.engine import Precision, laid_out, make_accelerator
 from hybridgen.training.schedules import Clock
 from hybridgen.training.trackers import check_trackers
@@ -61,7 +61,7 @@ class RunSettings:
     whole: bool = False
     """Train on random parts, 8 to 100 %, of a folder's whole photographs, and judge by their middle (ImageNet);
     without, each is brought to its central square first."""
-    flip: Literal["auto", "always", "never"] = "auto"
+    flip: Flip = "auto"
     """Mirror images at random, where methods do; auto: all but the built-in digits. Letters, signs and whatever else
     has a reading direction are never to be."""
     data_root: str = "data"
@@ -127,7 +127,7 @@ class Context:
             data_root=settings.data_root,
             download=settings.download,
             whole=settings.whole,
-        )
+        ).mirrored(settings.flip)
         context = cls(settings, accelerator, dataset, split_of(settings, dataset))
         for line in dataset.told:
             context.tell(line)
@@ -145,7 +145,7 @@ class Context:
     @property
     def flip(self) -> bool:
         """Whether images are mirrored: as the settings say, else the data set."""
-        return self.dataset.flip if self.settings.flip == "auto" else self.settings.flip == "always"
+        return self.dataset.mirrored(self.settings.flip).flip
 
     def tell(self, line: str) -> None:
         """What was chosen by these data, for `say`."""

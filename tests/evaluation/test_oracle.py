@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from hybridgen.data.datasets import Dataset, Part
-from hybridgen.data.sources import InMemory
+from hybridgen.data.sources import InMemory, Photographs
 from hybridgen.evaluation import oracle as module
 from hybridgen.evaluation.oracle import (
     OracleSettings,
@@ -143,6 +143,25 @@ def test_settings_and_data_have_caches_of_their_own(dataset, kept, monkeypatch):
     settings = [QUICK, replace(QUICK, shrinks=not QUICK.shrinks), replace(QUICK, network="fast")]
     first, same, another = (module._kept_in(dataset, each, cache) for each in settings)
     assert first == same == folder and another not in (folder, second)  # steps tell whether it shrank
+
+
+def test_how_images_are_shown_is_part_of_what_an_oracle_is(dataset, kept, tmp_path):
+    """Where it is as usual, the description says nothing of it, and oracles that were kept before go on judging."""
+    cache, oracle, _ = kept
+    (folder,) = cache.iterdir()
+    assert not {"flip", "whole"} & json.loads((folder / module.CONFIG).read_text()).keys()
+    whole = replace(dataset.train, images=Photographs(["a.png"] * 41, 16))
+    shown = {"flip is 'always'": dataset.mirrored("always"), "whole is True": replace(dataset, train=whole)}
+    for told, other in shown.items():
+        assert module._kept_in(other, QUICK, cache) not in (folder, module._kept_in(dataset, QUICK, tmp_path))
+        save_oracle(oracle, tmp_path / told, other, QUICK)
+        load_oracle(tmp_path / told, other)
+        with pytest.raises(InputError, match=f"other data: {told}, here "):
+            load_oracle(tmp_path / told, dataset)
+        with pytest.raises(InputError, match=f"other data: {told.split()[0]} is (False|'auto'), here "):
+            load_oracle(folder, other)
+    assert module._kept_in(dataset.mirrored("never"), QUICK, cache) == folder  # as the data themselves say
+    assert dataset.mirrored("always").mirrored("never").asked_flip == "never"
 
 
 def test_a_cache_that_cannot_be_written_loses_nothing(dataset, kept, monkeypatch, tmp_path, capsys):

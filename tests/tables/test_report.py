@@ -489,7 +489,7 @@ def test_a_hybridizer_is_judged_and_may_teach_a_classifier_of_the_same_data(
     hybridizer = SimpleNamespace(origin=SimpleNamespace(method=method))
     settings = RunSettings(
         out=tmp_path, data="svhn", image_size=32, data_root="d", labels=60, split=Path("s.json"), split_seed=7,
-        validation=9, seed=5, whole=True,
+        validation=9, seed=5, whole=True, flip="never",
     )  # fmt: skip
     result = {"test_accuracy_last": 0.55, "steps": 7, "seconds": 66.4}
     judge = Training(steps=80, batch_size=2, shrinks=True)
@@ -506,7 +506,7 @@ def test_a_hybridizer_is_judged_and_may_teach_a_classifier_of_the_same_data(
     said = capsys.readouterr().out.splitlines()
     assert said[1:5] == lines and said[-1] == (
         f"next: hybridgen train {recipe} --hybridizer {tmp_path / 'hybridizer'} --data svhn --image-size 32 "
-        "--whole --data-root d --labels 60 --split s.json --split-seed 7 --validation 9"
+        "--whole --flip never --data-root d --labels 60 --split s.json --split-seed 7 --validation 9"
     )
     # An oracle that is there is taken as it is; and of images of no known class there is no accuracy
     unknown = replace(context.dataset.test, labels=torch.full((40,), -1))
