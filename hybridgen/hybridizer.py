@@ -133,12 +133,16 @@ class Hybridizer(nn.Module):
             raise InputError(f"hybridizer: made by {self.origin.method}; one made by {method} is needed")
 
     def check_split(self, dataset: Dataset, split: Split, *, allow_other_split: bool = False) -> None:
-        """InputError if it does not fit the data set, or was trained on another split of it: labels would leak."""
+        """InputError if it does not fit the data set, its size and its classes, or was trained on another split of it:
+        labels would leak."""
         if dataset.image_size != self.image_size:
             raise InputError(
                 f"hybridizer: made for images of {self.image_size}×{self.image_size}, "
                 f"{dataset.name} has {dataset.image_size}×{dataset.image_size}"
             )
+        if dataset.classes != self.origin.classes:
+            own, here = (", ".join(names)[:80] for names in (self.origin.classes, dataset.classes))
+            raise InputError(f"hybridizer: knows the classes {own}, in this order; {dataset.name} has {here}")
         if dataset.fingerprint != self.origin.fingerprint or allow_other_split:
             return
         if split.hash != self.origin.split_hash:

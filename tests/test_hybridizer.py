@@ -7,6 +7,7 @@ import re
 import resource
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -577,6 +578,16 @@ def test_other_data_is_accepted_at_the_same_size(trained_on):
     trained_on[2].check_split(other, make_split(other, labels=8, seed=1))
     with pytest.raises(InputError, match=r"made for images of 16×16, bars has 32×32"):
         trained_on[2].check_split(dataset("b", 32), make_split(dataset("b", 32), labels=8))
+
+
+@pytest.mark.parametrize("names", [CLASSES[::-1], CLASSES[:3], (*CLASSES[:3], "other"), (*CLASSES, "other")])
+@pytest.mark.parametrize("fingerprint", ["a", "b"])
+def test_other_names_order_or_number_of_classes_are_refused(trained_on, names, fingerprint):
+    """Its classifier's class 0 is not theirs."""
+    other = replace(dataset(fingerprint), classes=names)
+    told = f"^hybridizer: knows the classes {', '.join(CLASSES)}, in this order; bars has {', '.join(names)}$"
+    with pytest.raises(InputError, match=told):
+        trained_on[2].check_split(other, trained_on[1], allow_other_split=True)
 
 
 # --- in training loops of others ------------------------------------------------------------------------

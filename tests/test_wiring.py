@@ -205,6 +205,19 @@ def test_the_bundled_hybridizer_alone_must_be_of_the_same_data(source, trained_o
             load()
 
 
+def test_a_hybridizer_of_other_classes_teaches_and_starts_nobody(monkeypatch):
+    made = of("samosa")
+    made.origin = replace(made.origin, classes=("1", "0", "2"))
+    monkeypatch.setattr(Hybridizer, "from_pretrained", classmethod(lambda cls, source: made))
+    context = noise(3, 16, 40, Accelerator(cpu=True), labelled=12)
+    told = r"^hybridizer: knows the classes 1, 0, 2, in this order; noise has 0, 1, 2$"
+    for given in ({}, {"from_hybridizer": True}):
+        with pytest.raises(InputError, match=told):
+            hybrids.load_hybridizer(hybrids.Settings(hybridizer="any/one", **given), context)
+    with pytest.raises(InputError, match=told):
+        hybrids.with_hybrid_inputs(SimpleNamespace(), hybrids.InClass(hybridizer="any/one"), context, crop=None)
+
+
 @pytest.mark.parametrize("given", [{"baseline": False}, {"from_hybridizer": True}])
 def test_without_a_hybridizer_nothing_can_be_left_out_or_started_from_it(given):
     with pytest.raises(InputError, match=r"^hybridizer: none, but --no-baseline and --from-hybridizer need one"):

@@ -164,7 +164,7 @@ class Rates:
     """A third image of the test set, taken for the hybrid: what ignoring both parents gives."""
     own_semantic_transfer: Rate | None
     """s_c of the hybridizer by its own classifier; far above the oracle's where hybrids fool it. None where it has
-    none."""
+    none, or one of other classes."""
     oracle_accuracy: float
     """Of the oracle, on the test images themselves."""
     semantic_parents: int
@@ -292,7 +292,8 @@ def transfer_rates(
     """
     classify = None
     if isinstance(hybridize, Hybridizer):
-        hybridizer, classify = hybridize, hybridize.classify
+        hybridizer = hybridize
+        classify = hybridizer.classify if hybridizer.origin.classes == dataset.classes else None
         hybridize = lambda semantic, nonsemantic: hybridizer.hybridize(semantic=semantic, nonsemantic=nonsemantic)
     methods = {
         "hybridizer": Method(lambda trial: hybridize(trial.semantic, trial.nonsemantic), classify),

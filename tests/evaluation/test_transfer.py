@@ -83,6 +83,9 @@ def test_a_hybridizers_own_classifier_is_asked_too(dataset, monkeypatch):
     assert plain["own_semantic_transfer_interval"] == list(rates.own_semantic_transfer[1:])
     bare = measured(dataset, lambda semantic, nonsemantic: semantic).to_dict()
     assert bare["own_semantic_transfer"] is None is bare["own_semantic_transfer_interval"]
+    # Nor has one of other classes, whose first is not theirs
+    other = measured(replace(dataset, classes=("b", "a", "c")), hybridizer)
+    assert other.own_semantic_transfer is None and other == replace(rates, own_semantic_transfer=None)
 
 
 def test_semantic_object_on_the_other_background_inherits_all(dataset):
