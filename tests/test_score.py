@@ -621,6 +621,27 @@ def test_bad_input_is_one_line(score, runs, data, tmp_path):
     )
 
 
+def test_what_files_of_predictions_cannot_obey_is_refused(score, predicted, tmp_path, monkeypatch):
+    set_aside = tmp_path / "set-aside.npz"
+    with np.load(predicted) as arrays:
+        np.savez(set_aside, **arrays, part="validation")
+    for arguments, words in (
+        ((set_aside, "--part", "train"), f"--part train: {set_aside} is of validation images; leave it out"),
+        ((predicted, "--part", "train"), f"--part train: {predicted} tells no part; leave it out"),
+        ((predicted, "--data-root", "here"), "--data-root: files of predictions are of images that are not there"),
+        ((predicted, "--download"), "--download: files of predictions are of images that are not there"),
+        ((predicted, "--batch", 7), "--batch: files of predictions are of images that are not there"),
+    ):
+        assert score(*arguments) == f"error: {words}{'' if 'leave' in words else '; leave it out'}\n"
+    assert score(set_aside, "--part", "validation") == score(set_aside)
+    # One file under several spellings is no ensemble
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.npz").symlink_to(set_aside)
+    for other in ("set-aside.npz", f"{tmp_path}/../{tmp_path.name}/set-aside.npz", "link.npz"):
+        said = score(set_aside, other)
+        assert isinstance(said, str) and "RUNS: " in said and "each once" in said
+
+
 # --- What subnetworks share --------------------------------------------------------------------------------------
 
 

@@ -115,7 +115,7 @@ class ScoreRuns:
             print(f"\nCorrupted by {self._corrupted_by}; means over severities {severities}\n{robustness.table()}")
 
     def _check(self) -> None:
-        if not self.runs or len(set(self.runs)) < len(self.runs):
+        if not self.runs or len({path.resolve() for path in self.runs}) < len(self.runs):
             raise InputError(f"RUNS: {' '.join(map(str, self.runs)) or 'none'}; one or more are needed, each once")
         for flag, path, suffix in (("predictions", self.predictions, ".npz"), ("picture", self.picture, ".png")):
             if path is not None and path.suffix.lower() != suffix:
@@ -131,8 +131,11 @@ class ScoreRuns:
             raise InputError("--allow-other-data: is of --data, which is missing")
         if self.allow_other_data and self.part != "test":
             raise InputError(f"--part {self.part}: other data have none that the runs trained on or set aside")
-        if any(map(_is_predictions, self.runs)):
+        if any(files := [_is_predictions(path) for path in self.runs]):
             given = {"--data": self.data, "--image-size": self.image_size, corrupted: corrupted}
+            if all(files):
+                batch = None if self.batch == ScoreRuns.batch else self.batch
+                given |= {"--data-root": self.data_root, "--download": self.download or None, "--batch": batch}
             if used := [flag for flag, value in given.items() if value is not None]:
                 raise InputError(f"{used[0]}: files of predictions are of images that are not there; leave it out")
 
@@ -150,6 +153,10 @@ class ScoreRuns:
             for path in self.runs
             if _is_predictions(path)
         }
+        for path, one in read.items():
+            if self.part not in ("test", one.part):
+                of = "tells no part" if one.part is None else f"is of {one.part} images"
+                raise InputError(f"--part {self.part}: {path} {of}; leave it out")
         left = {path: find(path) for path in self.runs if path not in read}
         if not left:
             return list(read.values()), None
