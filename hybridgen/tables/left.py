@@ -126,7 +126,7 @@ def read_group(folder: Path, name: str) -> Group:
     pictures: Pictures = []
     if not any(run.folder == folder for run in trainings):
         pictures = _noted(lambda: read_png(folder), [], notes)
-    setup = _setup(folder, notes)
+    setup = read_setup(folder, notes)
     return Group(folder, name, config, setup, result, transfer, trainings, pictures, notes)
 
 
@@ -166,7 +166,7 @@ def _training(place: Path, top: Path, titles: Mapping[str, str], notes: list[str
     seed = int(seeded[1]) if seeded else (result or {}).get("seed")
     classes, confusion = _noted(lambda: _confusion(place), ((), None), notes)
     pictures = _noted(lambda: pictures_of(place, most=FRAMES), [], notes)
-    rows, setup = read_metrics(place), _setup(place, notes)
+    rows, setup = read_metrics(place), read_setup(place, notes)
     return OneRun(place, titles.get(stem, stem), seed, result, rows, setup, classes, confusion, pictures)
 
 
@@ -192,7 +192,7 @@ def _noted(read: Any, otherwise: Any, notes: list[str]) -> Any:
         return otherwise
 
 
-def _setup(folder: Path, notes: list[str]) -> dict[str, Any]:
+def read_setup(folder: Path, notes: list[str]) -> dict[str, Any]:
     """Those parts of setup.json that are what they should be."""
     kinds = {
         "data": dict,

@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from hybridgen import configuration
 from hybridgen.evaluation.studies import Finding
 from hybridgen.evaluation.transfer import aligned
+from hybridgen.settings import OPEN
 from hybridgen.tables.compare import shown, summarize
+from hybridgen.tables.left import read_setup
 from hybridgen.training.checkpoint import differences
 from hybridgen.training.record import UNIDENTIFIED, finished_inside, read_result
 from hybridgen.types import InputError
@@ -51,7 +53,8 @@ def over(
     runs' folders have (`cut-mixmo-seed0`; where the value is in it, without: `convit-views-3-seed0`).
 
     `setting` is a field of the configuration with its group: `method.alpha`, `training.width`, `labels`; hyphens and
-    underscores are the same. `figures` are those of a run's result.json between `test_` and `_last` or `_selected`.
+    underscores are the same. Where it was left open, its value is what the run chose (setup.json). `figures` are those
+    of a run's result.json between `test_` and `_last` or `_selected`.
     What else differs between the runs is told below the table.
 
     InputError for a setting that a run does not have, a figure that none has, the same method, value and seed twice,
@@ -64,7 +67,9 @@ def over(
         raise InputError(f"--figures: {' '.join(figures) or 'none'}; one or more are needed, each once")
     names = [figure.replace("-", "_") for figure in figures]
     groups = setting.replace("-", "_").split(".")
-    configs = {run: configuration.load(run / "config.yaml") for run in runs}
+    configs = {
+        run: _filled(configuration.load(run / "config.yaml"), read_setup(run, []).get("chosen", {})) for run in runs
+    }
     values = {run: _value(config, groups, run) for run, config in configs.items()}
     results = {run: result for run in runs if (result := read_result(run, ["seed"])) is not None}
 
@@ -107,6 +112,18 @@ def over(
         f"{aligned(rows)}\n\n{said}\n",
         _figure(setting, at, found),
     )
+
+
+def _filled(values: Mapping[str, Any], chosen: Mapping[str, Any], group: str = "") -> dict[str, Any]:
+    """With what was chosen, by dotted names, of the fields that are left open."""
+    return {
+        name: _filled(value, chosen, f"{group}{name}.")
+        if isinstance(value, Mapping)
+        else chosen.get(group + name, value)
+        if value in OPEN
+        else value
+        for name, value in values.items()
+    }
 
 
 def _value(config: Mapping[str, Any], groups: Sequence[str], run: Path) -> Any:

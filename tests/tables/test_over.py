@@ -112,6 +112,23 @@ def test_settings_of_words_stand_in_the_order_of_the_alphabet(tmp_path):
     assert found.values["values"] == ["False", "True"] and found.table.splitlines()[0].split()[1:] == ["False", "True"]
 
 
+def test_what_was_chosen_is_the_value_of_a_setting_that_was_left_open(tmp_path):
+    """Of 100 labels one run was told, the other chose them; and what was given stands, whatever setup.json says."""
+    runs = []
+    for name, labels, chosen, epochs in (("a", "auto", 100, None), ("b", 100, 7, None), ("c", None, 60, 5.0)):
+        place, seed = tmp_path / name / "m-seed0", len(runs)
+        runs.append(leave(place, seed, 0.3 + seed / 10, alpha=1.0, labels=labels, method={"epochs": epochs}))
+        setup = {"chosen": {"labels": chosen, "method.epochs": 4 if name == "a" else 5}}
+        (place / "setup.json").write_text(json.dumps(setup))
+    found = over("labels", runs).values
+    assert found["values"] == [60.0, 100.0]
+    few, more = found["figures"]["accuracy"]["m"]
+    assert few == {"mean": pytest.approx(0.5), "seeds": 1}
+    assert more["mean"] == pytest.approx(0.35) and more["seeds"] == 2
+    assert found["differ_in"] == ["method.epochs"]
+    assert over("method.epochs", runs).values["values"] == [4.0, 5.0]
+
+
 def test_what_is_told_in_percent(tmp_path):
     """Shares are; likelihoods, squared distances and ratios are not."""
     names = ("nll", "nll_calibrated", "brier", "ratio_error", "error_correlation", "ece", "disagreement", "top5")
