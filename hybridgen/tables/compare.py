@@ -219,10 +219,12 @@ class Comparison:
         }
         width, wide = max(18, *map(len, summary)), 20 + 8 * (settings.seeds > 1)
         images = len(self.context.dataset.test.known)
+        steps = [done[0]["steps"] for done in self.results.values()]
+        told = f"{steps[0]}" if len(set(steps)) == 1 else f"{min(steps)} to {max(steps)}"
         gained = "".join(title for key, title in GAINS.items() if any(key in row for row in summary.values()))
         lines = [
             f"\n{self.context.dataset.name}, {len(split.labelled)} labels, "
-            f"{self._steps} steps, {settings.seeds} seed(s); 95 % intervals by {images} test images",
+            f"{told} steps, {settings.seeds} seed(s); 95 % intervals by {images} test images",
             f"{'test accuracy, %':{width}}{'last':>{wide}}{'selected':>{wide}}"
             + "".join(f"{column.title:>16}" for column in columns)
             + f"{'seconds':>10}{gained}",
@@ -249,7 +251,7 @@ class Comparison:
             test_accuracy_selected=best["test_accuracy_selected"]["mean"],
             seed=settings.seed,
             seeds=settings.seeds,
-            steps=self._steps,
+            steps=steps[-1],
             seconds=sum(row["seconds"]["mean"] for row in (summary | beside).values()) * settings.seeds,
             split_hash=split.hash,
             test_images=images,
@@ -285,10 +287,6 @@ class Comparison:
     @property
     def _seeds(self) -> range:
         return range(self.settings.seed, self.settings.seed + self.settings.seeds)
-
-    @property
-    def _steps(self) -> int:
-        return next(iter(self.results.values()))[0]["steps"]
 
 
 RATES = (

@@ -93,12 +93,14 @@ def test_means_and_deviations_by_hand(tmp_path, capsys):
     assert compare.spoken_accuracy({"mean": 0.55, "std": 0.071}, 0) == "55.0 ± 7.1"  # of no image none
 
 
-def test_the_methods_own_figures_are_of_its_last_variant_though_another_is_better(tmp_path):
+def test_the_methods_own_figures_are_of_its_last_variant_though_another_is_better(tmp_path, capsys):
     compared = comparison(tmp_path / "c")
     for run in compared.unfinished():
-        better = {"test_accuracy_last": 0.9} if run.variant == "FixMatch" else {}
+        better = {"test_accuracy_last": 0.9, "steps": 18} if run.variant == "FixMatch" else {}
         compared.add(run, result(run) | better)
-    assert compared.conclude()["test_accuracy_last"] == pytest.approx(0.75)
+    concluded = compared.conclude()
+    assert concluded["test_accuracy_last"] == pytest.approx(0.75) and concluded["steps"] == 7
+    assert "toy, 40 labels, 7 to 18 steps, 2 seed(s)" in capsys.readouterr().out
 
 
 def test_finished_runs_are_read_and_not_repeated(tmp_path):
