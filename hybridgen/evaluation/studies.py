@@ -39,6 +39,7 @@ from hybridgen.evaluation.transfer import (
     mixing,
     note,
     observe,
+    plain_rate,
     shown,
     transfer_table,
 )
@@ -140,7 +141,8 @@ def transfer(conditions: Conditions) -> Finding:
     for name, shares_seen in zip(observed, confusions, strict=True):
         values[name]["confusion"] = [[_finite(share) for share in row] for row in shares_seen.tolist()]
     seen = [("semantic parent", *classes)]
-    seen += [(name, *(f"{share:.0%}" for share in row)) for name, row in zip(classes, confusions[-1], strict=True)]
+    cells = [["–" if math.isnan(share) else f"{share:.0%}" for share in row] for row in confusions[-1].tolist()]
+    seen += [(name, *row) for name, row in zip(classes, cells, strict=True)]
     table = f"{aligned(_rows(observed, [*shares, *ratios]))}\n\n{last}: classes that the oracle sees\n{aligned(seen)}"
     return Finding({"hybridizers": values}, table, figure)
 
@@ -358,9 +360,9 @@ def _finite(value: float) -> float | None:
 
 
 def _plain(key: str, value: Rate | float | None) -> dict[str, Any]:
-    """A figure under its key, and a rate's interval under `<key>_interval`."""
+    """A figure under its key, and a rate's interval under `<key>_interval`; null for both where it is of nothing."""
     if isinstance(value, Rate):
-        return {key: _finite(value.value), f"{key}_interval": [value.low, value.high]}
+        return plain_rate(key, None if math.isnan(value.value) else value)
     return {key: None if value is None else _finite(value)}
 
 

@@ -267,8 +267,10 @@ def verdict(rates: Mapping[str, Any]) -> str:
 
 
 def shown(rate: Rate | None) -> str:
-    """In percent, with its interval."""
-    return "unknown" if rate is None else f"{rate.value:6.1%}  [{rate.low:.1%}, {rate.high:.1%}]"
+    """In percent, with its interval; a dash where it is of nothing."""
+    if rate is None:
+        return "unknown"
+    return "–" if math.isnan(rate.value) else f"{rate.value:6.1%}  [{rate.low:.1%}, {rate.high:.1%}]"
 
 
 def transfer_rates(

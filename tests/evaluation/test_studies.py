@@ -189,6 +189,25 @@ def test_table_and_picture_of_transfer_are_of_its_numbers(dataset):
     ]
 
 
+@pytest.mark.parametrize("name", ["transfer", "probe"])
+def test_classes_without_a_test_image_have_dashes(dataset, name):
+    """All are of class a: of the others there is no semantic parent, and no pair of different classes."""
+    alike = replace(dataset, test=replace(dataset.test, labels=torch.zeros_like(dataset.test.labels)))
+    finding = study(name, conditions(alike, tiny()))
+    assert "nan" not in finding.table
+    if name == "transfer":
+        rows = finding.table.split("classes that the oracle sees\n")[1].splitlines()[1:4]
+        assert [row.split() for row in rows[1:]] == [[each, "–", "–", "–"] for each in CLASSES[1:]]
+        assert "–" not in rows[0]
+    else:
+        own = finding.values["hybridizers"]["SciMix"]
+        for key, label in (("semantic", "semantic parent's class"), ("nonsemantic", "non-semantic parent's class")):
+            assert cell(finding.table, "SciMix", label).split()[0] == "–"
+            assert own[f"{key}_class_taken"] is None is own[f"{key}_class_taken_interval"]
+        assert cell(finding.table, "chance", "non-semantic parent's class") == "–"
+    json.dumps(finding.values, allow_nan=False)
+
+
 def test_background_of_a_composite_is_the_nonsemantic_parents(dataset):
     known = {
         image.numpy().tobytes(): background
