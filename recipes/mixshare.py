@@ -14,7 +14,7 @@ from hybridgen.evaluation.ensembles import judged_by
 from hybridgen.methods import mixshare
 from hybridgen.methods.labelled import TrainingSettings
 from hybridgen.settings import settings
-from hybridgen.tables.compare import OF_ENSEMBLES, CompareSettings, Comparison, some_of
+from hybridgen.tables.compare import OF_ENSEMBLES, CompareSettings, Comparison, check_taken, some_of
 from hybridgen.training.context import Context
 from hybridgen.training.train import Result, train
 
@@ -38,6 +38,7 @@ PRESETS = mixshare.PRESETS
 
 
 def main(config: Config) -> Result:
+    check_taken(config, PRESETS, [mixshare.variant(name, config.method) for name in config.methods])
     context = Context.of(config)
     plan = partial(mixshare.compared, measure=judged_by(config.method.ensemble))
     variants = {

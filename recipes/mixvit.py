@@ -17,7 +17,7 @@ from hybridgen.evaluation.ensembles import judged_by
 from hybridgen.methods import mixvit
 from hybridgen.methods.labelled import TrainingSettings
 from hybridgen.settings import settings
-from hybridgen.tables.compare import OF_ENSEMBLES, CompareSettings, Comparison, FigureColumn, some_of
+from hybridgen.tables.compare import OF_ENSEMBLES, CompareSettings, Comparison, FigureColumn, check_taken, some_of
 from hybridgen.training.context import Context
 from hybridgen.training.train import Result, train
 from hybridgen.types import InputError
@@ -60,6 +60,7 @@ def main(config: Config) -> Result:
     for title, row in (mixvit.TABLES[config.table] if config.table else rows).items():
         method, training = row.of(config.method, config.training)
         own[title] = replace(config, methods=(row.method,), table=None, method=method, training=training)
+    check_taken(config, PRESETS, [each.method for each in own.values()])
     context = Context.of(config)
     measure = judged_by(config.method.ensemble)
     variants = {

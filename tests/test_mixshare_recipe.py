@@ -93,6 +93,8 @@ def test_stopped_and_resumed_equals_never_stopped(recipes, toy, run):
         (("--method.classifiers", "one"), "classifiers: one answers for all inputs at once"),
         (("--crop", "4"), "network: its last map has 1×1 places; on fewer than 2 a side masks vanish"),
         (("--method.inputs", "16", "--batch", "8"), "method.inputs: 16, but a batch has 8 images for each process"),
+        (("--method.unmixing", "whole"), "method.unmixing: whole, but every method that is trained has its own"),
+        (("--method.fade", "3", "--methods", "plain"), "method.fade: 3.0, but every method"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_leaves_nothing(refuse, recipes, toy, arguments, words):

@@ -171,6 +171,11 @@ def test_stopped_and_resumed_equals_never_stopped(monkeypatch, toy, run, tmp_pat
         (("--network", "convit-12-5-1"), "network: a dimension of 12 is not divided by 5 heads"),
         (("--network", "convit-12-3-1-patch5"), "network: patches of 5 pixels do not divide images of 16"),
         (("--method.inputs", "16", "--batch", "8"), "method.inputs: 16, but a batch has 8 images for each process"),
+        (("--method.mixing", "all"), "method.mixing: all, but every method that is trained has its own; leave it out"),
+        (("--method.inference", "sum", "--table", "4.4"), "method.inference: sum, but every method"),
+        (("--method.encoders", "each"), "method.encoders: each, but every method"),
+        (("--method.place", "early"), "method.place: early, but every method"),
+        (("--method.inputs", "3", "--methods", "single"), "method.inputs: 3, but every method"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(refuse, recipes, toy, arguments, words):

@@ -122,6 +122,8 @@ def augmentation(settings: TrainingSettings, context: Context) -> View:
     """Random crops or shifts, flips (`Context.flip`) and, if asked for, AutoAugment, jitter of colours and erasing, in
     this order. Of whole photographs images are random parts already."""
     dataset = context.dataset
+    if settings.shift and (settings.crop is not None or holds_photographs(dataset.train.images)):
+        raise InputError(f"shift: {settings.shift}, but neither crops nor parts of --whole photographs are shifted")
     if holds_photographs(dataset.train.images):
         if settings.crop is not None:
             raise InputError("crop: of --whole photographs, images are crops of --image-size already; give one of both")

@@ -1,7 +1,7 @@
 """Variants of a training over seeds, set side by side in one folder and one table."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from types import MappingProxyType
@@ -17,7 +17,7 @@ from hybridgen.files import save_picture
 from hybridgen.hybridizer import Hybridizer
 from hybridgen.methods.hybrids import HybridSource
 from hybridgen.networks.classifiers import FILE, Classifier
-from hybridgen.settings import Few, Section, settings
+from hybridgen.settings import Few, Section, changed, settings
 from hybridgen.tables.ending import end, save_transfer
 from hybridgen.tables.left import slug
 from hybridgen.tables.pictures import PICTURE
@@ -25,8 +25,9 @@ from hybridgen.training.context import Context, RunSettings
 from hybridgen.training.estimate import spoken, whole_time
 from hybridgen.training.plan import Plan
 from hybridgen.training.record import claim, read_result, write_result
-from hybridgen.training.setup import write_setup
+from hybridgen.training.setup import changed_fields, write_setup
 from hybridgen.training.train import Result
+from hybridgen.types import InputError
 
 FIGURES = ("test_accuracy_last", "test_accuracy_selected", "seconds", "steps")
 """Of a run, without which it has no place in the table."""
@@ -51,6 +52,17 @@ def some_of(titles: Mapping[str, str]) -> Any:
         return names
 
     return Annotated[tuple[Literal[tuple(titles)], ...], AfterValidator(each_once)]  # pyrefly: ignore[invalid-literal]
+
+
+def check_taken(config: Any, presets: Mapping[str, Mapping[str, Any]], methods: Collection[Any]) -> None:
+    """InputError for a field of `config.method` whose value is neither the default nor a preset's, and is that of none
+    of these methods' settings: it would count for nothing."""
+    default = type(config)().method
+    usual = [default, *(changed(default, preset.get("method", {})) for preset in presets.values())]
+    for field in min((changed_fields(config.method, other) for other in usual), key=len):
+        value = getattr(config.method, field)
+        if all(getattr(method, field, None) != value for method in methods):
+            raise InputError(f"method.{field}: {value}, but every method that is trained has its own; leave it out")
 
 
 Variants = Mapping[str, Callable[[int], Plan]]

@@ -134,6 +134,16 @@ def test_a_crop_is_no_larger_than_the_image(context):
         augmentation(replace(SETTINGS, crop=17), context)
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_not_shifted_takes_no_shift(context, monkeypatch, whole):
+    monkeypatch.setattr(labelled, "holds_photographs", lambda images: whole)
+    crop = None if whole else 8
+    with pytest.raises(InputError, match=r"^shift: 2, but neither crops nor parts of --whole photographs are shifted$"):
+        augmentation(replace(SETTINGS, crop=crop, shift=2), context)
+    for shift in (None, 0):
+        augmentation(replace(SETTINGS, crop=crop, shift=shift), context)
+
+
 @pytest.mark.parametrize("flip", [True, False])
 def test_whole_photographs_come_as_random_parts_that_are_only_flipped(flip, tmp_path, context):
     """Of an image whose left half is black and whose right half is white, parts differ; the middle has both. Where

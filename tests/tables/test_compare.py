@@ -2,21 +2,34 @@
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
+from recipe_modules import recipe
 
+from hybridgen.configuration import parse
 from hybridgen.data.datasets import Dataset, Part
 from hybridgen.data.sources import InMemory
 from hybridgen.data.splits import Split
 from hybridgen.evaluation.oracle import Training
 from hybridgen.hybridizer import Hybridizer, Origin
+from hybridgen.methods import mixvit
 from hybridgen.networks.autoencoder import Architecture, SemanticAutoencoder
 from hybridgen.settings import from_arguments, settings
 from hybridgen.tables import compare
-from hybridgen.tables.compare import CompareSettings, Comparison, gain, mean_rates, some_of, spoken_gain, spoken_rates
+from hybridgen.tables.compare import (
+    CompareSettings,
+    Comparison,
+    check_taken,
+    gain,
+    mean_rates,
+    some_of,
+    spoken_gain,
+    spoken_rates,
+)
 from hybridgen.training.context import Context
 from hybridgen.training.plan import Plan
 from hybridgen.training.record import write_result
@@ -53,6 +66,36 @@ def comparison(folder, made=None, beside=None, **changes) -> Comparison:
 def result(run) -> dict[str, float]:
     last, selected, seconds = GIVEN[run.variant, run.seed]
     return dict(test_accuracy_last=last, test_accuracy_selected=selected, seconds=seconds, steps=7)
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        (("--method.place", "early"), "place"),
+        (("--method.place", "early", "--methods", "early-embedding"), None),
+        (("--method.source", "encoding"), None),  # MixViT-encoding has it
+        (("--method.source", "encoding", "--methods", "mixvit-embedding"), "source"),
+        (("--method.source", "encoding", "--methods", "sum"), None),
+        (("--method.alpha", "2"), None),
+        (("--method.msda", "--methods", "single"), None),
+        (("--preset", "of-three", "--methods", "single"), None),
+        (("--preset", "of-three", "--methods", "single", "--method.inputs", "4"), "inputs"),
+    ],
+)
+def test_what_no_chosen_method_takes_is_refused_unless_a_preset_says_it(words, field):
+    of = recipe("mixvit")
+    presets = {**of.PRESETS, "of-three": {"method": {"inputs": 3}}}
+    config = parse(of.Config, presets, list(words))
+    methods = [mixvit.variant(name, config.method) for name in config.methods]
+    if field is None:
+        check_taken(config, presets, methods)
+    else:
+        with pytest.raises(InputError, match=rf"^method\.{field}: \w+, but every "):
+            check_taken(config, presets, methods)
+    # What a run keeps as its configuration says the same again
+    for name, own in zip(config.methods, methods, strict=True):
+        again = replace(config, methods=(name,), method=own)
+        check_taken(again, presets, [mixvit.variant(name, own)])
 
 
 def test_every_variant_from_every_seed_and_no_other(tmp_path):
