@@ -16,7 +16,7 @@ from hybridgen.methods import mixmo
 from hybridgen.methods.hybrids import InClass, with_hybrid_inputs
 from hybridgen.methods.labelled import TrainingSettings
 from hybridgen.settings import settings
-from hybridgen.tables.compare import OF_ENSEMBLES, CompareSettings, Comparison, some_of
+from hybridgen.tables.compare import OF_ENSEMBLES, CompareSettings, Comparison, check_taken, some_of
 from hybridgen.training.context import Context
 from hybridgen.training.plan import Plan
 from hybridgen.training.train import Result, train
@@ -41,6 +41,7 @@ PRESETS = mixmo.PRESETS
 
 def main(config: Config) -> Result:
     of = {name: mixmo.variant(name, config.method) for name in config.methods}
+    check_taken(config, PRESETS, of.values())
     context = Context.of(config)
     measure = judged_by(config.method.ensemble)
 

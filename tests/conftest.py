@@ -48,6 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
         importlib.import_module(name)
     # Each of pytest-xdist's processes has one core
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+    config.stash[SERVER] = importlib.import_module("recipe_server").start_server()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -55,15 +56,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         config.stash[SERVER].close()
 
 
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Nobody needs to look again and again which of all that is imported is garbage, nor so often for what is new. Now
-    that it is imported, recipes' server has it, too."""
+def pytest_collection_finish() -> None:
+    """Nobody needs to look again and again which of all that is imported is garbage, nor so often for what is new."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 10)
     gc.enable()
-    if session.config.option.dist == "no":
-        session.config.stash[SERVER] = importlib.import_module("recipe_server").start_server()
 
 
 @pytest.fixture(autouse=True)

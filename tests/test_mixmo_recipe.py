@@ -143,6 +143,7 @@ def test_stopped_and_resumed_equals_never_stopped(recipes, toy, run):
         (("--method.alpha", "-1"), "--method.alpha: -1.0 should be greater than 0"),
         (("--method.patch-probability", "1.5"), "--method.patch-probability: 1.5 should be less than or equal to 1"),
         (("--method.inputs", "16", "--batch", "8"), "method.inputs: 16, but a batch has 8 images for each process"),
+        (("--methods", "mimo", "--method.alpha", "3"), "method.alpha: 3.0, but every method that is trained"),
         (("--method.repetitions", "3"), "repetitions = 3: does not divide the 16 labelled images"),
         (("--network", "vit_tiny_patch16_224"), "network: the first layer of VisionTransformer is no convolution"),
         (("--crop", "2"), "mask: cutmix on encodings of 2×2"),
