@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import get_worker_info
 
-from hybridgen.data.streams import derive_seed
 from hybridgen.mixing.masks import Generator
 from hybridgen.mixing.mixing import Targets, as_targets
 from hybridgen.types import InputError
@@ -36,7 +35,7 @@ def part_workers(generator: Generator, begun: int | None) -> int | None:
     worker = None if generator is None else get_worker_info()
     if generator is None or worker is None or worker.seed == begun:
         return begun
-    generator.manual_seed(derive_seed(generator.initial_seed(), worker.seed))
+    generator.manual_seed((generator.initial_seed() + worker.seed) % 2**63)
     return worker.seed
 
 
