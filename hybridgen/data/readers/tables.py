@@ -53,9 +53,10 @@ def csv_file(request: Request) -> Dataset:
 
 
 def parquet(request: Request) -> Dataset:
-    """The images of a Parquet file with the columns of `csv_file`, or with the images themselves in one of them as the
-    hub has them: structs of an image file's bytes and its path. Labels are text, or integers with the names of their
-    classes, if there are such, in the file's metadata; -1 is no label. Rows are counted from 0."""
+    """The images of a Parquet file with the columns of `csv_file`, or with the images themselves in one of them: as the
+    hub has them, structs of an image file's bytes and its path, or in the column of paths the bytes alone. Labels are
+    text, or integers with the names of their classes, if there are such, in the file's metadata; -1 is no label. Rows
+    are counted from 0."""
     file, reader = request.path, _package("pyarrow.parquet", request)
     if not file.is_file():
         raise InputError(f"{file}: no such file")
@@ -71,6 +72,8 @@ def parquet(request: Request) -> Dataset:
         raise
     except Exception as error:  # of pyarrow, and of what reads the metadata
         raise InputError(f"{file}: not a readable Parquet file ({one_line(error)})") from error
+    if any(isinstance(cell, bytes) for cell in values["path"]):
+        image, values["path"] = columns["path"], [{"bytes": cell} for cell in values["path"]]
     if image:
         cells = [cell and cell | {"path": cell.get("path") and file.parent / cell["path"]} for cell in values["path"]]
         sizes = [len(cell["bytes"]) if cell and cell["bytes"] is not None else None for cell in cells]
@@ -162,6 +165,8 @@ def _of_file(
         if isinstance(image, Embedded):
             place = image
         else:
+            if not isinstance(image, str | None):
+                raise InputError(f"{row}: {image!r} for a path; text, or an image file's bytes, are needed")
             told = (image or "").strip()
             image = _below(file.parent, told)
             if not told or not image.is_file():

@@ -129,6 +129,21 @@ def test_a_parquet_file_may_hold_the_images(parquet, files, tmp_path, named):
     assert isinstance(load_dataset(str(path), image_size=4, whole=True).train.images, Photographs)
 
 
+def test_images_may_be_plain_bytes(parquet, files):
+    """As structs of bytes are."""
+    labels = {"label": [0, 1] * 4}
+    plain = load_dataset(str(parquet({"image": [file.read_bytes() for file in files]} | labels)))
+    structs = load_dataset(str(parquet({"image": [encoded(file) for file in files]} | labels)))
+    assert plain.fingerprint == structs.fingerprint and plain.train.files == structs.train.files
+    assert torch.equal(pixels(plain.train), pixels(structs.train))
+
+
+def test_paths_that_are_no_text_are_refused(parquet, fails):
+    fails(str(parquet({"path": [None, 7], "label": [0, 1]})), "row 0: no path: no such file")
+    fails(str(parquet({"path": [7, 8], "label": [0, 1]})), "row 0: 7 for a path; text, or an image file's bytes, are")
+    fails(str(parquet({"image": [b"", None] * 2, "label": [0, 1] * 2})), ": not a readable image (cannot identify")
+
+
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
