@@ -119,20 +119,21 @@ def card(
     intervals, how it was trained, what it is not for. Without a licence unless one is given."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    name, dataset = repo_id.rpartition("/")[2], without_places(dataset).rpartition(":")[2]
+    name, kind, dataset = repo_id.rpartition("/")[2], *without_places(dataset).rpartition(":")[::2]
+    source = dataset.partition(",")[0] if kind == "hf" else dataset
     told = [(figure.metric, figure) for figure in figures if figure.metric]
     header = ModelCardData(
         license=license,
         library_name="hybridgen",
         tags=["hybridgen", *tags],
         pipeline_tag="image-classification" if "image-classification" in tags else "image-to-image",
-        datasets=[dataset] if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", dataset) else None,  # which are ids
+        datasets=[source] if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source) else None,  # which are ids
         metrics=sorted({metric for metric, _ in told}),
         model_name=name,
         eval_results=[
             EvalResult(
                 task_type="image-classification",
-                dataset_type=dataset,
+                dataset_type=source,
                 dataset_name=dataset,
                 metric_type=metric,
                 metric_name=figure.name,

@@ -408,6 +408,14 @@ def test_the_command_of_a_card_is_one_of_the_same_settings(recipe_name, own):
     assert shlex.split(written) == command(group)
 
 
+@pytest.mark.parametrize("data", ["hf:owner/name", "hf:owner/name,label=fine"])
+def test_the_card_names_the_data_set_of_the_hub(run, data):
+    (run / "setup.json").write_text(json.dumps(SETUP | {"data": SETUP["data"] | {"name": data}}))
+    made = ModelCard(classifier_card(run / "network.safetensors", "me/toy"))
+    assert made.data.datasets == ["owner/name"] and made.data.eval_results[0].dataset_type == "owner/name"
+    assert f", of {data.removeprefix('hf:')}: images" in made.text
+
+
 def test_places_of_a_machine_go_and_names_stay():
     given = {"data": "npz:/a/b/c.npz", "split": "~/d/e.json", "of": ["C:\\x\\y", "owner/name@v1", "runs/a"], "n": 3}
     assert without_places(given) == {

@@ -31,7 +31,7 @@ def write_setup(folder: Path, settings: RunSettings, context: Context, **more: A
         return
     dataset, split = context.dataset, context.split
     data = {
-        "name": dataset.name.rpartition("/")[2],
+        "name": without_folders(dataset.name),
         "fingerprint": dataset.fingerprint,
         "image_size": dataset.image_size,
         "classes": list(dataset.classes),
@@ -49,6 +49,12 @@ def write_setup(folder: Path, settings: RunSettings, context: Context, **more: A
     write_text(folder / SETUP, json.dumps(setup | more, indent=1, ensure_ascii=False) + "\n")
     if settings.split is not None and not (folder / SPLIT).exists():
         split.save(folder / SPLIT)
+
+
+def without_folders(data: str) -> str:
+    """The name of a data set of the hub (hf:owner/name); of what lies in folders its own, after the last slash."""
+    kind, _, name = data.partition(":")
+    return data if kind == "hf" and not Path(name).expanduser().is_dir() else data.rpartition("/")[2]
 
 
 def begun_by(settings: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from hybridgen.data.datasets import Part
 from hybridgen.data.sources import InMemory
 from hybridgen.data.splits import Split
 from hybridgen.tables.cost import noise
-from hybridgen.training.setup import write_setup
+from hybridgen.training.setup import without_folders, write_setup
 
 
 def test_setup_tells_counts_changed_settings_and_versions_and_keeps_the_split_of_a_file(tmp_path):
@@ -52,3 +52,10 @@ def test_setup_tells_counts_changed_settings_and_versions_and_keeps_the_split_of
     assert Split.load(tmp_path / "split.json") == split
     write_setup(tmp_path / "drawn", replace(config, split=None), context)
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["setup.json"]
+
+
+def test_data_sets_of_the_hub_keep_their_owner_and_others_lose_their_folders(tmp_path):
+    for name in ("hf:owner/name", "hf:owner/name,label=fine", "hf:name", "cifar10"):
+        assert without_folders(name) == name
+    names = (f"hf:{tmp_path}", "folder:a/b", "csv:~/c.csv")
+    assert [without_folders(name) for name in names] == [tmp_path.name, "b", "c.csv"]
