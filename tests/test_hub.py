@@ -291,6 +291,10 @@ def test_what_is_no_finished_artefact_is_not_pushed(hub, run, tmp_path, capsys):
     (run / "network.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
     assert "changed: the SHA-256" in refused(capsys, run, "me/toy")
     (run / "network.safetensors").write_bytes(weights)
+    (run / "result.json").rename(tmp_path / "result.json")
+    for path in (run, run / "network.safetensors"):
+        assert f"{run}: no result (result.json is missing)" in refused(capsys, path, "me/toy")
+    (tmp_path / "result.json").rename(run / "result.json")
     shutil.copytree(bundled(), run / "hybridizer")
     assert "has a hybridizer and a classifier; give" in refused(capsys, run, "me/toy")
     (run / "network.safetensors").unlink()

@@ -79,8 +79,11 @@ def _kept(folder: Path, make: Callable[[], str], license: str | None) -> Iterato
 
 
 def classifier_card(path: Path, repo_id: str, license: str | None = None) -> str:
-    """The model card of a classifier in its run's folder, under this id. InputError for one in no run's folder."""
+    """The model card of a classifier in its run's folder, under this id. InputError for one in no run's folder, and
+    for a run without a result."""
     about, group = about_classifier(path), read_group(path.parent, path.parent.name)
+    if group.result is None:
+        raise InputError(f"{path.parent}: no result (result.json is missing); let the run finish (--resume)")
     side = about.image_size
     return card(
         repo_id,
