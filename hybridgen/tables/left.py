@@ -192,20 +192,38 @@ def _noted(read: Any, otherwise: Any, notes: list[str]) -> Any:
         return otherwise
 
 
+KINDS = {
+    "data": dict,
+    "split": dict,
+    "environment": dict,
+    "recipe": str,
+    "flags": dict,
+    "changed": list,
+    "chosen": dict,
+    "steps": int,
+}
+"""What each part of setup.json is."""
+
+INNER = {
+    "data": {"name": str, "fingerprint": str, "classes": list, "train": int, "test": int},
+    "split": {"labelled": int, "unlabelled": int, "validation": int},
+}
+"""What is inside its parts; all of the environment and of flags is text."""
+
+
 def read_setup(folder: Path, notes: list[str]) -> dict[str, Any]:
-    """Those parts of setup.json that are what they should be."""
-    kinds = {
-        "data": dict,
-        "split": dict,
-        "environment": dict,
-        "recipe": str,
-        "flags": dict,
-        "changed": list,
-        "chosen": dict,
-        "steps": int,
-    }
+    """Those parts of setup.json that are what they should be; a note of what inside them is not."""
     read = _read(folder / SETUP, notes)
-    return {name: read[name] for name, kind in kinds.items() if isinstance(read.get(name), kind)}
+    found = {name: read[name] for name, kind in KINDS.items() if isinstance(read.get(name), kind)}
+    for of, inner in found.items():
+        if of in ("environment", "flags", *INNER):
+            kinds = INNER.get(of) or dict.fromkeys(inner, str)
+            wrong = [name for name in inner if not isinstance(inner[name], kinds.get(name, object))]
+            found[of] = {name: value for name, value in inner.items() if name not in wrong}
+            notes += [f"left out: {folder / SETUP}: {of}.{name} is {inner[name]!r}" for name in wrong]
+    if "changed" in found:
+        found["changed"] = [name for name in found["changed"] if isinstance(name, str)]
+    return found
 
 
 def _read(path: Path, notes: list[str]) -> dict[str, Any]:

@@ -376,6 +376,15 @@ def test_what_is_damaged_is_one_line_or_a_note(tmp_path, capsys):
     assert page.row("run, seed 0", "finished")[2] == "50.0"  # of how many images is not known
     (tmp_path / "run" / "setup.json").write_text('{"data": 5, "changed": "x", "steps": "many", "recipe": "r"}')
     assert report(tmp_path / "run").row("training images") == ["training images", "not recorded"]
+    inner = {
+        "data": {"classes": 3, "test": "many", "train": 40}, "split": {"labelled": None}, "changed": [["a"], "seed"],
+        "environment": {"torch": None, "Python": "9.8"}, "flags": {"seed": 5},
+    }  # fmt: skip
+    (tmp_path / "run" / "setup.json").write_text(json.dumps(inner))
+    page = report(tmp_path / "run")
+    assert page.row("training images") == ["training images", "40"] and page.row("Python") == ["Python", "9.8"]
+    for wrong in ("data.classes is 3", "data.test is 'many'", "split.labelled is None", "environment.torch is None"):
+        assert f"setup.json: {wrong}" in page.text
     lopsided = {"classes": ["a", "b"], "confusion": [[1.0], [0.0]]}
     (tmp_path / "run" / "transfer.json").write_text(json.dumps(RATES | lopsided))
     assert re.search(r"left out: \S*transfer.json", report(tmp_path / "run").text)
