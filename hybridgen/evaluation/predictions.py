@@ -170,7 +170,7 @@ def read_predictions(path: Path, *, name: str, ensemble: Ensemble = "logits") ->
             f"{path}: {kinds[0]} are {values.dtype} of shape {list(values.shape)}; needed are floating point numbers "
             "[images, classes] or [members, images, classes]"
         )
-    members = torch.from_numpy(values.astype(np.promote_types(values.dtype, np.float32)))
+    members = torch.from_numpy(values.astype(np.float64 if values.dtype.itemsize > 4 else np.float32))
     members = members if members.ndim == 3 else members[None]
     if kinds[0] == "probabilities":
         members = _logarithms(path, members)

@@ -59,6 +59,15 @@ def test_probabilities_are_logits_too(tmp_path):
         assert read.ensemble == ensemble and read.members.shape == (2, 5, 3) and read.logits.dtype == torch.float32
 
 
+@pytest.mark.parametrize("kind", ["longdouble", ">f8", ">f4"])
+def test_floating_point_numbers_of_any_kind_are_read(tmp_path, kind):
+    """Longer ones than torch knows as float64."""
+    path = written(tmp_path / "p.npz", logits=MEMBERS[0].numpy().astype(kind), labels=LABELS.numpy())
+    read = read_predictions(path, name="p").logits
+    assert read.dtype == (torch.float32 if kind == ">f4" else torch.float64)
+    assert torch.equal(read, MEMBERS[0].to(read.dtype))
+
+
 @pytest.mark.parametrize(("total", "taken"), [(1.0009, True), (1.0011, False), (0.9991, True), (0.9989, False)])
 def test_probabilities_sum_to_one_but_for_a_thousandth(tmp_path, total, taken):
     path = written(tmp_path / "p.npz", probabilities=np.array([[0.5, total - 0.5]]), labels=np.array([1]))
