@@ -10,6 +10,7 @@ from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import wraps
 from inspect import get_annotations
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, dataclass_transform, get_args
 
@@ -129,23 +130,33 @@ def checked(kind: type[C], values: Mapping[str, Any], *, names: Mapping[str, str
 
 def told(error: ValidationError, names: Mapping[str, str] = {}, *, known: Sequence[str] = ()) -> list[str]:
     """A line for each fault: field, value, and what would be right; of an unknown field which `known` one is near."""
-    lines = []
+    lines, last = [], None
     for fault in error.errors(include_url=False):
-        place = ".".join(str(part) for part in fault["loc"])
+        # Of a union each kind has a fault, under its own name behind the field's
+        loc = tuple(takewhile(lambda part: not _KIND.search(str(part)), fault["loc"]))
+        place = ".".join(map(str, loc))
         value = fault["input"]
         if fault["type"] == "unexpected_keyword_argument":
             nearest = ", ".join(get_close_matches(place, known, n=1))
             lines.append(f"unknown field {place!r}{', there is ' if nearest else ''}{nearest}")
             continue
-        parts = [".".join(map(str, fault["loc"][:count])) for count in range(1, len(fault["loc"]) + 1)]
+        parts = [".".join(map(str, loc[:count])) for count in range(1, len(loc) + 1)]
         name = next((names[part] for part in reversed(parts) if part in names), place)
         if fault["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
             lines.append(f"{name}: is missing")
             continue
         said = fault["msg"].removeprefix("Input ").removeprefix("Value error, ")
         shown = "" if isinstance(value, Mapping) or is_dataclass(value) else f" {value!r}"
-        lines.append(f"{name}:{shown} {said}")
+        if len(loc) < len(fault["loc"]) and last == (name, shown):
+            lines[-1] += f", or {said}"
+        else:
+            lines.append(f"{name}:{shown} {said}")
+        last = name, shown
     return lines
+
+
+_KIND = re.compile(r"\[|^(constrained-)?(int|float|str|bool)$")
+"""Pydantic's names of the kinds of a union."""
 
 
 def plain(value: Any) -> Any:

@@ -187,6 +187,7 @@ def test_a_bad_argument_is_named_in_one_line(arguments, names):
         ("- 1\n- 2\n", ["mapping"]),
         ("", ["mapping"]),
         ("steps: [1\n", ["not YAML"]),
+        ("steps: 2024-02-30\n", ["not YAML (day is out of range for month)"]),
         ("steps: !!python/object/apply:os.getcwd []\n", ["not YAML"]),
     ],
 )

@@ -956,7 +956,9 @@ OF_FUNCTIONS = {
     "training.objective.sgd": {"momentum": 0.9, "decay": 5e-4, "decay_all": True, "nesterov": True},  # A.1.2
     "training.objective.adam": {"betas": (0.0, 0.99), "decay": 0.0, "decay_all": True},  # StyleGAN2
     "training.record.claim": {"fresh_ok": False, "chosen": {}}, "training.record.read_result": {"needed": ()},
-    "training.record.Run": {"log_with": ("tensorboard",), "local": None, "resume": False, "keep": 3, "among": {}},
+    "training.record.Run": {
+        "log_with": ("tensorboard",), "local": None, "resume": False, "keep": 3, "among": {}, "read": {},
+    },
     "training.schedules.Clock": {"step": 0}, "training.schedules.stepped": {"factor": 0.1},
     "training.schedules.window": {"start": 0.0, "stop": math.inf, "ramp": 0.0},
     "training.scores.logits_of": {"batch_size": 512}, "training.scores.accuracy": {"batch_size": 512},

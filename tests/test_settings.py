@@ -39,6 +39,7 @@ from hybridgen.settings import (
     settings,
     unchecked,
 )
+from hybridgen.training.context import RunSettings
 
 
 @settings
@@ -168,6 +169,14 @@ def test_the_kind_of_a_value_is_the_fields():
 
 
 # --- messages ------------------------------------------------------------------------------------------------
+
+
+def test_a_field_of_several_kinds_is_told_once():
+    given = {"labels": "1e3", "image_size": "x"}
+    assert refused(lambda: checked(RunSettings, given)) == (
+        "labels: '1e3' should be a valid integer, unable to parse string as an integer, or should be 'auto'; "
+        "image_size: 'x' should be a valid integer, unable to parse string as an integer"
+    )
 
 
 def test_several_faults_are_told_in_one_message_by_their_flags(tmp_path):

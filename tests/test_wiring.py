@@ -205,6 +205,26 @@ def test_the_bundled_hybridizer_alone_must_be_of_the_same_data(source, trained_o
             load()
 
 
+def test_an_empty_name_is_not_the_bundled_hybridizers(monkeypatch):
+    """As of a shell's variable that is not set."""
+    context = noise(3, 16, 40, Accelerator(cpu=True), labelled=12)
+    with pytest.raises(InputError, match=r"config\.json"):
+        hybrids.load_hybridizer(hybrids.Settings(hybridizer=""), context)
+
+
+def test_a_run_knows_the_weights_of_the_hybridizer_that_it_read(monkeypatch):
+    """By a digest of them, though its name stays the same."""
+    made, digests = of("scimix"), []
+    monkeypatch.setattr(Hybridizer, "from_pretrained", classmethod(lambda cls, source: made))
+    for _ in range(2):
+        context = noise(3, 16, 40, Accelerator(cpu=True), labelled=12)
+        hybrids.load_hybridizer(hybrids.Settings(hybridizer="any/one"), context)
+        digests.append(context.read["hybridizer"])
+        with torch.no_grad():
+            next(made.parameters()).mul_(0.5)
+    assert len(set(digests)) == 2
+
+
 def test_a_hybridizer_of_other_classes_teaches_and_starts_nobody(monkeypatch):
     made = of("samosa")
     made.origin = replace(made.origin, classes=("1", "0", "2"))

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hybridgen.data.sources import holds_photographs
-from hybridgen.networks.classifiers import FILE, Classifier, about_classifier, load_classifier, save_classifier
+from hybridgen.networks.classifiers import (
+    FILE,
+    Classifier,
+    about_classifier,
+    digest_of,
+    load_classifier,
+    save_classifier,
+)
 from hybridgen.settings import NUMBER, Count, Decay, Flat, Positive, Weight, settings
 from hybridgen.training.context import Context
 from hybridgen.training.ema import EMA
@@ -142,4 +149,6 @@ def finished_classifier(run: Path, network: str, context: Context) -> Classifier
             f"classifier: {run} was trained on split {about.split_hash or 'unknown'}, this is {split.hash}: its labels "
             "would leak; give a run on this split, or that one's --labels, --validation and --split-seed, or --split"
         )
-    return load_classifier(path)[0]
+    classifier = load_classifier(path)[0]
+    context.read["classifier"] = digest_of(classifier.state_dict())
+    return classifier

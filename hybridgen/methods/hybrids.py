@@ -16,7 +16,7 @@ from hybridgen.losses.consistency import Reduction
 from hybridgen.methods.classifiers import ClassifierSettings
 from hybridgen.mixing import masks
 from hybridgen.mixing.mixing import Mixing
-from hybridgen.networks.classifiers import Classifier
+from hybridgen.networks.classifiers import Classifier, digest_of
 from hybridgen.networks.registry import SMALL
 from hybridgen.settings import NUMBER, Epoch, Few, Flat, Share, Weight, merged, settings
 from hybridgen.training.context import Context
@@ -335,6 +335,7 @@ def _read(source: str, context: Context, *, allow_other_split: bool) -> Hybridiz
             "give one of these images (--hybridizer), which scimix.py trains, or none"
         )
     hybridizer.check_split(dataset, context.split, allow_other_split=allow_other_split)
+    context.read["hybridizer"] = digest_of(hybridizer.state_dict())
     return hybridizer.to(context.accelerator.device)
 
 
@@ -366,7 +367,7 @@ def load_hybridizer(settings: Settings, context: Context, *, method: str | None 
     InputError for a hybridizer of another method than `method`, if one is given, of another image size or split; for
     MixUp and CutMix in another use than that of both parents' targets; and where without hybrids nothing is left to do.
     """
-    source = settings.hybridizer or "bundled"
+    source = "bundled" if settings.hybridizer is None else settings.hybridizer
     context.note("hybrids", hybridizer=source)
     if source == "trained":
         raise InputError("hybridizer: 'trained' is for scimix_fixmatch.py; give one, or train one by scimix.py")

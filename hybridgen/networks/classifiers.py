@@ -244,7 +244,7 @@ def save_classifier(
         **{key: json.dumps(getattr(classifier.normalize, key).flatten().tolist()) for key in ("mean", "std")},
         **({} if split_hash is None else {"split_hash": split_hash}),
         **({"inputs": json.dumps(options)} if (options := getattr(classifier.network, "options", None)) else {}),
-        "weights_sha256": _digest(weights),
+        "weights_sha256": digest_of(weights),
     }
     with written_aside(path) as aside:
         save_file(weights, aside, metadata=about)
@@ -300,7 +300,7 @@ def load_classifier(path: str | Path, *, revision: str | None = None) -> tuple[C
         raise InputError(f"revision: {revision}, of a hub id; {path} is a file")
     metadata, weights = _opened(path, whole=True)
     about = _about(path, metadata)
-    if _digest(weights) != metadata["weights_sha256"]:
+    if digest_of(weights) != metadata["weights_sha256"]:
         raise InputError(f"{path}: changed: the SHA-256 of its weights is not the one that its metadata record")
     with _fitting(path):
         with torch.random.fork_rng(devices=[]):  # the first values are drawn in vain
@@ -361,7 +361,8 @@ def _fitting(path: str | Path) -> Iterator[None]:
         raise InputError(f"{path}: does not fit its own metadata ({' '.join(str(error).split())[:200]})") from error
 
 
-def _digest(weights: Mapping[str, Tensor]) -> str:
+def digest_of(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors on the CPU, in hexadecimal, whatever their order: of names, types, shapes and values."""
     digest = hashlib.sha256()
     for key in sorted(weights):
         digest.update(f"{key} {weights[key].dtype} {tuple(weights[key].shape)}".encode())

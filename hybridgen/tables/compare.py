@@ -1,7 +1,7 @@
 """Variants of a training over seeds, set side by side in one folder and one table."""
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from types import MappingProxyType
@@ -127,9 +127,11 @@ class Comparison:
         plans = {name: make(settings.seed) for name, make in variants.items()}
         trained = {**plans, **beside}
         self.drawn = settings.seeds * sum(plan.clock.steps * plan.stream.images_per_step for plan in trained.values())
+        self.settings, self.context = settings, context
+        if settings.resume:
+            self._check_split(trained)
         claim(settings.out, settings, context.accelerator, resume=settings.resume, chosen=context.chosen)
         write_setup(settings.out, settings, context)
-        self.settings, self.context = settings, context
         self.results: dict[str, list[Result]] = {name: [] for name in variants}
         self.beside = tuple(beside)
         self._expect({name: plan.clock.steps for name, plan in trained.items()})
@@ -150,6 +152,14 @@ class Comparison:
                     yield Todo(variant, seed, folder)
                 else:
                     self.results[variant].append(done)
+
+    def _check_split(self, names: Iterable[str]) -> None:
+        """InputError for runs that were finished on another split: its results are no rows of the same table, and what
+        it trained knows other labels."""
+        for folder in (self.folder(name, seed) for name in names for seed in self._seeds):
+            then, now = (read_result(folder) or {}).get("split_hash"), self.context.split.hash
+            if then not in (None, now):
+                raise InputError(f"resume: {folder} was trained on the split {then}, this is {now}; give another --out")
 
     def _expect(self, steps: Mapping[str, int]) -> None:
         of_runs = {self.folder(name, seed): own for seed in self._seeds for name, own in steps.items()}

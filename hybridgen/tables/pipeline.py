@@ -55,7 +55,8 @@ def train_in_turn(config: PipelineSettings, context: Context) -> Result:
     for anything that cannot be made.
     """
     seeds = range(config.seed, config.seed + config.seeds)
-    judge, network = judge_of(config.oracle, context.dataset), config.generator.network or config.method.network
+    judge, own = judge_of(config.oracle, context.dataset), config.generator.network
+    network = config.method.network if own is None else own
 
     # What the parts train
     alone = lambda seed: fixmatch.plan(config.method, context, seed)
@@ -82,9 +83,12 @@ def train_in_turn(config: PipelineSettings, context: Context) -> Result:
     def hybridizer_of(number: int, seed: int) -> Hybridizer:
         place = comparison.folder(makers[number], seed)
         if read_result(place) is None:
-            guide = finished_classifier(comparison.folder(list(parts)[number], seed), context.network(network), context)
+            here = replace(context, read={})  # its own runs, not what it was given
+            guide = finished_classifier(comparison.folder(list(parts)[number], seed), here.network(network), here)
             train(generating(seed, guide)[0], config, place, seed)
-        return Hybridizer.from_pretrained(place / "hybridizer").to(context.accelerator.device)
+        hybridizer = Hybridizer.from_pretrained(place / "hybridizer").to(context.accelerator.device)
+        hybridizer.check_split(context.dataset, context.split)
+        return hybridizer
 
     for run in comparison.unfinished():
         of_round = run.variant in variants

@@ -113,6 +113,8 @@ class Context:
     """Of the command's settings, from which a plan is made: another one than `method` bears its name in its flags."""
     chosen: dict[str, Any] = field(default_factory=dict)
     """What these data chose where the settings leave it open, by the places of fields: `method.epochs`."""
+    read: dict[str, str] = field(default_factory=dict)
+    """Digests of the weights that were read from files, by the fields that name these."""
     _told: dict[str, bool] = field(default_factory=dict)
 
     @classmethod

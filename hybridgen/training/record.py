@@ -147,6 +147,8 @@ class Run:
     minutes after the last one at the latest, and on SIGTERM or Ctrl-C, upon which it exits with 128 + signal. A
     diverged loss ends the run with the name of the last good checkpoint.
 
+    A run is resumed on its split, by as many processes, and with the networks that it `read`, by their digests.
+
     The bar is of all runs `among` which this one is, by their folders, and their steps: it goes on where those that are
     finished end. It shows the last recorded loss and validation accuracy.
     """
@@ -169,6 +171,7 @@ class Run:
         resume: bool = False,
         keep: int = 3,
         among: Mapping[Path, int] = MappingProxyType({}),
+        read: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         for field, interval in (("record_every", record_every), ("save_every", save_every)):
             if interval < 1:
@@ -180,7 +183,9 @@ class Run:
             folder / "checkpoints",
             {**modules, "means": self._means},
             optimizers,
-            identity(with_precision(config, accelerator)) | {"split_hash": split_hash},
+            identity(with_precision(config, accelerator))
+            | {"split_hash": split_hash, "processes": accelerator.num_processes}
+            | ({"read": dict(read)} if read else {}),
             local=local,
             process=accelerator.process_index,
             keep=keep,

@@ -66,6 +66,7 @@ def train(
         log_with=settings.log_with,
         resume=settings.resume,
         among=context.expected,
+        read=context.read,
     ) as run:
         context.say()
         batches = plan.stream.from_step(clock.step)

@@ -158,6 +158,17 @@ def test_finished_runs_are_read_and_not_repeated(tmp_path):
     assert again.conclude()["classifiers"]["FixMatch"]["test_accuracy_last"]["mean"] == pytest.approx(0.55)
 
 
+def test_runs_of_another_split_are_no_rows_of_the_same_table(tmp_path):
+    """And nothing is written of a comparison that would go on with them."""
+    run = next(comparison(tmp_path / "c").unfinished())
+    run.folder.mkdir(parents=True)
+    write_result(run.folder, CONTEXT.accelerator, split_hash="0123abcd", **result(run))
+    before = {path: path.read_bytes() for path in (tmp_path / "c").iterdir() if path.is_file()}
+    with pytest.raises(InputError, match=f"fixmatch-seed3 was trained on the split 0123abcd, this is {SPLIT.hash}"):
+        comparison(tmp_path / "c", resume=True)
+    assert {path: path.read_bytes() for path in before} == before
+
+
 @pytest.mark.parametrize("lacking", ["test_accuracy_last", "test_accuracy_selected", "seconds", "steps"])
 def test_a_result_without_a_figure_is_not_taken(tmp_path, lacking):
     run = next(comparison(tmp_path / "c").unfinished())

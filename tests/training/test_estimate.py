@@ -99,6 +99,15 @@ def test_of_slow_steps_fewer_are_timed(now, capsys):
     assert "timing:" in capsys.readouterr().err
 
 
+def test_all_processes_time_as_many_steps_as_the_first(now, monkeypatch):
+    """Though their clocks disagree on what is slow: steps of several processes wait for each other."""
+    asked = []
+    monkeypatch.setattr("hybridgen.training.estimate.by_first", lambda accelerator, act: asked.append(act()) or True)
+    made = plan(now)
+    seconds_of(made)
+    assert asked[0] is False and made.tasks["work"].objective.steps == [20, 21, 22, 60, 100, 140]
+
+
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_the_shortest_runs_have_a_time(now, steps):
     assert 0 <= seconds_of(plan(now, steps=steps)) < 100

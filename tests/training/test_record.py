@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import resource
 import signal
 import socket
@@ -93,6 +94,23 @@ def finished(folder: Path, **changes) -> Run:
     with run(folder, **changes) as made:
         train(made)
     return made
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "said"),
+    [
+        ({"read": {"hybridizer": "5eed"}}, 1, "read.hybridizer was 'c0de', is '5eed'"),
+        ({}, 1, "read.hybridizer was 'c0de', is None"),
+        ({"read": {"hybridizer": "c0de"}}, 2, "processes was 1, is 2"),
+    ],
+)
+def test_a_run_goes_on_with_what_it_read_and_as_many_processes(tmp_path, monkeypatch, changes, processes, said):
+    with run(tmp_path, read={"hybridizer": "c0de"}) as made:
+        train(made, until=7)
+    monkeypatch.setattr(Accelerator, "num_processes", processes)
+    monkeypatch.setattr(record, "by_first", lambda accelerator, act: act())
+    with pytest.raises(InputError, match=re.escape(said)), run(tmp_path, resume=True, **changes):
+        pass
 
 
 # --- records -------------------------------------------------------------------------------------------------
