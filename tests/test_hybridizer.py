@@ -9,6 +9,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -761,6 +762,20 @@ def test_classes_are_compared_by_name_and_order(hybridizer):
 def test_wrong_size_in_the_transform(hybridizer):
     with pytest.raises(InputError, match=r"^images: 3×32×32"):
         Hybridize(hybridizer)(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))
+
+
+def test_workers_of_a_loader_draw_apart_from_one_generator(hybridizer, monkeypatch):
+    """And each goes on drawing: it is seeded once."""
+    images, labels = torch.rand(8, 3, 16, 16), torch.arange(8) % 4
+
+    def drawn(seed: int) -> list[torch.Tensor]:
+        transform = Hybridize(hybridizer, generator=torch.Generator().manual_seed(0))
+        monkeypatch.setattr("hybridgen.mixing.samples.get_worker_info", lambda: SimpleNamespace(seed=seed))
+        return [transform(images, labels)[0] for _ in range(2)]
+
+    first, second = drawn(1), drawn(2)
+    assert not torch.equal(first[0], second[0]) and not torch.equal(first[0], first[1])
+    assert all(torch.equal(a, b) for a, b in zip(drawn(1), first, strict=True))
 
 
 def test_used_like_mixup_in_a_plain_loop(hybridizer):

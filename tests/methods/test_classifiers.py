@@ -40,6 +40,12 @@ def test_every_classifier_leaves_the_chosen_network_and_tells_where_it_is_from(n
     found, images = finished_classifier(tmp_path, NETWORK, context), torch.rand(5, 3, 16, 16)
     with torch.no_grad():
         torch.testing.assert_close(found(images), plan.classify(chosen, images))
+    digest = context.read["classifier"]
+    with torch.no_grad():
+        next(chosen.parameters()).mul_(2)
+    plan.finish(tmp_path, chosen)
+    finished_classifier(tmp_path, NETWORK, context)
+    assert context.read["classifier"] != digest  # a resumed run would see it
 
 
 def test_so_it_does_with_hybrids(context, tmp_path):

@@ -261,6 +261,17 @@ def test_a_resumed_run_begins_where_the_checkpoint_is(tmp_path):
     assert kept == [row for row in rows(tmp_path / "whole") if "counting/count" in row]
 
 
+def test_a_resumed_run_has_read_the_same_weights(tmp_path):
+    noted = Noted(tmp_path)
+    noted.context.read["hybridizer"] = "c0de"
+    noted.train(tmp_path)
+    (tmp_path / "result.json").unlink()
+    again = Noted(tmp_path, resume=True)
+    again.context.read["hybridizer"] = "5eed"
+    with pytest.raises(InputError, match=r"read\.hybridizer was 'c0de', is '5eed'"):
+        again.train(tmp_path)
+
+
 def test_the_folder_is_claimed_unless_it_is_already(tmp_path):
     Noted(tmp_path).train(tmp_path)
     with pytest.raises(InputError, match="is not empty"):
