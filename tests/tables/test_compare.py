@@ -159,8 +159,13 @@ def test_finished_runs_are_read_and_not_repeated(tmp_path):
 
 
 def test_runs_of_another_split_are_no_rows_of_the_same_table(tmp_path):
-    """And nothing is written of a comparison that would go on with them."""
+    """And nothing is written of a comparison that would go on with them, or with what was trained beside them."""
     run = next(comparison(tmp_path / "c").unfinished())
+    beside = {"Hybridizer": SimpleNamespace(clock=Clock(7, 2), stream=SimpleNamespace(images_per_step=8))}
+    (tmp_path / "c" / "hybridizer-seed4").mkdir(parents=True)
+    write_result(tmp_path / "c" / "hybridizer-seed4", CONTEXT.accelerator, split_hash="0123abcd")
+    with pytest.raises(InputError, match="hybridizer-seed4 was trained on the split 0123abcd"):
+        comparison(tmp_path / "c", beside=beside, resume=True)
     run.folder.mkdir(parents=True)
     write_result(run.folder, CONTEXT.accelerator, split_hash="0123abcd", **result(run))
     before = {path: path.read_bytes() for path in (tmp_path / "c").iterdir() if path.is_file()}
