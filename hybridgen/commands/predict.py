@@ -68,12 +68,12 @@ class Predict:
             raise InputError(f"--model {self.model}: no classifier there; {needed}")
         classifier, classes, side = load_classifier(path)
         about = about_classifier(path)
-        asked = self._asked(about)
+        asked, crop = self._asked(about), side if about.crop_of else None
 
         # Probabilities
         accelerator = make_accelerator(precision="fp32", threads=self.threads)
         network = laid_out(classifier, accelerator).requires_grad_(False).eval()
-        seen = lambda images: network(images if about.crop_of is None else central(images, side))
+        seen = lambda images: network(central(images, crop))
         logits, numbers = logits_of(seen, asked.part, range(len(asked.names)), accelerator, batch_size=self.batch)
         if not accelerator.is_main_process:
             return
