@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from hybridgen.training.processes import number_of_processes, sum_over_processes
 from hybridgen.types import InputError, Network, single
@@ -10,16 +11,20 @@ from hybridgen.types import InputError, Network, single
 def synchronize_batch_norm(network: Network, device: torch.device) -> Network:
     """The network with torch's `SyncBatchNorm` as every batch-norm; on CPUs, which it refuses, `CPUSyncBatchNorm`.
 
-    Of timm's, which activate what they have normalised, the activations stay. InputError, on CPUs, for batch-norm of
-    another kind.
+    Of timm's, which activate what they have normalised, the activations stay; so does what is synchronised already.
+    InputError, on CPUs, for batch-norm of another kind.
     """
     from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 
     if device.type != "cpu":
-        return convert_sync_batchnorm(network)
+        for parent in list(network.modules()):
+            for name, part in list(parent.named_children()):
+                if isinstance(part, BatchNorm) and not isinstance(part, nn.SyncBatchNorm):
+                    setattr(parent, name, convert_sync_batchnorm(part))
+        return network
     kinds = {nn.BatchNorm2d: CPUSyncBatchNorm, BatchNormAct2d: CPUSyncBatchNormAct}
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d) and not isinstance(module, CPUSyncBatchNorm):
             if type(module) not in kinds:
                 raise InputError(f"sync_batchnorm: {type(module).__name__} cannot be synchronised on CPUs")
             module.__class__ = kinds[type(module)]  # which differs in what `forward` does, and in nothing that it holds
